@@ -1,0 +1,617 @@
+package cache_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/cache"
+)
+
+func newCache(t testing.TB, cfg cache.Config) *cache.Cache {
+	t.Helper()
+	c, err := cache.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// clock is a clock that stands still unless it is moved.
+type clock struct{ ns atomic.Int64 }
+
+func newClock(start time.Time) *clock {
+	k := &clock{}
+	k.set(start)
+	return k
+}
+
+func (k *clock) now() time.Time      { return time.Unix(0, k.ns.Load()) }
+func (k *clock) set(t time.Time)     { k.ns.Store(t.UnixNano()) }
+func (k *clock) add(d time.Duration) { k.ns.Add(int64(d)) }
+
+// numbered returns the n-th of many different IDs of 32 bytes.
+func numbered(n uint64) cache.ID {
+	var b [32]byte
+	binary.LittleEndian.PutUint64(b[:], n)
+	id, err := cache.MakeID(b[:])
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+// filled returns size bytes, none of them zero.
+func filled(size int, with byte) []byte { return bytes.Repeat([]byte{with | 1}, size) }
+
+func absent(_ cache.Tag, exists bool) bool { return !exists }
+
+func is(data []byte) cache.Condition {
+	return func(tag cache.Tag, exists bool) bool { return exists && tag == cache.TagOf(data) }
+}
+
+func mustPut(t testing.TB, c *cache.Cache, id cache.ID, data []byte, end time.Time) {
+	t.Helper()
+	if _, err := c.Put(id, data, cache.PutOptions{ExpiresAt: end}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ends adds up the sessions that ended in any way.
+func ends(st cache.Stats) uint64 {
+	return st.Replaced + st.Removed + st.Expired + st.Flushed + st.Evicted.Memory + st.Evicted.Sessions
+}
+
+func TestNewValidates(t *testing.T) {
+	good := cache.Config{Memory: cache.MinMemory, MaxSessionBytes: cache.MaxSize}
+	for name, set := range map[string]func(*cache.Config){
+		"memory too small":      func(c *cache.Config) { c.Memory = cache.MinMemory - 1 },
+		"memory negative":       func(c *cache.Config) { c.Memory = math.MinInt64 },
+		"memory too large":      func(c *cache.Config) { c.Memory = cache.MaxMemory + 1 },
+		"max sessions negative": func(c *cache.Config) { c.MaxSessions = -1 },
+		"session bytes zero":    func(c *cache.Config) { c.MaxSessionBytes = 0 },
+		"session bytes over":    func(c *cache.Config) { c.MaxSessionBytes = cache.MaxSize + 1 },
+	} {
+		cfg := good
+		set(&cfg)
+		if c, err := cache.New(cfg); err == nil {
+			c.Close()
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestPutGet(t *testing.T) {
+	start := time.Date(2026, 7, 1, 12, 0, 0, 5, time.FixedZone("", 3600))
+	k := newClock(start)
+	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100, Now: k.now})
+	id := numbered(1)
+	data := []byte("first")
+	end := start.Add(time.Minute)
+
+	if got, e, ok := c.Get([]byte("dst"), id); ok || string(got) != "dst" || e != (cache.Entry{}) {
+		t.Errorf("Get of nothing = %q, %v, %v", got, e, ok)
+	}
+	if replaced, err := c.Put(id, data, cache.PutOptions{ExpiresAt: end, Mark: 7}); replaced || err != nil {
+		t.Fatalf("Put = %v, %v", replaced, err)
+	}
+	copy(data, "XXXXX")
+	got, e, ok := c.Get([]byte("dst"), id)
+	if want := (cache.Entry{ID: id, Size: 5, StoredAt: start.UTC(), ExpiresAt: end.UTC(), Mark: 7}); !ok || string(got) != "dstfirst" || e != want {
+		t.Errorf("Get = %q, %+v, %v, want %+v", got, e, ok, want)
+	}
+	copy(got, "XXXXXXXX")
+	if got, _, _ := c.Get(nil, id); string(got) != "first" {
+		t.Errorf("the cache shares memory with its callers: %q", got)
+	}
+
+	k.add(time.Second)
+	if replaced, err := c.Put(id, []byte("second, and longer"), cache.PutOptions{ExpiresAt: end}); !replaced || err != nil {
+		t.Fatalf("Put = %v, %v", replaced, err)
+	}
+	got, e, ok = c.Get(nil, id)
+	if !ok || string(got) != "second, and longer" || e.Mark != 0 || !e.StoredAt.Equal(k.now()) {
+		t.Errorf("Get = %q, %+v, %v", got, e, ok)
+	}
+	st := c.Stats()
+	if st.Hits != 3 || st.Misses != 1 || st.Stored != 2 || st.Replaced != 1 || st.Entries != 1 || st.DataBytes != 18 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestGetDoesNotAllocate(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 160})
+	id := numbered(1)
+	mustPut(t, c, id, filled(160, 1), time.Now().Add(time.Hour))
+	dst := make([]byte, 0, 160)
+	if n := testing.AllocsPerRun(1000, func() { c.Get(dst, id) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestExpiryIsExact(t *testing.T) {
+	start := time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
+	k := newClock(start)
+	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100, Now: k.now})
+	id := numbered(1)
+	for _, end := range []time.Time{{}, start.Add(-time.Hour), start.Add(-1), start} {
+		if _, err := c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end}); err != cache.ErrExpired {
+			t.Errorf("Put with the end %v: %v", end, err)
+		}
+	}
+	end := start.Add(time.Minute)
+	mustPut(t, c, id, []byte{1}, end)
+	k.set(end.Add(-1))
+	if _, _, ok := c.Get(nil, id); !ok {
+		t.Error("gone before its end")
+	}
+	k.set(end)
+	if page, _ := c.List(cache.ID{}, 10); len(page) != 0 {
+		t.Error("listed at its end")
+	}
+	if err := c.Delete(id, nil); err != cache.ErrNotFound {
+		t.Errorf("Delete at its end: %v", err)
+	}
+	if st := c.Stats(); st.Expired != 1 || st.Entries != 0 {
+		t.Errorf("%+v", st)
+	}
+	if _, err := c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end.Add(1), If: absent}); err != nil {
+		t.Errorf("Put in place of an expired session: %v", err)
+	}
+	k.set(end.Add(1))
+	if _, _, ok := c.Get(nil, id); ok {
+		t.Error("returned at its end")
+	}
+
+	mustPut(t, c, id, []byte{1}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
+	if _, e, ok := c.Get(nil, id); !ok || e.ExpiresAt.Year() != 2262 {
+		t.Errorf("far end: %v, %v", e, ok)
+	}
+}
+
+func TestRejections(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 1000})
+	old, end := filled(1000, 1), time.Now().Add(time.Hour)
+	var sessions int
+	for c.Stats().Evicted.Memory == 0 { // full, so that anything stored would evict
+		mustPut(t, c, numbered(uint64(sessions)), old, end)
+		sessions++
+	}
+	id := numbered(uint64(sessions - 1))
+	before := c.Stats()
+	for _, test := range []struct {
+		name string
+		id   cache.ID
+		size int
+		o    cache.PutOptions
+		want error
+	}{
+		{"zero ID", cache.ID{}, 1, cache.PutOptions{ExpiresAt: end}, cache.ErrInvalidID},
+		{"empty", id, 0, cache.PutOptions{ExpiresAt: end}, cache.ErrEmpty},
+		{"too large", id, 1001, cache.PutOptions{ExpiresAt: end}, cache.ErrTooLarge},
+		{"expired", id, 1, cache.PutOptions{ExpiresAt: time.Now()}, cache.ErrExpired},
+		{"there", id, 1, cache.PutOptions{ExpiresAt: end, If: absent}, cache.ErrPrecondition},
+		{"other content", id, 1, cache.PutOptions{ExpiresAt: end, If: is([]byte{1})}, cache.ErrPrecondition},
+		{"not there", numbered(math.MaxUint64), 1, cache.PutOptions{ExpiresAt: end, If: is(old)}, cache.ErrPrecondition},
+	} {
+		if replaced, err := c.Put(test.id, make([]byte, test.size), test.o); replaced || !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, %v", test.name, replaced, err)
+		}
+	}
+	if err := c.Delete(id, is([]byte{1})); err != cache.ErrPrecondition {
+		t.Errorf("Delete of other content: %v", err)
+	}
+	after := c.Stats()
+	if want := (cache.Rejected{TooLarge: 1, Expired: 1, Empty: 1, Precondition: 3}); after.Rejected != want {
+		t.Errorf("rejected %+v, want %+v", after.Rejected, want)
+	}
+	before.Rejected, before.Contended, after.Contended = after.Rejected, 0, 0
+	if after != before {
+		t.Errorf("a rejected Put changed something:\n%+v\n%+v", before, after)
+	}
+	if got, _, ok := c.Get(nil, id); !ok || !bytes.Equal(got, old) {
+		t.Error("a rejected Put changed the session")
+	}
+	if replaced, err := c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end, If: is(old)}); !replaced || err != nil {
+		t.Errorf("Put with a condition that holds: %v, %v", replaced, err)
+	}
+	if err := c.Delete(id, is([]byte{1})); err != nil {
+		t.Errorf("Delete with a condition that holds: %v", err)
+	}
+}
+
+func TestEverySize(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 4 << 20, MaxSessionBytes: cache.MaxSize})
+	all := make([]byte, cache.MaxSize)
+	for i := range all {
+		all[i] = byte(i*7 + i>>8)
+	}
+	end := time.Now().Add(time.Hour)
+	dst := make([]byte, 0, cache.MaxSize)
+	for size := 1; size <= cache.MaxSize; size++ {
+		id := numbered(uint64(size % 50))
+		mustPut(t, c, id, all[:size], end)
+		got, e, ok := c.Get(dst, id)
+		if !ok || e.Size != size || !bytes.Equal(got, all[:size]) {
+			t.Fatalf("%d bytes: %d returned, %+v, %v", size, len(got), e, ok)
+		}
+	}
+}
+
+func TestSizeHistogram(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 4 << 20, MaxSessionBytes: cache.MaxSize})
+	sizes := []int{1, 63, 64, 65, 128, 129, 40000, 65535, 65536}
+	sum := 0
+	for i, size := range sizes {
+		mustPut(t, c, numbered(uint64(i)), filled(size, 1), time.Now().Add(time.Hour))
+		sum += size
+	}
+	got := c.Stats().Sizes
+	if got.Count != uint64(len(sizes)) || got.Sum != uint64(sum) {
+		t.Errorf("count %d, sum %d", got.Count, got.Sum)
+	}
+	last := 0
+	for _, b := range got.Buckets {
+		want := uint64(0)
+		for _, size := range sizes {
+			if size <= b.UpperBound {
+				want++
+			}
+		}
+		if b.Count != want || b.UpperBound <= last {
+			t.Errorf("bucket %d: %d, want %d", b.UpperBound, b.Count, want)
+		}
+		last = b.UpperBound
+	}
+	if last != cache.MaxSize {
+		t.Errorf("the last bucket ends at %d", last)
+	}
+}
+
+// TestWiping looks at the memory itself, for each way in which a session ends.
+func TestWiping(t *testing.T) {
+	const size = 1000
+	id := numbered(0)
+	end := func() time.Time { return time.Now().Add(time.Minute) }
+	for name, act := range map[string]func(*cache.Cache){
+		"Delete": func(c *cache.Cache) { _ = c.Delete(id, nil) },
+		"Flush":  func(c *cache.Cache) { c.Flush() },
+		"Close":  func(c *cache.Cache) { c.Close() },
+		"replaced": func(c *cache.Cache) {
+			_, _ = c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end()})
+		},
+		"evicted": func(c *cache.Cache) {
+			for n := uint64(1); c.Stats().Evicted.Sessions == 0; n++ {
+				time.Sleep(1)
+				_, _ = c.Put(numbered(n), []byte{1}, cache.PutOptions{ExpiresAt: end()})
+			}
+		},
+		"expired, then asked for": func(c *cache.Cache) {
+			time.Sleep(time.Minute)
+			c.Get(nil, id)
+		},
+		"expired, then swept": func(*cache.Cache) { time.Sleep(time.Minute + time.Second) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessions: 5, MaxSessionBytes: size})
+				mustPut(t, c, id, filled(size, 0xff), end())
+				raw := c.Raw(id)
+				if n := bytes.Count(raw, []byte{0xff}); n != size {
+					t.Fatalf("%d bytes found in memory", n)
+				}
+				act(c)
+				synctest.Wait()
+				if n := len(raw) - bytes.Count(raw, []byte{0}); n != 0 {
+					t.Errorf("%d bytes left", n)
+				}
+			})
+		})
+	}
+}
+
+func TestSweep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Config{Memory: 32 << 20, MaxSessionBytes: 100})
+		empty := c.Stats().Bytes
+		const sessions = 100_000
+		start := time.Now()
+		for n := range uint64(sessions) { // ends over ten seconds
+			mustPut(t, c, numbered(n), filled(50, 1), start.Add(time.Duration(n+1)*100*time.Microsecond))
+		}
+		for s := 1; s <= 11; s++ {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			st := c.Stats()
+			alive := max(0, sessions-s*10_000)
+			if st.Entries < alive || st.Entries > alive+10_000 {
+				t.Errorf("after %d s: %d sessions, %d are alive", s, st.Entries, alive)
+			}
+		}
+		st := c.Stats()
+		if st.Expired != sessions || st.Bytes != empty || st.DataBytes != 0 {
+			t.Errorf("%+v, empty had %d bytes", st, empty)
+		}
+	})
+}
+
+func TestClose(t *testing.T) {
+	// The bubble fails the test when a goroutine is left in it.
+	synctest.Test(t, func(t *testing.T) {
+		c, err := cache.New(cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, end := numbered(1), time.Now().Add(time.Hour)
+		mustPut(t, c, id, []byte{1}, end)
+		go c.Close()
+		c.Close()
+		c.Close()
+		if _, err := c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end}); err != cache.ErrClosed {
+			t.Errorf("Put: %v", err)
+		}
+		if _, _, ok := c.Get(nil, id); ok {
+			t.Error("Get found something")
+		}
+		if err := c.Delete(id, nil); err != cache.ErrNotFound {
+			t.Errorf("Delete: %v", err)
+		}
+		if page, more := c.List(cache.ID{}, 1); len(page) != 0 || more {
+			t.Errorf("List: %v, %v", page, more)
+		}
+		if n := c.Flush(); n != 0 {
+			t.Errorf("Flush: %d", n)
+		}
+		if st := c.Stats(); st.Entries != 0 || st.Stored != ends(st) || st.Rejected.Closed != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
+		empty := c.Stats().Bytes
+		for n := range uint64(100) {
+			mustPut(t, c, numbered(n), []byte{1}, time.Now().Add(time.Duration(1+n%2)*time.Millisecond))
+		}
+		time.Sleep(time.Millisecond)
+		if n := c.Flush(); n != 50 {
+			t.Errorf("flushed %d live sessions", n)
+		}
+		if st := c.Stats(); st.Flushed != 50 || st.Expired != 50 || st.Entries != 0 || st.Bytes != empty {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+func TestList(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 4 << 20, MaxSessionBytes: 100})
+	end := time.Now().Add(time.Hour)
+	var want []cache.Entry // in the order of the cache
+	const sessions = 2500
+	for n := range uint64(sessions) {
+		mustPut(t, c, numbered(n), filled(1+int(n%100), 1), end)
+	}
+	for _, limit := range []int{cache.MaxPage, math.MaxInt, 1, 7, 500} {
+		var got []cache.Entry
+		var after cache.ID
+		for more := true; more; {
+			var page []cache.Entry
+			page, more = c.List(after, limit)
+			if len(page) > min(limit, cache.MaxPage) || more && len(page) < min(limit, cache.MaxPage) {
+				t.Fatalf("a page of %d with the limit %d, more is %v", len(page), limit, more)
+			}
+			got = append(got, page...)
+			after = got[len(got)-1].ID
+		}
+		if want == nil {
+			want = got
+			seen := map[cache.ID]bool{}
+			for _, e := range got {
+				_, direct, ok := c.Get(nil, e.ID)
+				if !ok || direct != e || seen[e.ID] {
+					t.Fatalf("listed %+v, there is %+v, seen before is %v", e, direct, seen[e.ID])
+				}
+				seen[e.ID] = true
+			}
+			if len(seen) != sessions {
+				t.Fatalf("%d sessions listed", len(seen))
+			}
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("the listing in pages of %d differs from the first one", limit)
+		}
+	}
+	for _, limit := range []int{0, -1, math.MinInt} {
+		if page, _ := c.List(cache.ID{}, limit); len(page) != 0 {
+			t.Errorf("limit %d: %d sessions", limit, len(page))
+		}
+	}
+	if err := c.Delete(want[9].ID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if page, _ := c.List(want[9].ID, 1); len(page) != 1 || page[0] != want[10] {
+		t.Error("a listing does not go on after a session that is gone")
+	}
+	if page, more := c.List(want[sessions-1].ID, 10); len(page) != 0 || more {
+		t.Errorf("after the last one: %v, %v", page, more)
+	}
+}
+
+func TestMaxSessions(t *testing.T) {
+	for _, limit := range []int{1, 2, 100, 70_000} {
+		c := newCache(t, cache.Config{Memory: 32 << 20, MaxSessions: limit, MaxSessionBytes: 100})
+		end := time.Now().Add(time.Hour)
+		for n := range limit + 50 {
+			mustPut(t, c, numbered(uint64(n)), []byte{1}, end)
+			if got := c.Stats().Entries; n%101 == 0 && got != min(n+1, limit) {
+				t.Fatalf("%d sessions after %d, the limit is %d", got, n+1, limit)
+			}
+		}
+		last := numbered(uint64(limit + 49))
+		if replaced, err := c.Put(last, filled(100, 1), cache.PutOptions{ExpiresAt: end}); !replaced || err != nil {
+			t.Errorf("replaced %v, %v", replaced, err)
+		}
+		if st := c.Stats(); st.Evicted != (cache.Evicted{Sessions: 50}) || st.Entries != limit || st.MaxSessions != limit {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// TestSpaceIsShared fills caches again and again: what is evicted is what room
+// is needed for, wherever the sessions are.
+func TestSpaceIsShared(t *testing.T) {
+	for _, size := range []int{1, 160, 4096, cache.MaxSize} {
+		c := newCache(t, cache.Config{Memory: 3 << 20, MaxSessionBytes: cache.MaxSize})
+		end := time.Now().Add(time.Hour)
+		for n := range uint64(3 * 3 << 20 / (size + 100)) {
+			before := c.Stats()
+			mustPut(t, c, numbered(n), filled(size, 1), end)
+			after := c.Stats()
+			if after.Bytes > after.Capacity {
+				t.Fatalf("%d bytes of %d", after.Bytes, after.Capacity)
+			}
+			if room := before.Capacity - before.Bytes; after.Evicted != before.Evicted && room > int64(size+size/4+1024) {
+				t.Fatalf("evicted with room for %d bytes, sessions of %d", room, size)
+			}
+			if before.Evicted.Memory > 0 && after.Evicted.Memory > before.Evicted.Memory+1 {
+				t.Fatalf("%d sessions evicted for one of the same size", after.Evicted.Memory-before.Evicted.Memory)
+			}
+		}
+	}
+}
+
+// TestReplaceInFullCache replaces the very session that is due to be evicted by
+// one that needs more room, often where no other session hashes to.
+func TestReplaceInFullCache(t *testing.T) {
+	exists := func(_ cache.Tag, exists bool) bool { return exists }
+	for range 50 {
+		k := newClock(time.Unix(1e9, 0))
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: cache.MaxSize, Now: k.now})
+		oldest, end := numbered(0), k.now().Add(time.Hour)
+		mustPut(t, c, oldest, []byte{1}, end)
+		for n := uint64(1); c.Stats().Capacity-c.Stats().Bytes >= cache.MaxSize-1; n++ {
+			k.add(1)
+			mustPut(t, c, numbered(n), filled(48<<10, 1), end)
+		}
+		k.add(1)
+		replaced, err := c.Put(oldest, filled(cache.MaxSize, 3), cache.PutOptions{ExpiresAt: end, If: exists})
+		if st := c.Stats(); !replaced || err != nil || st.Evicted.Memory != 1 {
+			t.Fatalf("replaced %v, %v, %+v", replaced, err, st)
+		}
+	}
+}
+
+// TestSessionsInUseStay lets many times as many sessions pass through as fit,
+// while a few are used now and then.
+func TestSessionsInUseStay(t *testing.T) {
+	k := newClock(time.Unix(1e9, 0))
+	for _, cfg := range []cache.Config{
+		{Memory: 1 << 20, MaxSessions: 2000},
+		{Memory: 32 << 20}, // has room for about 7,700 sessions
+	} {
+		cfg.MaxSessionBytes = 4096
+		cfg.Now = k.now
+		c := newCache(t, cfg)
+		end := k.now().Add(time.Hour)
+		data := filled(min(4096, int(cfg.Memory>>13)), 1)
+		const used = 100
+		for n := range uint64(100_000) {
+			k.add(time.Microsecond)
+			mustPut(t, c, numbered(n), data, end)
+			if _, _, ok := c.Get(nil, numbered(n%used)); !ok && n >= used {
+				t.Fatalf("%+v: session %d was evicted after %d", cfg, n%used, n)
+			}
+		}
+		if st := c.Stats(); st.Entries > 10_000 {
+			t.Errorf("%d sessions: the cache was never full", st.Entries)
+		}
+	}
+}
+
+// TestLeastRecentlyUsed checks the exact order in which a small cache evicts.
+func TestLeastRecentlyUsed(t *testing.T) {
+	const limit = 20
+	k := newClock(time.Unix(1e9, 0))
+	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessions: limit, MaxSessionBytes: 100, Now: k.now})
+	rnd := rand.New(rand.NewPCG(1, 2))
+	var order []cache.ID // the last used first
+	for range 10_000 {
+		k.add(1)
+		id := numbered(rnd.Uint64N(2 * limit))
+		at := slices.Index(order, id)
+		if rnd.IntN(2) == 0 {
+			if _, _, ok := c.Get(nil, id); ok != (at >= 0) {
+				t.Fatalf("session %v: there is %v, want %v of %v", id, ok, at >= 0, order)
+			}
+			if at < 0 {
+				continue
+			}
+		} else {
+			mustPut(t, c, id, []byte{1}, k.now().Add(time.Hour))
+		}
+		if at >= 0 {
+			order = slices.Delete(order, at, at+1)
+		}
+		order = slices.Insert(order, 0, id)
+		order = order[:min(len(order), limit)]
+	}
+}
+
+// TestHeapGrowth compares what is accounted with what the heap holds.
+func TestHeapGrowth(t *testing.T) {
+	const memory = 24 << 20
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	end := time.Now().Add(time.Hour)
+	base := heap()
+	c := newCache(t, cache.Config{Memory: memory, MaxSessionBytes: cache.MaxSize})
+	check := func(name string) {
+		t.Helper()
+		grown, st := heap()-base, c.Stats()
+		t.Logf("%s: %d sessions, %d bytes accounted, heap grown by %d: ratio %.3f, %d a session beside its bytes",
+			name, st.Entries, st.Bytes, grown, float64(grown)/float64(st.Bytes), (grown-st.DataBytes)/int64(max(1, st.Entries)))
+		if grown > st.Bytes+st.Bytes/20+1<<20 {
+			t.Errorf("%s: more than is accounted", name)
+		}
+	}
+	check("empty")
+	// One size after another: what the first ones needed must be given back.
+	for i, size := range []int{1, 160, 33, 1025, 16 << 10, 33_000, cache.MaxSize, 200} {
+		data := filled(size, 1)
+		for n := range uint64(memory / (size + 100)) {
+			mustPut(t, c, numbered(uint64(i)<<32|n), data, end)
+		}
+		check(fmt.Sprintf("sessions of %d bytes", size))
+	}
+	c.Flush()
+	check("flushed")
+}
+
+func TestLargeMemory(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 16 << 30, MaxSessionBytes: cache.MaxSize})
+	for n := range uint64(1000) {
+		mustPut(t, c, numbered(n), filled(160, 1), time.Now().Add(time.Hour))
+	}
+	page, more := c.List(cache.ID{}, 100)
+	if len(page) != 100 || !more || c.Flush() != 1000 {
+		t.Errorf("%d sessions listed, more is %v", len(page), more)
+	}
+}

@@ -1,0 +1,158 @@
+package cache
+
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// Stats is the state of a cache and what happened in it since New.
+//
+// Every session that was stored ends in exactly one way, so that while nothing
+// is being written
+//
+//	Stored = Entries + Replaced + Removed + Expired + Flushed + Evicted.Memory + Evicted.Sessions
+//
+// While others write, each figure is right but they are not all of one instant.
+type Stats struct {
+	// Hits counts Get calls that returned a session, Misses those that did not.
+	Hits, Misses uint64
+
+	// Stored counts Put calls that succeeded.
+	Stored uint64
+
+	// Replaced counts sessions that a Put of the same ID ended.
+	Replaced uint64
+	// Removed counts sessions that Delete ended.
+	Removed uint64
+	// Expired counts sessions that were there at their end and were dropped
+	// for it, by the sweep or by the call that came across them.
+	Expired uint64
+	// Flushed counts live sessions that Flush or Close ended.
+	Flushed uint64
+	// Evicted counts sessions that had to make room.
+	Evicted Evicted
+
+	// Rejected counts Put calls that stored nothing.
+	Rejected Rejected
+
+	// Contended counts how often a lock was found taken and waited for.
+	Contended uint64
+
+	// Sizes is the distribution of the sizes that were stored.
+	Sizes Sizes
+
+	// Entries is the number of sessions held. It includes those that expired
+	// since the last sweep; it never exceeds MaxSessions.
+	Entries int
+	// Bytes is the memory in use for index and data. An empty cache has its
+	// fixed index; it never exceeds Capacity.
+	Bytes int64
+	// DataBytes is the sum of the sizes of the sessions held.
+	DataBytes int64
+	// Capacity is Config.Memory.
+	Capacity int64
+	// MaxSessions is Config.MaxSessions; 0 is none.
+	MaxSessions int
+}
+
+// Evicted counts evictions by the bound that made them necessary.
+type Evicted struct {
+	Memory   uint64 // Config.Memory
+	Sessions uint64 // Config.MaxSessions
+}
+
+// Rejected counts failed Put calls by their error.
+type Rejected struct {
+	TooLarge     uint64 // ErrTooLarge
+	Expired      uint64 // ErrExpired
+	Empty        uint64 // ErrEmpty
+	Precondition uint64 // ErrPrecondition
+	Closed       uint64 // ErrClosed
+}
+
+// Sizes is a cumulative histogram of the sizes of stored sessions in bytes.
+type Sizes struct {
+	Buckets [sizeBuckets]SizeBucket // by rising UpperBound
+	Count   uint64                  // all sessions stored; the count of the last bucket too
+	Sum     uint64                  // of all sizes, in bytes
+}
+
+// SizeBucket counts the sessions of at most UpperBound bytes.
+type SizeBucket struct {
+	UpperBound int
+	Count      uint64
+}
+
+// The upper bounds are the powers of two from 64 to MaxSize.
+const (
+	firstBoundBits = 6
+	sizeBuckets    = 11
+)
+
+// sizeBucket returns the index of the first bucket that size, 1 to MaxSize,
+// falls in.
+func sizeBucket(size int) int {
+	return max(0, bits.Len(uint(size-1))-firstBoundBits)
+}
+
+// counters is a shard's part of the Stats.
+type counters struct {
+	hits, misses                        uint64
+	stored                              uint64
+	replaced, removed, expired, flushed uint64
+	evicted                             Evicted
+	contended                           uint64
+	sizes                               [sizeBuckets]uint64 // not cumulative
+	sizeSum                             uint64
+	dataBytes                           int64
+}
+
+// rejections counts what is refused, often before any shard is locked.
+type rejections struct {
+	tooLarge, expired, empty, precondition, closed atomic.Uint64
+}
+
+// Stats returns the figures of the cache. It locks one shard after another.
+func (c *Cache) Stats() Stats {
+	st := Stats{
+		Rejected: Rejected{
+			TooLarge:     c.rejected.tooLarge.Load(),
+			Expired:      c.rejected.expired.Load(),
+			Empty:        c.rejected.empty.Load(),
+			Precondition: c.rejected.precondition.Load(),
+			Closed:       c.rejected.closed.Load(),
+		},
+		Entries:     int(c.sessions.used.Load()),
+		Bytes:       c.memory.used.Load(),
+		Capacity:    c.cfg.Memory,
+		MaxSessions: c.cfg.MaxSessions,
+	}
+	for i := range c.shards {
+		s := &c.shards[i]
+		s.lock()
+		n := s.n
+		s.unlock()
+		st.Hits += n.hits
+		st.Misses += n.misses
+		st.Stored += n.stored
+		st.Replaced += n.replaced
+		st.Removed += n.removed
+		st.Expired += n.expired
+		st.Flushed += n.flushed
+		st.Evicted.Memory += n.evicted.Memory
+		st.Evicted.Sessions += n.evicted.Sessions
+		st.Contended += n.contended
+		st.DataBytes += n.dataBytes
+		st.Sizes.Sum += n.sizeSum
+		for b, count := range n.sizes {
+			st.Sizes.Buckets[b].Count += count
+		}
+	}
+	for b := range st.Sizes.Buckets {
+		bucket := &st.Sizes.Buckets[b]
+		bucket.UpperBound = 1 << (firstBoundBits + b)
+		st.Sizes.Count += bucket.Count
+		bucket.Count = st.Sizes.Count
+	}
+	return st
+}
