@@ -1,0 +1,588 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+)
+
+// logBuffer collects what is logged, from any goroutine.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) count(level slog.Level) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), "level="+level.String())
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// atsFile returns a key file of these test keys.
+func atsFile(numbers ...int) []byte { return ATS.Append(nil, testSet(size128, numbers...)) }
+
+// replaceFile renames a new file over path.
+func replaceFile(t *testing.T, path string, data []byte) {
+	t.Helper()
+	writeFile(t, path+".new", data)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeFile(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func openFile(t *testing.T, path string) (*File, *logBuffer) {
+	t.Helper()
+	log := new(logBuffer)
+	f, err := OpenFile(path, NewRing(clock()), slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, log
+}
+
+// watch runs f.Watch until the test ends.
+func watch(t *testing.T, f *File) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { f.Watch(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+}
+
+// eventually waits until f or its ring is as it should be.
+func eventually(t *testing.T, what string, f *File, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s did not happen: %s, %+v", what, roster(f.ring.Description()), f.Status())
+		}
+	}
+}
+
+func waitForKeys(t *testing.T, f *File, want string) {
+	t.Helper()
+	eventually(t, want, f, func() bool { return roster(f.ring.Description()) == want })
+}
+
+func push(t *testing.T, r *Ring, numbers ...int) {
+	t.Helper()
+	if _, err := r.Replace(testSet(size128, numbers...), Update{Source: SourceAPI}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpenFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1, 2))
+	f, log := openFile(t, path)
+	d := f.ring.Description()
+	if roster(d) != "c1 p2" || d.Source != SourceFile {
+		t.Errorf("%s from %s", roster(d), d.Source)
+	}
+	s := f.Status()
+	if s.Path != path || s.LoadedAt.IsZero() || s.LastError != "" || !s.FailedAt.IsZero() || s.Failures != 0 {
+		t.Errorf("status %+v", s)
+	}
+	if log.count(slog.LevelInfo) != 1 || log.count(slog.LevelError) != 0 {
+		t.Errorf("logged %s", log)
+	}
+}
+
+func TestOpenFileFails(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys")
+	for _, test := range []struct {
+		name string
+		data []byte
+		want string
+	}{
+		{"empty", nil, "has no key"},
+		{"short", make([]byte, 47), "has 47 of the 48 bytes"},
+		{"trailing", append(atsFile(1), 0), "has 1 of the 48 bytes"},
+		{"weak", []byte("mJvOYpyWkYJ8Ov5H0zq3C1cQBmX1S9cApkK/9WBqTn3+aZr8"), "openssl rand 48"},
+		{"one byte too many", make([]byte, 64*48+1), "is larger than the 3072 bytes of 64 keys"},
+		{"large", make([]byte, 1<<20), "is larger than the 3072 bytes of 64 keys"},
+	} {
+		writeFile(t, path, test.data)
+		checkOpenFails(t, path, test.want, func(err error) bool { return !errors.Is(err, fs.ErrNotExist) })
+	}
+	checkOpenFails(t, filepath.Join(dir, "missing"), "no such file", func(err error) bool { return errors.Is(err, fs.ErrNotExist) })
+	checkOpenFails(t, dir, "is not a regular file", func(err error) bool { return err != nil })
+}
+
+func checkOpenFails(t *testing.T, path, want string, is func(error) bool) {
+	t.Helper()
+	ring := NewRing(clock())
+	before := ring.Description()
+	_, err := OpenFile(path, ring, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), path) != 1 || !is(err) {
+		t.Errorf("error %v, want %q of %s", err, want, path)
+	}
+	if !same(ring.Description(), before) {
+		t.Errorf("%v changed the ring", err)
+	}
+}
+
+func TestFileTakes64Keys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	var data []byte
+	for n := range 64 {
+		data = append(data, atsFile(n)...)
+	}
+	writeFile(t, path, data)
+	f, _ := openFile(t, path)
+	if got := len(f.ring.Description().Keys); got != 64 {
+		t.Errorf("%d keys", got)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	t.Run("rename", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys")
+		writeFile(t, path, atsFile(1))
+		f, _ := openFile(t, path)
+		watch(t, f)
+		for n := 2; n < 5; n++ { // the watch must outlive the file it started with
+			replaceFile(t, path, atsFile(n, n-1))
+			waitForKeys(t, f, roster(ringWith(t, testSet(size128, n, n-1)).Description()))
+		}
+	})
+	t.Run("in place", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys")
+		writeFile(t, path, atsFile(1))
+		f, _ := openFile(t, path)
+		watch(t, f)
+		writeFile(t, path, atsFile(2, 1))
+		waitForKeys(t, f, "c2 p1")
+	})
+	t.Run("before the watch", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys")
+		writeFile(t, path, atsFile(1))
+		f, _ := openFile(t, path)
+		replaceFile(t, path, atsFile(2))
+		watch(t, f)
+		waitForKeys(t, f, "c2")
+	})
+	t.Run("symbolic link", func(t *testing.T) {
+		// As Kubernetes mounts secrets: keys is a link to ..data/keys, and
+		// ..data one to a directory, which a rename replaces.
+		dir := t.TempDir()
+		mount := func(version string, data []byte) {
+			if err := os.Mkdir(filepath.Join(dir, version), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, filepath.Join(dir, version, "keys"), data)
+			link := filepath.Join(dir, "..data_tmp")
+			if err := os.Symlink(version, link); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(link, filepath.Join(dir, "..data")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mount("..1", atsFile(1))
+		path := filepath.Join(dir, "keys")
+		if err := os.Symlink("..data/keys", path); err != nil {
+			t.Fatal(err)
+		}
+		f, _ := openFile(t, path)
+		watch(t, f)
+		mount("..2", atsFile(2, 1))
+		waitForKeys(t, f, "c2 p1")
+		mount("..3", atsFile(3, 2))
+		waitForKeys(t, f, "c3 p2")
+	})
+	t.Run("relative path", func(t *testing.T) {
+		dir := t.TempDir()
+		t.Chdir(dir)
+		writeFile(t, "keys", atsFile(1))
+		f, _ := openFile(t, "keys")
+		t.Chdir(t.TempDir())
+		watch(t, f)
+		replaceFile(t, filepath.Join(dir, "keys"), atsFile(2))
+		waitForKeys(t, f, "c2")
+		if got := f.Status().Path; !filepath.IsAbs(got) || filepath.Base(got) != "keys" {
+			t.Errorf("path %s", got)
+		}
+	})
+	t.Run("deleted", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "keys")
+		writeFile(t, path, atsFile(1))
+		f, log := openFile(t, path)
+		watch(t, f)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a failure", f, func() bool { return f.Status().LastError != "" })
+		if d := f.ring.Description(); roster(d) != "c1" {
+			t.Errorf("keys %s", roster(d))
+		}
+		if log.count(slog.LevelError) != 1 {
+			t.Errorf("logged %s", log)
+		}
+		writeFile(t, path, atsFile(2))
+		waitForKeys(t, f, "c2")
+		eventually(t, "recovery", f, func() bool { return f.Status().LastError == "" })
+	})
+	t.Run("unreadable", func(t *testing.T) {
+		if os.Geteuid() == 0 {
+			t.Skip("root reads every file")
+		}
+		path := filepath.Join(t.TempDir(), "keys")
+		writeFile(t, path, atsFile(1))
+		f, _ := openFile(t, path)
+		watch(t, f)
+		if err := os.Chmod(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a failure", f, func() bool { return strings.Contains(f.Status().LastError, "permission denied") })
+		push(t, f.ring, 5)
+		if err := os.Chmod(path, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "recovery", f, func() bool { return f.Status().LastError == "" })
+		if d := f.ring.Description(); roster(d) != "c5" {
+			t.Errorf("a readable file of old content overrode pushed keys: %s", roster(d))
+		}
+	})
+	t.Run("directory gone and back", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "etc")
+		path := filepath.Join(dir, "keys")
+		create := func(data []byte) {
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			writeFile(t, path, data)
+		}
+		create(atsFile(1))
+		f, log := openFile(t, path)
+		watch(t, f)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "a failure", f, func() bool { return f.Status().LastError != "" })
+		create(atsFile(2))
+		waitForKeys(t, f, "c2")
+		replaceFile(t, path, atsFile(3))
+		waitForKeys(t, f, "c3")
+		if log.count(slog.LevelError) != 1 {
+			t.Errorf("logged %s", log)
+		}
+	})
+}
+
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, _ := openFile(t, path)
+	loaded := f.Status().LoadedAt
+	replaceFile(t, path, atsFile(2, 1))
+	f.Reload()
+	if d := f.ring.Description(); roster(d) != "c2 p1" || d.Source != SourceFile {
+		t.Errorf("%s from %s", roster(d), d.Source)
+	}
+	if got := f.Status().LoadedAt; !got.After(loaded) {
+		t.Errorf("loaded at %v, then at %v", loaded, got)
+	}
+}
+
+// The most recent update wins, whether it came by file or was pushed.
+func TestMostRecentUpdateWins(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, _ := openFile(t, path)
+	watch(t, f)
+	for n := 2; n < 6; n += 2 {
+		push(t, f.ring, n)
+		if d := f.ring.Description(); roster(d) != roster(ringWith(t, testSet(size128, n)).Description()) || d.Source != SourceAPI {
+			t.Errorf("file, then push of %d: %s from %s", n, roster(d), d.Source)
+		}
+		replaceFile(t, path, atsFile(n+1))
+		waitForKeys(t, f, roster(ringWith(t, testSet(size128, n+1)).Description()))
+		if d := f.ring.Description(); d.Source != SourceFile {
+			t.Errorf("push, then file: from %s", d.Source)
+		}
+	}
+}
+
+// A file of the content that was last taken never overrides pushed keys.
+func TestUnchangedContent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, log := openFile(t, path)
+	push(t, f.ring, 2)
+	before := f.ring.Description()
+	loaded := f.Status().LoadedAt
+	for _, change := range []struct {
+		name string
+		do   func()
+	}{
+		{"nothing", func() {}},
+		{"written again", func() { writeFile(t, path, atsFile(1)) }},
+		{"replaced", func() { replaceFile(t, path, atsFile(1)) }},
+		{"touched", func() {
+			if err := os.Chtimes(path, time.Now(), time.Now().Add(time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"mode", func() {
+			if err := os.Chmod(path, 0o400); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{"broken and restored", func() {
+			replaceFile(t, path, []byte("broken"))
+			f.Reload()
+			if f.Status().LastError == "" {
+				t.Error("a broken file is fine")
+			}
+			replaceFile(t, path, atsFile(1))
+		}},
+		{"gone and restored", func() {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			f.Reload()
+			writeFile(t, path, atsFile(1))
+		}},
+	} {
+		change.do()
+		f.Reload()
+		if d := f.ring.Description(); !same(d, before) {
+			t.Errorf("%s: %v, before %v", change.name, d, before)
+		}
+		if s := f.Status(); s.LastError != "" || !s.LoadedAt.Equal(loaded) {
+			t.Errorf("%s: status %+v", change.name, s)
+		}
+	}
+	if log.count(slog.LevelInfo) != 1 {
+		t.Errorf("logged %s", log)
+	}
+}
+
+// New content of the keys that are active already is taken, and changes
+// nothing.
+func TestContentThatWasPushed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, _ := openFile(t, path)
+	push(t, f.ring, 2)
+	before := f.ring.Description()
+	replaceFile(t, path, atsFile(2))
+	f.Reload()
+	if d := f.ring.Description(); !same(d, before) {
+		t.Errorf("%v, before %v", d, before)
+	}
+	push(t, f.ring, 3)
+	f.Reload()
+	if d := f.ring.Description(); roster(d) != "c3" {
+		t.Errorf("content taken before overrode pushed keys: %s", roster(d))
+	}
+}
+
+func TestFileFailures(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, log := openFile(t, path)
+	loaded := f.Status().LoadedAt
+	secret := "mJvOYpyWkYJ8Ov5H0zq3C1cQBmX1S9cApkK/9WBqTn3+aZr8"
+	for i, data := range [][]byte{nil, make([]byte, 47), make([]byte, 48), make([]byte, 4000), []byte(secret), []byte(secret)} {
+		replaceFile(t, path, data)
+		f.Reload()
+		s := f.Status()
+		if s.LastError == "" || strings.Contains(s.LastError, path) || s.FailedAt.IsZero() || !s.LoadedAt.Equal(loaded) || s.Failures != uint64(i+1) {
+			t.Errorf("%d bytes: status %+v", len(data), s)
+		}
+		if got := log.count(slog.LevelError); got != i+1 {
+			t.Errorf("%d bytes: %d lines: %s", len(data), got, log)
+		}
+	}
+	if d := f.ring.Description(); roster(d) != "c1" {
+		t.Errorf("keys %s", roster(d))
+	}
+	if strings.Contains(log.String(), secret[16:24]) || strings.Contains(f.Status().LastError, secret[16:24]) {
+		t.Errorf("a secret is in the log or the status: %s", log)
+	}
+	replaceFile(t, path, atsFile(2))
+	f.Reload()
+	if s := f.Status(); s.LastError != "" || !s.FailedAt.IsZero() || !s.LoadedAt.After(loaded) || s.Failures != 6 {
+		t.Errorf("status %+v after recovery", s)
+	}
+}
+
+// follower runs f.follow inside a bubble of synctest, with events from the test.
+type follower struct {
+	events   chan fsnotify.Event
+	failures chan error
+	result   chan error
+}
+
+func follow(ctx context.Context, f *File) follower {
+	w := follower{make(chan fsnotify.Event), make(chan error), make(chan error, 1)}
+	go func() { w.result <- f.follow(ctx, w.events, w.failures) }()
+	synctest.Wait()
+	return w
+}
+
+func TestFollow(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys")
+	event := fsnotify.Event{Name: filepath.Join(dir, "other"), Op: fsnotify.Create}
+	broken := errors.New("broken")
+	for _, test := range []struct {
+		name string
+		run  func(t *testing.T, f *File, w follower)
+	}{
+		{"a burst is one reading", func(t *testing.T, f *File, w follower) {
+			w.events <- event
+			writeFile(t, path, atsFile(2))
+			time.Sleep(settle / 2)
+			w.events <- event
+			synctest.Wait()
+			if got := roster(f.ring.Description()); got != "c1" {
+				t.Errorf("read before it has settled: %s", got)
+			}
+			time.Sleep(settle / 2)
+			synctest.Wait()
+			if got := roster(f.ring.Description()); got != "c2" {
+				t.Errorf("keys %s", got)
+			}
+			writeFile(t, path, atsFile(3))
+			time.Sleep(time.Hour)
+			if got := roster(f.ring.Description()); got != "c2" {
+				t.Errorf("read again without an event: %s", got)
+			}
+		}},
+		{"events that never end", func(t *testing.T, f *File, w follower) {
+			writeFile(t, path, atsFile(2))
+			for range 30 {
+				w.events <- event
+				time.Sleep(settle / 10)
+			}
+			if got := roster(f.ring.Description()); got != "c2" {
+				t.Errorf("keys %s", got)
+			}
+		}},
+		{"a failure that goes on", func(t *testing.T, f *File, w follower) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				w.events <- event
+				time.Sleep(2 * settle)
+			}
+			if got := f.Status().Failures; got != 1 {
+				t.Errorf("counted %d times", got)
+			}
+			writeFile(t, path, nil)
+			w.events <- event
+			time.Sleep(2 * settle)
+			if got := f.Status(); got.Failures != 2 || !strings.Contains(got.LastError, "no key") {
+				t.Errorf("another failure: %+v", got)
+			}
+		}},
+		{"a failure that comes back", func(t *testing.T, f *File, w follower) {
+			for range 2 {
+				writeFile(t, path, nil)
+				w.events <- event
+				time.Sleep(2 * settle)
+				writeFile(t, path, atsFile(1))
+				w.events <- event
+				time.Sleep(2 * settle)
+			}
+			if got := f.Status(); got.Failures != 2 || got.LastError != "" {
+				t.Errorf("status %+v", got)
+			}
+		}},
+		{"lost events", func(t *testing.T, f *File, w follower) {
+			writeFile(t, path, atsFile(2))
+			w.failures <- fsnotify.ErrEventOverflow
+			time.Sleep(2 * settle)
+			if got := roster(f.ring.Description()); got != "c2" {
+				t.Errorf("keys %s", got)
+			}
+		}},
+		{"watcher breaks", func(t *testing.T, _ *File, w follower) {
+			w.failures <- broken
+			if err := <-w.result; !errors.Is(err, broken) {
+				t.Errorf("returned %v", err)
+			}
+		}},
+		{"directory goes", func(t *testing.T, _ *File, w follower) {
+			w.events <- fsnotify.Event{Name: dir, Op: fsnotify.Remove}
+			if err := <-w.result; err == nil {
+				t.Error("returned nil")
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			writeFile(t, path, atsFile(1))
+			synctest.Test(t, func(t *testing.T) {
+				f, _ := openFile(t, path)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				test.run(t, f, follow(ctx, f))
+			})
+		})
+	}
+}
+
+// Watch ends with its context also while it waits to try again.
+func TestWatchEnds(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "etc")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "keys")
+	writeFile(t, path, atsFile(1))
+	f, log := openFile(t, path)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		f.Watch(ctx)
+		close(ended)
+	}()
+	eventually(t, "a warning", f, func() bool { return log.count(slog.LevelWarn) == 1 })
+	cancel()
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Fatal("Watch goes on")
+	}
+}

@@ -1,0 +1,221 @@
+package keys
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// NameSize is the size of a key's name in bytes: key_name in RFC 5077, section
+// 4, and in all that follows OpenSSL's SSL_CTX_set_tlsext_ticket_key_evp_cb.
+const NameSize = 16
+
+// Secrets of a key have the size of an AES-128 or an AES-256 key, in bytes.
+const (
+	size128 = 16
+	size256 = 32
+)
+
+// ErrInvalidName reports a text that is not the name of a key.
+var ErrInvalidName = errors.New("keys: a key name is 32 hex digits")
+
+// Name identifies a key. It is no secret: every ticket carries it in the
+// clear. Names compare with ==.
+type Name [NameSize]byte
+
+// ParseName reads a name written as 32 hex digits of either case. The error is
+// [ErrInvalidName].
+func ParseName(s string) (Name, error) {
+	var n Name
+	if len(s) != 2*NameSize {
+		return n, ErrInvalidName
+	}
+	if _, err := hex.Decode(n[:], []byte(s)); err != nil {
+		return Name{}, ErrInvalidName
+	}
+	return n, nil
+}
+
+// String returns the name in lower-case hex.
+func (n Name) String() string { return hex.EncodeToString(n[:]) }
+
+// Key is a session ticket key: a name, an HMAC secret and an AES key. It may
+// hold material of any length, as it came in; [Set.Validate] says whether it
+// can be used. The zero Key has none.
+//
+// Copies of a Key share its secrets: [Set.Wipe] wipes those of every copy. Until
+// then a Key is safe for concurrent use.
+//
+// A Key shows no more than its name and size when it is printed, logged or
+// marshaled.
+type Key struct {
+	// fmt calls no method of a value in an unexported field. It does not follow
+	// a pointer there, except one to a struct and with a verb that does not
+	// suit, such as %t: hence two of them.
+	m **material
+}
+
+type material struct {
+	name, hmacSecret, aesKey []byte
+}
+
+// NewKey returns a key made of copies of its arguments.
+func NewKey(name, hmacSecret, aesKey []byte) Key {
+	m := &material{
+		name:       bytes.Clone(name),
+		hmacSecret: bytes.Clone(hmacSecret),
+		aesKey:     bytes.Clone(aesKey),
+	}
+	return Key{&m}
+}
+
+// generate returns a fresh key with secrets of size bytes each, made of what
+// read puts into a buffer. It draws again while validation would refuse the
+// secrets: one of 16 random bytes is printable text once in five million.
+func generate(read func([]byte) (int, error), size int) Key {
+	buf := make([]byte, NameSize+2*size)
+	defer clear(buf)
+	for {
+		_, _ = read(buf) // crypto/rand.Read never fails
+		k := NewKey(buf[:NameSize], buf[NameSize:NameSize+size], buf[NameSize+size:])
+		if len(k.issues("")) == 0 {
+			return k
+		}
+		k.wipe()
+	}
+}
+
+// view returns the material without copying it.
+func (k Key) view() material {
+	if k.m == nil {
+		return material{}
+	}
+	return **k.m
+}
+
+// Name returns the name.
+func (k Key) Name() Name {
+	var n Name
+	copy(n[:], k.view().name)
+	return n
+}
+
+// Bits returns the size of the AES key, which in a valid set is that of the
+// HMAC secret too: 128 or 256.
+func (k Key) Bits() int { return 8 * len(k.view().aesKey) }
+
+// fingerprintLabel keeps fingerprints apart from every other hash of a key.
+const fingerprintLabel = "sessapi ticket key fingerprint v1"
+
+// Fingerprint tells keys apart without giving them away: it is the first 16
+// bytes, in hex, of the SHA-256 of "sessapi ticket key fingerprint v1", the
+// name, the HMAC secret and the AES key. Keys of the same fingerprint are the
+// same on every node.
+func (k Key) Fingerprint() string {
+	m := k.view()
+	h := sha256.New()
+	for _, part := range [][]byte{[]byte(fingerprintLabel), m.name, m.hmacSecret, m.aesKey} {
+		h.Write(part)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// AppendHMACSecret appends the HMAC secret to dst, which the caller must wipe.
+func (k Key) AppendHMACSecret(dst []byte) []byte { return append(dst, k.view().hmacSecret...) }
+
+// AppendAESKey appends the AES key to dst, which the caller must wipe.
+func (k Key) AppendAESKey(dst []byte) []byte { return append(dst, k.view().aesKey...) }
+
+// Equal reports whether k and other have the same name and secrets. How long
+// it takes does not depend on the bytes of either.
+func (k Key) Equal(other Key) bool {
+	a, b := k.view(), other.view()
+	return subtle.ConstantTimeCompare(a.name, b.name)&
+		subtle.ConstantTimeCompare(a.hmacSecret, b.hmacSecret)&
+		subtle.ConstantTimeCompare(a.aesKey, b.aesKey) == 1
+}
+
+func (k Key) clone() Key {
+	m := k.view()
+	return NewKey(m.name, m.hmacSecret, m.aesKey)
+}
+
+// wipe overwrites the secrets with zeros. The name stays.
+func (k Key) wipe() {
+	m := k.view()
+	clear(m.hmacSecret)
+	clear(m.aesKey)
+}
+
+// issues returns what is wrong with the key by itself. The field of each starts
+// with prefix.
+func (k Key) issues(prefix string) []Issue {
+	m := k.view()
+	var issues []Issue
+	if len(m.name) != NameSize {
+		issues = append(issues, Issue{KindLength, prefix + ".name", fmt.Sprintf("has %d bytes, a name has %d", len(m.name), NameSize)})
+	}
+	for _, secret := range []struct {
+		field string
+		bytes []byte
+	}{{prefix + ".hmac_secret", m.hmacSecret}, {prefix + ".aes_key", m.aesKey}} {
+		n := len(secret.bytes)
+		switch {
+		case !isSize(n):
+			issues = append(issues, Issue{KindLength, secret.field, fmt.Sprintf("has %d bytes, must have %d or %d", n, size128, size256)})
+		case bytes.Count(secret.bytes, secret.bytes[:1]) == n:
+			issues = append(issues, Issue{KindWeak, secret.field, "is one byte over and over; take random bytes (openssl rand)"})
+		case isText(secret.bytes):
+			// What openssl rand -base64 48 | head -c 48 makes, a recipe that is
+			// widely copied.
+			issues = append(issues, Issue{KindWeak, secret.field, fmt.Sprintf(
+				"is printable text: %d bytes of base64 hold %d bits of entropy, not %d; take the random bytes themselves (openssl rand %d makes a key)",
+				n, 6*n, 8*n, NameSize+2*n)})
+		}
+	}
+	if isSize(len(m.hmacSecret)) && subtle.ConstantTimeCompare(m.hmacSecret, m.aesKey) == 1 {
+		issues = append(issues, Issue{KindWeak, prefix, "has the same bytes as HMAC secret and as AES key"})
+	}
+	return issues
+}
+
+// isSize reports whether a secret may have n bytes.
+func isSize(n int) bool { return n == size128 || n == size256 }
+
+// isText reports whether all of b is printable ASCII, tabs and line ends.
+func isText(b []byte) bool {
+	for _, c := range b {
+		if (c < ' ' || c > '~') && c != '\t' && c != '\r' && c != '\n' {
+			return false
+		}
+	}
+	return true
+}
+
+// String returns the name and the size.
+func (k Key) String() string { return fmt.Sprintf("ticket key %s (%d bits)", k.Name(), k.Bits()) }
+
+// GoString returns the name and the size.
+func (k Key) GoString() string { return k.String() }
+
+// Format writes the name and the size, whatever the verb.
+func (k Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, k.String()) }
+
+// LogValue returns the name and the size.
+func (k Key) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("name", k.Name().String()), slog.Int("bits", k.Bits()))
+}
+
+// MarshalJSON returns an object of the name and the size.
+func (k Key) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Name string `json:"name"`
+		Bits int    `json:"bits"`
+	}{k.Name().String(), k.Bits()})
+}

@@ -1,0 +1,310 @@
+package keys
+
+import (
+	"crypto/rand"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Retention is how many keys a rotation keeps at least: next, current, and the
+// previous keys that live tickets may be sealed with. That is the ticket
+// lifetime of 24 h over the rotation interval of 12 h, rounded up, and 2.
+const Retention = 4
+
+var (
+	// ErrPrecondition reports that the [Condition] of an update did not hold.
+	ErrPrecondition = errors.New("keys: the active set is not the expected one")
+	// ErrKeyNotFound reports that the active set has no key of that name.
+	ErrKeyNotFound = errors.New("keys: no key of that name in the active set")
+)
+
+// Source is where the active set came from.
+type Source string
+
+// The sources of sets.
+const (
+	SourceGenerated Source = "generated" // made by NewRing
+	SourceAPI       Source = "api"       // pushed, or what a revocation left
+	SourceFile      Source = "file"      // the key file
+	SourceRotation  Source = "rotation"  // a rotation step
+)
+
+var sources = []Source{SourceGenerated, SourceAPI, SourceFile, SourceRotation}
+
+// Condition decides whether an update may replace the set of this generation.
+// A nil Condition always holds. It must not call the ring, which is locked.
+type Condition func(generation uint64) bool
+
+// Update says how a set comes in.
+type Update struct {
+	Source Source
+	If     Condition
+}
+
+// Description is what can be told of a set without its secrets.
+type Description struct {
+	// Generation grows by one with every change. A ring starts with the Unix
+	// time in milliseconds, so that, short of a thousand changes a second or a
+	// clock that is set back, no two rings on a node ever use the same: a
+	// generation that a client remembers from before a restart matches no
+	// other set.
+	Generation uint64
+	UpdatedAt  time.Time // of the last change
+	Source     Source
+	Keys       []KeyDescription // current, next, previous from the newest on
+}
+
+// KeyDescription is what can be told of a key without its secrets.
+type KeyDescription struct {
+	Name        Name
+	Role        Role
+	Bits        int       // 128 or 256
+	Fingerprint string    // see [Key.Fingerprint]
+	CreatedAt   time.Time // when the ring made the key or first got it
+	ActivatedAt time.Time // when it last became current in this ring; zero when it never has
+}
+
+// Stats is the state of a ring and what happened in it since it was made.
+type Stats struct {
+	Generation  uint64
+	UpdatedAt   time.Time
+	Source      Source
+	ActivatedAt time.Time         // when the current key became current
+	Keys        map[Role]int      // has every role
+	Updates     map[Source]uint64 // changes, the first set included; has every source
+	Rejected    Rejected
+}
+
+// Rejected counts updates that were refused and so changed nothing.
+type Rejected struct {
+	Invalid      map[Kind]uint64 // by the kind of the first issue; has every kind
+	Precondition uint64
+}
+
+// Ring holds the active set of ticket keys and replaces it. There is always a
+// valid one. All methods are safe for concurrent use.
+type Ring struct {
+	now func() time.Time
+
+	mu          sync.RWMutex // guards all that follows and the secrets of set
+	set         Set
+	description Description // of set, keys in the order of set.all
+	updates     map[Source]uint64
+	invalid     map[Kind]uint64
+	unexpected  uint64 // updates whose condition did not hold
+}
+
+// NewRing returns a ring with a current and a next key of 256 bits, fresh from
+// the operating system's random source. now is the clock, time.Now but for
+// tests.
+func NewRing(now func() time.Time) *Ring {
+	r := &Ring{now: now, updates: make(map[Source]uint64), invalid: make(map[Kind]uint64)}
+	for _, source := range sources {
+		r.updates[source] = 0
+	}
+	for _, kind := range kinds {
+		r.invalid[kind] = 0
+	}
+	next := generate(rand.Read, size256)
+	r.install(&Set{Keys: []Key{generate(rand.Read, size256)}, Next: &next}, SourceGenerated, uint64(now().UnixMilli()))
+	return r
+}
+
+// Load replaces the active set by the one that data is in the format. It
+// returns what [Ring.Replace] does.
+func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
+	set, err := format.Parse(data)
+	if err != nil {
+		return Description{}, r.refuse(err)
+	}
+	defer set.Wipe()
+	return r.Replace(set, u)
+}
+
+// Replace replaces the active set by a copy of set and returns the description
+// of what is active then. The set that is active already, of the same keys in
+// the same roles and order, changes nothing.
+//
+// The error is an [*InvalidError] or [ErrPrecondition]; the active set stays.
+func (r *Ring) Replace(set Set, u Update) (Description, error) {
+	if err := set.Validate(); err != nil {
+		return Description{}, r.refuse(err)
+	}
+	return r.update(u, func(active *Set) (*Set, error) {
+		if set.equal(active) {
+			return active, nil
+		}
+		c := set.clone()
+		return &c, nil
+	})
+}
+
+// Rotate goes one step from next to current to previous and returns the
+// description of what is active then: next becomes current, current becomes the
+// newest previous key, and a fresh random key of the same size becomes next.
+//
+// A key is handed out before it encrypts, or other servers would get tickets
+// that they cannot open. In a set without a next key the step therefore only
+// adds one; the following step makes it current.
+//
+// The step keeps [Retention] keys, or as many as there were when those are
+// more. What falls out is the oldest previous key. The error is
+// [ErrPrecondition].
+func (r *Ring) Rotate(condition Condition) (Description, error) {
+	return r.update(Update{SourceRotation, condition}, func(active *Set) (*Set, error) {
+		keys := slices.Clone(active.Keys)
+		if active.Next != nil {
+			keys = slices.Insert(keys, 0, *active.Next)
+		}
+		keep := max(Retention, active.len()) - 1 // without the key that is to be next
+		next := active.fresh()
+		return &Set{Keys: keys[:min(len(keys), keep)], Next: &next}, nil
+	})
+}
+
+// Revoke takes the key of that name out of the active set and returns the
+// description of what is active then. The place of a current key is taken by
+// next, and that of next by a fresh random key. Where a current key has no
+// next, a fresh key takes its place, which other servers do not have yet: they
+// make full handshakes until they do.
+//
+// The source of the set is then [SourceAPI], for that is where revocations
+// come from. The error is [ErrKeyNotFound] or [ErrPrecondition].
+func (r *Ring) Revoke(name Name, condition Condition) (Description, error) {
+	return r.update(Update{SourceAPI, condition}, func(active *Set) (*Set, error) {
+		set := &Set{Keys: slices.Clone(active.Keys), Next: active.Next}
+		i := slices.IndexFunc(set.Keys, func(k Key) bool { return k.Name() == name })
+		isNext := set.Next != nil && set.Next.Name() == name
+		if i < 0 && !isNext {
+			return nil, ErrKeyNotFound
+		}
+		switch {
+		case i > 0:
+			set.Keys = slices.Delete(set.Keys, i, i+1)
+		case i == 0 && set.Next == nil:
+			set.Keys[0] = active.fresh()
+		default:
+			if i == 0 {
+				set.Keys[0] = *set.Next
+			}
+			next := active.fresh()
+			set.Next = &next
+		}
+		return set, nil
+	})
+}
+
+// update puts the set that step makes of the active one in its place. step may
+// pass on keys of the active set; when it returns the active set itself,
+// nothing changes.
+func (r *Ring) update(u Update, step func(active *Set) (*Set, error)) (Description, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if u.If != nil && !u.If(r.description.Generation) {
+		r.unexpected++
+		return Description{}, ErrPrecondition
+	}
+	set, err := step(&r.set)
+	if err != nil {
+		return Description{}, err
+	}
+	if set != &r.set {
+		r.install(set, u.Source, r.description.Generation+1)
+	}
+	return r.describe(), nil
+}
+
+// install makes the ring the owner of set and set the active one, and wipes the
+// keys that are not passed on.
+func (r *Ring) install(set *Set, source Source, generation uint64) {
+	now := r.now()
+	keys := make([]KeyDescription, 0, set.len())
+	passedOn := make(map[**material]bool, set.len())
+	for role, k := range set.all() {
+		passedOn[k.m] = true
+		d, known := r.find(k)
+		if !known {
+			d = KeyDescription{Name: k.Name(), Bits: k.Bits(), Fingerprint: k.Fingerprint(), CreatedAt: now}
+		}
+		if role == RoleCurrent && d.Role != RoleCurrent {
+			d.ActivatedAt = now
+		}
+		d.Role = role
+		keys = append(keys, d)
+	}
+	for _, k := range r.set.all() {
+		if !passedOn[k.m] {
+			k.wipe()
+		}
+	}
+	r.set = *set
+	r.description = Description{Generation: generation, UpdatedAt: now, Source: source, Keys: keys}
+	r.updates[source]++
+}
+
+// find returns the description of k when it is in the active set.
+func (r *Ring) find(k Key) (KeyDescription, bool) {
+	i := 0
+	for _, active := range r.set.all() {
+		if active.Equal(k) {
+			return r.description.Keys[i], true
+		}
+		i++
+	}
+	return KeyDescription{}, false
+}
+
+// refuse counts the error of an update that never came to the active set, and
+// returns it.
+func (r *Ring) refuse(err error) error {
+	if invalid, ok := errors.AsType[*InvalidError](err); ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.invalid[invalid.Issues[0].Kind]++
+	}
+	return err
+}
+
+// Description describes the active set.
+func (r *Ring) Description() Description {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.describe()
+}
+
+func (r *Ring) describe() Description {
+	d := r.description
+	d.Keys = slices.Clone(d.Keys)
+	return d
+}
+
+// Snapshot returns a copy of the active set, which the caller must wipe, and
+// its description.
+func (r *Ring) Snapshot() (Set, Description) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.set.clone(), r.describe()
+}
+
+// Stats returns the state and the counts, all of one instant.
+func (r *Ring) Stats() Stats {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	d := r.description
+	keys := map[Role]int{RoleCurrent: 0, RoleNext: 0, RolePrevious: 0}
+	for _, k := range d.Keys {
+		keys[k.Role]++
+	}
+	return Stats{
+		Generation:  d.Generation,
+		UpdatedAt:   d.UpdatedAt,
+		Source:      d.Source,
+		ActivatedAt: d.Keys[0].ActivatedAt,
+		Keys:        keys,
+		Updates:     maps.Clone(r.updates),
+		Rejected:    Rejected{Invalid: maps.Clone(r.invalid), Precondition: r.unexpected},
+	}
+}

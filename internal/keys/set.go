@@ -1,0 +1,189 @@
+package keys
+
+import (
+	"crypto/rand"
+	"fmt"
+	"iter"
+	"strings"
+)
+
+// MaxKeys is the most keys a set may have, [Set.Next] among them.
+const MaxKeys = 64
+
+// Role is what a key of a set is for.
+type Role string
+
+// The roles of keys.
+const (
+	RoleCurrent  Role = "current"  // encrypts new tickets and decrypts
+	RoleNext     Role = "next"     // will be current after the next rotation; decrypts already
+	RolePrevious Role = "previous" // was current, or was pushed behind it; only decrypts
+)
+
+// Set is the keys that are in use at one time. A valid one has 1 to [MaxKeys]
+// keys, all of one size, and no two of one name.
+type Set struct {
+	// Keys are the current key and then the previous ones, newest first.
+	Keys []Key
+	// Next is the key that the next rotation makes current; nil without one.
+	Next *Key
+}
+
+// Kind is what is wrong with a key or a set.
+type Kind string
+
+// The kinds of issues.
+const (
+	KindLength        Kind = "length"         // a name, secret or record has not the right number of bytes
+	KindCount         Kind = "count"          // the set has no key, or too many
+	KindDuplicateName Kind = "duplicate_name" // a name that a key before it has
+	KindMixedSize     Kind = "mixed_size"     // secrets of 16 and of 32 bytes in one key or set
+	KindWeak          Kind = "weak"           // secrets that are not random
+)
+
+var kinds = []Kind{KindLength, KindCount, KindDuplicateName, KindMixedSize, KindWeak}
+
+// Issue is one reason to refuse a set.
+type Issue struct {
+	Kind Kind
+	// Field is where it is: "keys" for the list, "keys[3]" or "next" for a
+	// whole key, and with ".name", ".hmac_secret" or ".aes_key" for its parts.
+	Field string
+	// Reason is a predicate of Field for people, such as "has 47 bytes, a
+	// record has 48". It holds no secret.
+	Reason string
+}
+
+// InvalidError says why a set of keys is refused.
+type InvalidError struct {
+	Issues []Issue // at least one
+}
+
+// Error lists the issues.
+func (e *InvalidError) Error() string {
+	texts := make([]string, len(e.Issues))
+	for i, issue := range e.Issues {
+		texts[i] = issue.Field + " " + issue.Reason
+	}
+	return "invalid ticket keys: " + strings.Join(texts, "; ")
+}
+
+// Validate returns nil or an [*InvalidError] with every issue of the set. When
+// the number of keys is wrong, no key is looked at.
+//
+// Weak is a secret that is a single byte over and over, or printable text and
+// so not made by a random source, or the same in both of a key's places. A
+// random secret of 16 bytes is taken for text once in five million.
+func (s *Set) Validate() error {
+	if err := checkCount(len(s.Keys), s.len()); err != nil {
+		return err
+	}
+	var (
+		issues    []Issue
+		names     = make(map[Name]string, s.len()) // the field each is first seen in
+		size      int                              // of the secrets of the first key that fits
+		sizeField string
+	)
+	check := func(field string, k Key) {
+		issues = append(issues, k.issues(field)...)
+		m := k.view()
+		if len(m.name) == NameSize {
+			if first, seen := names[k.Name()]; seen {
+				issues = append(issues, Issue{KindDuplicateName, field + ".name", "is the name of " + first + " too"})
+			} else {
+				names[k.Name()] = field
+			}
+		}
+		switch n := len(m.aesKey); {
+		case !isSize(n) || !isSize(len(m.hmacSecret)):
+		case len(m.hmacSecret) != n:
+			issues = append(issues, Issue{KindMixedSize, field, fmt.Sprintf("has an HMAC secret of %d bytes and an AES key of %d", len(m.hmacSecret), n)})
+		case size == 0:
+			size, sizeField = n, field
+		case n != size:
+			issues = append(issues, Issue{KindMixedSize, field, fmt.Sprintf("has secrets of %d bytes, those of %s have %d", n, sizeField, size)})
+		}
+	}
+	for i, k := range s.Keys {
+		check(fmt.Sprintf("keys[%d]", i), k)
+	}
+	if s.Next != nil {
+		check("next", *s.Next)
+	}
+	if issues != nil {
+		return &InvalidError{issues}
+	}
+	return nil
+}
+
+// checkCount returns an InvalidError when there is no key to encrypt with or
+// too many keys in all.
+func checkCount(keys, all int) error {
+	switch {
+	case keys == 0:
+		return &InvalidError{[]Issue{{KindCount, "keys", "has no key"}}}
+	case all > MaxKeys:
+		return &InvalidError{[]Issue{{KindCount, "keys", fmt.Sprintf("has %d keys, at most %d are taken", all, MaxKeys)}}}
+	}
+	return nil
+}
+
+// Wipe overwrites the secrets of all keys with zeros.
+func (s *Set) Wipe() {
+	for _, k := range s.all() {
+		k.wipe()
+	}
+}
+
+func (s *Set) len() int {
+	if s.Next != nil {
+		return len(s.Keys) + 1
+	}
+	return len(s.Keys)
+}
+
+// all yields the keys with their roles, in the order in which they matter to a
+// server: current, next, previous from the newest on.
+func (s *Set) all() iter.Seq2[Role, Key] {
+	return func(yield func(Role, Key) bool) {
+		if len(s.Keys) > 0 && !yield(RoleCurrent, s.Keys[0]) {
+			return
+		}
+		if s.Next != nil && !yield(RoleNext, *s.Next) {
+			return
+		}
+		for _, k := range s.Keys[min(1, len(s.Keys)):] {
+			if !yield(RolePrevious, k) {
+				return
+			}
+		}
+	}
+}
+
+// fresh returns a random key of the set's size.
+func (s *Set) fresh() Key { return generate(rand.Read, s.Keys[0].Bits()/8) }
+
+func (s *Set) clone() Set {
+	c := Set{Keys: make([]Key, len(s.Keys))}
+	for i, k := range s.Keys {
+		c.Keys[i] = k.clone()
+	}
+	if s.Next != nil {
+		next := s.Next.clone()
+		c.Next = &next
+	}
+	return c
+}
+
+// equal reports whether both sets have the same keys in the same roles and
+// order.
+func (s *Set) equal(other *Set) bool {
+	if len(s.Keys) != len(other.Keys) || (s.Next == nil) != (other.Next == nil) {
+		return false
+	}
+	same := s.Next == nil || s.Next.Equal(*other.Next)
+	for i, k := range s.Keys {
+		same = k.Equal(other.Keys[i]) && same
+	}
+	return same
+}
