@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/config"
+)
+
+type healthcheckCommand struct {
+	config.Config
+}
+
+const healthcheckTimeout = 5 * time.Second
+
+// Run asks /readyz of the service that runs with the same settings, which is
+// how a container checks itself.
+func (c healthcheckCommand) Run(env environment) error {
+	address := c.Listen
+	if c.OpsListen != nil {
+		address = *c.OpsListen
+	}
+	ctx, cancel := context.WithTimeout(env.ctx, healthcheckTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(address)+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var dialer net.Dialer
+			if address.Network == "unix" {
+				network, addr = "unix", address.Address
+			}
+			return dialer.DialContext(ctx, network, addr)
+		},
+	}}
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("the service at %s does not answer: %w", address, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the service at %s is not ready: %s", address, response.Status)
+	}
+	_, err = fmt.Fprintln(env.stdout, "ready")
+	return err
+}
+
+// dialable is the host and port of a URL for a listener's address: one that
+// listens on all addresses is asked on loopback.
+func dialable(a config.Address) string {
+	if a.Network == "unix" {
+		return "localhost"
+	}
+	host, port, _ := net.SplitHostPort(a.Address) // it is an address that was parsed
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/config"
+)
+
+// listen binds an address. A Unix socket is for its owner alone; one that a
+// dead process left behind is replaced, one that a live process serves is not.
+func listen(a config.Address) (net.Listener, error) {
+	listener, err := net.Listen(a.Network, a.Address)
+	if a.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && isStale(a.Address) {
+		if err := os.Remove(a.Address); err != nil {
+			return nil, err
+		}
+		listener, err = net.Listen(a.Network, a.Address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if a.Network == "unix" {
+		// Connecting needs write permission; the umask let nobody else in
+		// until here.
+		if err := os.Chmod(a.Address, 0o600); err != nil {
+			return nil, errors.Join(err, listener.Close())
+		}
+	}
+	return listener, nil
+}
+
+// isStale reports whether the path is a socket that nobody listens at.
+func isStale(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return false
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}

@@ -1,0 +1,80 @@
+// Command sessapi keeps TLS sessions and session ticket keys for a fleet of
+// TLS servers. `sessapi --help` lists what it can do.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/sessapi/sessapi/internal/config"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	// Nothing that this process makes is anybody else's to read.
+	syscall.Umask(0o077)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	code := run(os.Args[1:], environment{ctx: ctx, reload: reload, stdout: os.Stdout, stderr: os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+// environment is what a command gets from the process it runs in.
+type environment struct {
+	ctx            context.Context // ends when the process is to stop
+	reload         <-chan os.Signal
+	stdout, stderr io.Writer
+}
+
+// commandLine is the grammar of the command line: one member a subcommand.
+type commandLine struct {
+	Serve       serveCommand       `cmd:"" help:"Run the service."`
+	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings, and the ticket-key file, without serving."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
+	Version     versionCommand     `cmd:"" help:"Print the version."`
+}
+
+// run is the whole command, and returns its exit code. An error is one line.
+func run(args []string, env environment) int {
+	var exited *int // set by --help
+	parser, err := kong.New(&commandLine{}, append(config.Options(),
+		kong.Name("sessapi"),
+		kong.Description("Keeps TLS sessions and session ticket keys for a fleet of TLS servers."),
+		kong.Writers(env.stdout, env.stderr),
+		kong.Exit(func(code int) { exited = &code }),
+	)...)
+	if err != nil {
+		panic(err) // the grammar is wrong
+	}
+	command, err := parser.Parse(args)
+	if exited != nil {
+		return *exited
+	}
+	if err != nil {
+		return complain(env, exitUsage, err)
+	}
+	if err := command.Run(env); err != nil {
+		return complain(env, exitFailure, err)
+	}
+	return exitOK
+}
+
+func complain(env environment, code int, err error) int {
+	fmt.Fprintf(env.stderr, "sessapi: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	return code
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/handlers"
+	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/metrics"
+)
+
+// Limits of the listeners. A request is small and is answered from memory: who
+// needs longer is broken or hostile.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	writeTimeout      = 30 * time.Second
+	opsWriteTimeout   = 2 * time.Minute // a profile takes as long as it was asked to
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 16 << 10
+	maxStreams        = 128 // concurrent requests of one HTTP/2 connection
+
+	// drainTimeout bounds how long requests may take to finish once the
+	// service is to stop. Kubernetes kills after 30 s by default.
+	drainTimeout = 20 * time.Second
+)
+
+type serveCommand struct {
+	config.Config
+}
+
+// Run serves until the process is to stop.
+func (c serveCommand) Run(env environment) error {
+	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
+	s, err := newService(c.Config, log)
+	if err != nil {
+		return err
+	}
+	s.start(env.reload)
+	select {
+	case <-env.ctx.Done():
+		log.Info("stopping")
+	case err = <-s.failed:
+	}
+	return errors.Join(err, s.stop())
+}
+
+// service is everything that runs. It listens from newService on, serves from
+// start on, and stop ends it.
+type service struct {
+	log       *slog.Logger
+	api       *handlers.API
+	keyFile   *keys.File // nil without one
+	listeners []boundServer
+	failed    chan error // a server that stopped by itself
+	teardowns []teardown
+}
+
+// boundServer is a server with the listener it will serve.
+type boundServer struct {
+	*http.Server
+	listener net.Listener
+}
+
+// teardown undoes one step of building a service.
+type teardown struct {
+	name string
+	do   func() error
+}
+
+func (s *service) onStop(name string, do func() error) {
+	s.teardowns = append(s.teardowns, teardown{name, do})
+}
+
+// newService builds the service and binds its listeners. After an error nothing
+// is left behind.
+func newService(c config.Config, log *slog.Logger) (s *service, err error) {
+	s = &service{log: log, failed: make(chan error, 2)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+			s = nil
+		}
+	}()
+
+	m := metrics.New(version())
+	ring := keys.NewRing(time.Now)
+	m.AddTicketKeys(ring)
+	if c.TicketKeyFile != "" {
+		if s.keyFile, err = keys.OpenFile(c.TicketKeyFile, ring, log); err != nil {
+			return s, fmt.Errorf("--ticket-key-file: %w", err)
+		}
+		m.AddTicketKeyFile(s.keyFile)
+	}
+
+	var sessions *cache.Cache
+	if c.Cache {
+		sessions, err = cache.New(cache.Config{
+			Memory:          int64(c.CacheMemory),
+			MaxSessions:     c.CacheMaxSessions,
+			MaxSessionBytes: int(c.SessionMaxBytes),
+		})
+		if err != nil {
+			return s, fmt.Errorf("--cache-memory: %w", err)
+		}
+		s.onStop("session cache", func() error { sessions.Close(); return nil })
+		m.AddCache(sessions)
+	}
+
+	s.api = handlers.New(handlers.Config{
+		Cache:           sessions,
+		MaxSessionBytes: int(c.SessionMaxBytes),
+		DefaultTTL:      c.SessionDefaultTTL,
+		MaxTTL:          c.SessionMaxTTL,
+		Ring:            ring,
+		KeyFile:         s.keyFile,
+		Version:         version(),
+		Log:             log,
+		AccessLog:       bool(c.AccessLog),
+		Recorder:        m,
+		Metrics:         m.Handler(),
+	})
+	if c.OpsListen == nil {
+		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout)
+	}
+	// The operations listener is first in and so last out: probes see the
+	// service drain.
+	if err := s.listen("operations", *c.OpsListen, s.api.OpsHandler(), opsWriteTimeout); err != nil {
+		return s, err
+	}
+	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout)
+}
+
+// listen binds a server to an address.
+func (s *service) listen(name string, address config.Address, handler http.Handler, writeTimeout time.Duration) error {
+	listener, err := listen(address)
+	if err != nil {
+		return err
+	}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         &protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	s.listeners = append(s.listeners, boundServer{server, listener})
+	s.onStop(name+" listener", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		if err := server.Shutdown(ctx); err != nil {
+			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
+		}
+		// Shutdown closes only what is being served.
+		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	s.log.Info("listening", "name", name, "address", listener.Addr().String())
+	return nil
+}
+
+// start serves, and follows the ticket-key file and the reload signal.
+func (s *service) start(reload <-chan os.Signal) {
+	ctx, cancel := context.WithCancel(context.Background())
+	watching := make(chan struct{})
+	go func() {
+		defer close(watching)
+		s.follow(ctx, reload)
+	}()
+	s.onStop("ticket-key file", func() error { cancel(); <-watching; return nil })
+	for _, l := range s.listeners {
+		go func() {
+			if err := l.Serve(l.listener); !errors.Is(err, http.ErrServerClosed) {
+				s.failed <- err
+			}
+		}()
+	}
+	s.log.Info("serving", "version", version())
+}
+
+// follow takes new ticket keys from the file until ctx ends.
+func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
+	if s.keyFile != nil {
+		watched := make(chan struct{})
+		go func() {
+			defer close(watched)
+			s.keyFile.Watch(ctx)
+		}()
+		defer func() { <-watched }()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-reload:
+			if s.keyFile == nil {
+				s.log.Info("nothing to reload: there is no --ticket-key-file")
+				continue
+			}
+			s.keyFile.Reload()
+		}
+	}
+}
+
+// stop drains and ends everything, the last that was set up first.
+func (s *service) stop() error {
+	if s.api != nil {
+		s.api.Drain()
+	}
+	var errs []error
+	for len(s.teardowns) > 0 {
+		last := s.teardowns[len(s.teardowns)-1]
+		s.teardowns = s.teardowns[:len(s.teardowns)-1]
+		if err := last.do(); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", last.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newLogger logs to w. auto is text for a terminal and JSON for everything
+// else.
+func newLogger(w io.Writer, level, format string) *slog.Logger {
+	var options slog.HandlerOptions
+	var threshold slog.Level
+	if err := threshold.UnmarshalText([]byte(level)); err != nil {
+		panic(err) // the settings allow only levels
+	}
+	options.Level = threshold
+	file, isFile := w.(*os.File)
+	if format == "text" || format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
+		return slog.New(slog.NewTextHandler(w, &options))
+	}
+	return slog.New(slog.NewJSONHandler(w, &options))
+}

@@ -1,0 +1,172 @@
+// Package config holds the settings of the service: one struct, filled from
+// flags, environment and a YAML file, and validated.
+//
+// Each setting is a flag (--cache-memory), an environment variable
+// (SESSAPI_CACHE_MEMORY) and a key of the file (cache-memory or cache_memory),
+// in that order of precedence. Something unknown in the file is an error, and
+// so is a value that is out of bounds: a service never starts with a setting
+// that its operator did not mean.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
+	"github.com/go-playground/validator/v10"
+)
+
+// EnvPrefix leads the names of all environment variables.
+const EnvPrefix = "SESSAPI"
+
+// Config is the settings of the service. The defaults stand in the tags, as do
+// the bounds.
+type Config struct {
+	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings; its keys are the names of the flags."`
+
+	Listen    Address  `default:"127.0.0.1:8440" placeholder:"ADDRESS" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600."`
+	OpsListen *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
+
+	Cache             Switch        `default:"on" placeholder:"on|off" help:"Keep sessions. When off, ticket keys still work."`
+	CacheMemory       Size          `default:"256MiB" placeholder:"SIZE" validate:"min=1048576" help:"Hard bound of the session cache, index and data together."`
+	CacheMaxSessions  int           `default:"0" placeholder:"N" validate:"min=0" help:"Bound of the session cache by number; 0 is none."`
+	SessionMaxBytes   Size          `default:"16KiB" placeholder:"SIZE" validate:"min=1,max=65536" help:"Largest session taken, up to 64KiB."`
+	SessionDefaultTTL time.Duration `name:"session-default-ttl" default:"300s" placeholder:"DURATION" validate:"min=1s,ltefield=SessionMaxTTL" help:"How long a session lives that has no end of its own."`
+	SessionMaxTTL     time.Duration `name:"session-max-ttl" default:"168h" placeholder:"DURATION" validate:"min=1s,max=168h" help:"How long any session lives at most, up to 168h."`
+
+	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of its content reloads it."`
+
+	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
+	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
+	AccessLog Switch `default:"off" placeholder:"on|off" help:"Log each request."`
+}
+
+// Options are what kong needs to fill a Config: the environment's prefix and
+// the reader of the file.
+func Options() []kong.Option {
+	return []kong.Option{
+		kong.DefaultEnvars(EnvPrefix),
+		kong.Configuration(loadYAML),
+	}
+}
+
+// Validate checks what the types of the settings do not. kong calls it. The
+// error names the flag.
+func (c *Config) Validate() error {
+	v := validator.New(validator.WithRequiredStructEnabled())
+	v.RegisterTagNameFunc(flagName)
+	err := v.Struct(c)
+	var invalid validator.ValidationErrors
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	messages := make([]string, len(invalid))
+	for i, fieldErr := range invalid {
+		messages[i] = fmt.Sprintf("--%s must be %s", fieldErr.Field(), rule(fieldErr))
+	}
+	return errors.New(strings.Join(messages, "; "))
+}
+
+// flagName is the name that kong gives to the flag of a field.
+func flagName(field reflect.StructField) string {
+	if name := field.Tag.Get("name"); name != "" {
+		return name
+	}
+	var b strings.Builder
+	for i, r := range field.Name {
+		if i > 0 && 'A' <= r && r <= 'Z' {
+			b.WriteByte('-')
+		}
+		b.WriteRune(r)
+	}
+	return strings.ToLower(b.String())
+}
+
+// rule says what a validator's tag asks for.
+func rule(e validator.FieldError) string {
+	bound := e.Param()
+	if _, ok := e.Value().(Size); ok {
+		var size Size
+		if size.UnmarshalText([]byte(bound)) == nil {
+			bound = size.String()
+		}
+	}
+	switch e.Tag() {
+	case "min":
+		return "at least " + bound
+	case "max":
+		return "at most " + bound
+	case "ltefield":
+		return "at most --session-max-ttl"
+	}
+	return e.Tag() + " " + bound
+}
+
+// Address is where to listen: a TCP address or a Unix socket.
+type Address struct {
+	Network string // "tcp" or "unix"
+	Address string // HOST:PORT, or the path
+}
+
+// UnmarshalText reads HOST:PORT or unix:PATH.
+func (a *Address) UnmarshalText(text []byte) error {
+	s := string(text)
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		if path == "" {
+			return errors.New("unix: needs a path behind it")
+		}
+		*a = Address{Network: "unix", Address: path}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(s); err != nil {
+		return errors.New("must be HOST:PORT or unix:PATH")
+	}
+	*a = Address{Network: "tcp", Address: s}
+	return nil
+}
+
+func (a Address) String() string {
+	if a.Network == "unix" {
+		return "unix:" + a.Address
+	}
+	return a.Address
+}
+
+// Size is a number of bytes, written with a unit: 256MiB, 16KiB, 1GB, 4096.
+type Size int64
+
+// UnmarshalText reads a size.
+func (s *Size) UnmarshalText(text []byte) error {
+	n, err := humanize.ParseBytes(string(text))
+	if err != nil || n > 1<<62 {
+		return errors.New("must be a size like 256MiB or 4096")
+	}
+	*s = Size(n)
+	return nil
+}
+
+func (s Size) String() string {
+	return strings.ReplaceAll(humanize.IBytes(uint64(s)), " ", "")
+}
+
+// Switch is a setting that is written on or off.
+type Switch bool
+
+// UnmarshalText reads on or off; true and false are what YAML makes of them in
+// its older versions.
+func (s *Switch) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "on", "true":
+		*s = true
+	case "off", "false":
+		*s = false
+	default:
+		return errors.New("must be on or off")
+	}
+	return nil
+}

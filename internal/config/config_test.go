@@ -1,0 +1,134 @@
+package config
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// parse reads settings as the command does.
+func parse(t *testing.T, args ...string) (Config, error) {
+	t.Helper()
+	var c Config
+	parser, err := kong.New(&c, append(Options(), kong.Writers(io.Discard, io.Discard))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = parser.Parse(args)
+	return c, err
+}
+
+func writeFile(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "sessapi.yaml")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := parse(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Listen:            Address{"tcp", "127.0.0.1:8440"},
+		Cache:             true,
+		CacheMemory:       256 << 20,
+		SessionMaxBytes:   16 << 10,
+		SessionDefaultTTL: 300 * time.Second,
+		SessionMaxTTL:     7 * 24 * time.Hour,
+		LogLevel:          "info",
+		LogFormat:         "auto",
+	}
+	if c != want {
+		t.Errorf("the defaults are %+v", c)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := writeFile(t, `
+cache-memory: 3MiB
+cache_max_sessions: 3
+session-default-ttl: 3s
+cache: off
+listen: unix:/run/sessapi.sock
+`)
+	t.Setenv("SESSAPI_CACHE_MEMORY", "2MiB")
+	t.Setenv("SESSAPI_CACHE_MAX_SESSIONS", "2")
+	t.Setenv("SESSAPI_CONFIG", file)
+	c, err := parse(t, "--cache-memory=1MiB")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.CacheMemory != 1<<20 {
+		t.Errorf("a flag does not win: %v", c.CacheMemory)
+	}
+	if c.CacheMaxSessions != 2 {
+		t.Errorf("the environment does not win over the file: %v", c.CacheMaxSessions)
+	}
+	if c.SessionDefaultTTL != 3*time.Second || c.Cache || c.Listen != (Address{"unix", "/run/sessapi.sock"}) {
+		t.Errorf("the file is not taken: %+v", c)
+	}
+	if c.SessionMaxTTL != 168*time.Hour {
+		t.Errorf("the default is not taken: %v", c.SessionMaxTTL)
+	}
+}
+
+func TestInvalid(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		args       []string
+		file       string
+	}{
+		{name: "unknown flag", want: "unknown flag --cache-memroy", args: []string{"--cache-memroy=1GiB"}},
+		{name: "memory", want: "--cache-memory must be at least 1.0MiB", args: []string{"--cache-memory=1KiB"}},
+		{name: "memory without unit", want: "must be a size", args: []string{"--cache-memory=lots"}},
+		{name: "negative memory", want: "must be a size", args: []string{"--cache-memory=-1MiB"}},
+		{name: "memory beyond everything", want: "must be a size", args: []string{"--cache-memory=8EiB"}},
+		{name: "session size", want: "--session-max-bytes must be at most 64KiB", args: []string{"--session-max-bytes=65KiB"}},
+		{name: "number", want: "--cache-max-sessions must be at least 0", args: []string{"--cache-max-sessions=-1"}},
+		{name: "ttl", want: "--session-default-ttl must be at least 1s", args: []string{"--session-default-ttl=0s"}},
+		{name: "ttl order", want: "--session-default-ttl must be at most --session-max-ttl", args: []string{"--session-max-ttl=60s"}},
+		{name: "max ttl", want: "--session-max-ttl must be at most 168h", args: []string{"--session-max-ttl=169h"}},
+		{name: "duration", want: "session-max-ttl", args: []string{"--session-max-ttl=60"}},
+		{name: "address", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=8440"}},
+		{name: "socket", want: "needs a path", args: []string{"--listen=unix:"}},
+		{name: "switch", want: "must be on or off", args: []string{"--cache=maybe"}},
+		{name: "level", want: "must be one of", args: []string{"--log-level=loud"}},
+		{name: "no file", want: "no such file", args: []string{"--config=/nonexistent.yaml"}},
+		{name: "unknown key", want: `unknown setting "cache-memroy"`, file: "cache-memroy: 1GiB"},
+		{name: "config in config", want: `unknown setting "config"`, file: "config: other.yaml"},
+		{name: "key twice", want: "cache-memory is given twice", file: "cache-memory: 1GiB\ncache_memory: 2GiB"},
+		{name: "the same key twice", want: "not a YAML mapping", file: "cache: on\ncache: off"},
+		{name: "list", want: "listen must be a single value", file: "listen: [a, b]"},
+		{name: "no mapping", want: "not a YAML mapping", file: "just text"},
+		{name: "no YAML", want: "not a YAML mapping", file: "a: b: c"},
+		{name: "value in file", want: "must be on or off", file: "cache: maybe"},
+		{name: "bound in file", want: "--cache-memory must be at least", file: "cache-memory: 1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.file != "" {
+				test.args = append(test.args, "--config="+writeFile(t, test.file))
+			}
+			_, err := parse(t, test.args...)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want something with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestEmptyFile(t *testing.T) {
+	for _, content := range []string{"", "# nothing\n", "{}"} {
+		if _, err := parse(t, "--config="+writeFile(t, content)); err != nil {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}

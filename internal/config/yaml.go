@@ -1,0 +1,77 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/goccy/go-yaml"
+)
+
+// file is a configuration file: settings by the name of their flag. It fills
+// in what neither the command line nor the environment gave.
+type file map[string]string
+
+// loadYAML reads a configuration file for kong.
+func loadYAML(r io.Reader) (kong.Resolver, error) {
+	var settings map[string]any
+	if err := yaml.NewDecoder(r).Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("not a YAML mapping: %s", firstLine(err))
+	}
+	f := make(file, len(settings))
+	for key, value := range settings {
+		name := strings.ReplaceAll(key, "_", "-")
+		if _, twice := f[name]; twice {
+			return nil, fmt.Errorf("%s is given twice", name)
+		}
+		switch value.(type) {
+		case string, bool, uint64, int64, float64:
+			f[name] = fmt.Sprint(value)
+		default:
+			return nil, fmt.Errorf("%s must be a single value", name)
+		}
+	}
+	return f, nil
+}
+
+// firstLine leaves out the excerpt of the file that the library's errors carry.
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+// Validate implements [kong.Resolver]: every key of the file must be a setting.
+func (f file) Validate(app *kong.Application) error {
+	known := map[string]bool{}
+	err := kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
+		if flag, ok := node.(*kong.Flag); ok {
+			known[flag.Name] = true
+		}
+		return next(nil)
+	})
+	if err != nil {
+		return err
+	}
+	for name := range f {
+		if !known[name] || name == "help" || name == "config" {
+			return fmt.Errorf("configuration file: unknown setting %q", name)
+		}
+	}
+	return nil
+}
+
+// Resolve implements [kong.Resolver].
+func (f file) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	for _, name := range flag.Envs {
+		if _, set := os.LookupEnv(name); set {
+			return nil, nil
+		}
+	}
+	if value, ok := f[flag.Name]; ok {
+		return value, nil
+	}
+	return nil, nil
+}

@@ -1,0 +1,68 @@
+package handlers
+
+import (
+	"embed"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/sessapi/sessapi"
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+//go:embed docs
+var docs embed.FS
+
+// openAPIJSON is made when it is first asked for, to keep it out of the start.
+var openAPIJSON = sync.OnceValues(func() ([]byte, error) { return yaml.YAMLToJSON(sessapi.OpenAPI) })
+
+// GetOpenAPIYAML implements [api.ServerInterface].
+func (a *API) GetOpenAPIYAML(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/yaml")
+	_, _ = w.Write(sessapi.OpenAPI)
+}
+
+// GetOpenAPIJSON implements [api.ServerInterface].
+func (a *API) GetOpenAPIJSON(w http.ResponseWriter, r *http.Request) {
+	document, err := openAPIJSON()
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", mediaJSON)
+	_, _ = w.Write(document)
+}
+
+// docsPolicy lets the reference page load what the service itself serves, and
+// nothing else. The renderer writes styles into the page and searches in a
+// worker that it makes from a blob.
+const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; " +
+	"connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// GetDocs implements [api.ServerInterface].
+func (a *API) GetDocs(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Content-Security-Policy", docsPolicy)
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	http.ServeFileFS(w, r, docs, "docs/index.html")
+}
+
+// GetDocsFile implements [api.ServerInterface].
+func (a *API) GetDocsFile(w http.ResponseWriter, r *http.Request, file string) {
+	name := "docs/" + file
+	if path.Ext(name) != ".js" || !fs.ValidPath(name) || strings.Contains(file, "/") {
+		a.fail(w, r, &problem{code: api.ProblemCodeRouteNotFound})
+		return
+	}
+	if _, err := fs.Stat(docs, name); err != nil {
+		a.fail(w, r, &problem{code: api.ProblemCodeRouteNotFound})
+		return
+	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	http.ServeFileFS(w, r, docs, name)
+}

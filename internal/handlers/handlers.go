@@ -1,0 +1,103 @@
+// Package handlers is the HTTP face of the service: it turns requests into
+// calls of the session cache and of the ticket-key ring, and every error into
+// a problem document.
+//
+// The paths and their parameters come from openapi.yaml through the generated
+// package api; routes.go is the table of them. Session and key bytes pass
+// through here without being logged, measured by anything but their size, or
+// kept: buffers that held them are wiped before they are used again.
+package handlers
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// DefaultMaxInFlight is how many requests are served at a time when
+// [Config.MaxInFlight] is 0. Each holds one buffer of about 1.5 times the
+// largest session, so that 1024 of them stay below 32 MiB with the default
+// size of session and below 100 MiB with the largest.
+const DefaultMaxInFlight = 1024
+
+// Config is what an [API] is made from. Everything but Ring, Log and Metrics
+// may be zero.
+type Config struct {
+	// Cache keeps the sessions; nil turns them off: every session call then
+	// fails with cache_disabled.
+	Cache *cache.Cache
+	// MaxSessionBytes is the largest session that is taken, the same as the
+	// cache's.
+	MaxSessionBytes int
+	// DefaultTTL is how long a session lives that has no end of its own;
+	// MaxTTL is how long any session lives at most.
+	DefaultTTL, MaxTTL time.Duration
+
+	// Ring keeps the ticket keys.
+	Ring *keys.Ring
+	// KeyFile is the file that the ring follows; nil without one.
+	KeyFile *keys.File
+
+	// Version is what /status says.
+	Version string
+	Log     *slog.Logger
+	// AccessLog adds a log line for each request.
+	AccessLog bool
+	// Recorder is told of each request that was answered.
+	Recorder Recorder
+	// Metrics answers GET /metrics.
+	Metrics http.Handler
+	// MaxInFlight bounds the requests that are served at a time, health and
+	// metrics aside; 0 is DefaultMaxInFlight.
+	MaxInFlight int
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Recorder is told of each request that was answered: the pattern of its route
+// ("" when none matched), its method, the status, and the time it took. Calls
+// come from many goroutines.
+type Recorder interface {
+	Request(route, method string, status int, took time.Duration)
+}
+
+// API serves the contract. It is safe for concurrent use.
+type API struct {
+	Config
+
+	started  time.Time
+	run      [4]byte // random, tells the cursors of one run from those of another
+	draining atomic.Bool
+	inFlight chan struct{} // holds a token for each request being served
+	buffers  *bufferPool
+}
+
+var _ api.ServerInterface = (*API)(nil)
+
+// New makes an API from the configuration.
+func New(c Config) *API {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = DefaultMaxInFlight
+	}
+	a := &API{
+		Config:   c,
+		started:  c.Now(),
+		inFlight: make(chan struct{}, c.MaxInFlight),
+		buffers:  newBufferPool(maxUploadBytes(c.MaxSessionBytes)),
+	}
+	_, _ = rand.Read(a.run[:]) // never fails
+	return a
+}
+
+// Drain makes /readyz say that the service is about to stop. Requests are
+// still served.
+func (a *API) Drain() { a.draining.Store(true) }

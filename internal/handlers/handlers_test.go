@@ -1,0 +1,323 @@
+package handlers
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+type discardRecorder struct{}
+
+func (discardRecorder) Request(string, string, int, time.Duration) {}
+
+// newAPI is an API that keeps sessions of up to 1 KiB.
+func newAPI(tb testing.TB) *API {
+	tb.Helper()
+	c, err := cache.New(cache.Config{Memory: 1 << 20, MaxSessionBytes: 1 << 10})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { c.Close() })
+	return New(Config{
+		Cache: c, MaxSessionBytes: 1 << 10, DefaultTTL: time.Hour, MaxTTL: time.Hour,
+		Ring: keys.NewRing(time.Now), Log: slog.New(slog.DiscardHandler), Recorder: discardRecorder{},
+		Metrics: http.NotFoundHandler(),
+	})
+}
+
+// serve answers a request; headers are pairs of name and value.
+func serve(h http.Handler, method, target string, body io.Reader, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, body)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// Each code of the contract has a kind, and the writer gives the document and
+// the headers that go with it: also for those that no request reaches without
+// credentials or a backend.
+func TestProblemKinds(t *testing.T) {
+	a := newAPI(t)
+	for code, kind := range problemKinds {
+		if !code.Valid() {
+			t.Errorf("%s is not in the contract", code)
+		}
+		w := httptest.NewRecorder()
+		a.fail(w, httptest.NewRequest(http.MethodGet, "/", nil), &problem{code: code})
+		var p api.Problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
+			t.Fatal(err)
+		}
+		if w.Code != kind.status || p.Status != kind.status || p.Code != code || p.Title == "" || p.Detail == "" || p.RequestID == "" ||
+			w.Header().Get("Content-Type") != "application/problem+json" || w.Header().Get("X-Request-Id") != p.RequestID {
+			t.Errorf("%s: %d %s %v", code, w.Code, w.Body, w.Header())
+		}
+		for status, header := range map[int]string{401: "WWW-Authenticate", 429: "Retry-After"} {
+			if kind.status == status && w.Header().Get(header) == "" {
+				t.Errorf("%s: no %s", code, header)
+			}
+		}
+	}
+	for _, code := range []api.ProblemCode{api.ProblemCodeOverloaded, api.ProblemCodeBackendUnavailable} {
+		if problemKinds[code].header[0] != "Retry-After" {
+			t.Errorf("%s: no Retry-After", code)
+		}
+	}
+}
+
+// What the domain does not name is internal, and says nothing of the cause.
+func TestUnknownError(t *testing.T) {
+	a := newAPI(t)
+	var log bytes.Buffer
+	a.Log = slog.New(slog.NewTextHandler(&log, nil))
+	w := httptest.NewRecorder()
+	a.fail(w, httptest.NewRequest(http.MethodGet, "/", nil), fmt.Errorf("disk %d is on fire", 7))
+	if w.Code != 500 || strings.Contains(w.Body.String(), "fire") || !strings.Contains(log.String(), "disk 7 is on fire") {
+		t.Errorf("%d %s, log %s", w.Code, w.Body, &log)
+	}
+}
+
+// A panic behind the first byte breaks the answer off: the client must not take
+// a part for the whole.
+func TestPanicBehindFirstByte(t *testing.T) {
+	a := newAPI(t)
+	h := a.observe(a.recoverPanics(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("a part"))
+		panic("late")
+	})))
+	server := httptest.NewServer(chiContext(h))
+	defer server.Close()
+	response, err := server.Client().Get(server.URL)
+	if err == nil {
+		_, err = io.ReadAll(response.Body)
+		_ = response.Body.Close()
+	}
+	if err == nil {
+		t.Error("the answer looks whole")
+	}
+}
+
+// FuzzGetSession sends any query, Range and conditions; the answer is a 4xx, or
+// a part of the session that its headers describe and that is no larger than
+// the room there is.
+func FuzzGetSession(f *testing.F) {
+	for _, seed := range [][4]string{
+		{"max_bytes=0", "", "", ""},
+		{"max_bytes=5", "", "", ""},
+		{"max_bytes=-1", "", "", ""},
+		{"max_bytes=9223372036854775808", "", "", ""},
+		{"max_bytes=1;2", "", "", ""},
+		{"", "bytes=0-0", "", ""},
+		{"", "bytes=-5", "", ""},
+		{"", "bytes=3-", `"x"`, ""},
+		{"", "bytes=3-2", "", ""},
+		{"", "bytes=0-1,2-3", "", `"x", W/"y"`},
+		{"max_bytes=3", "bytes=0-1", "", "*"},
+	} {
+		f.Add(seed[0], seed[1], seed[2], seed[3])
+	}
+	a := newAPI(f)
+	h := a.Handler()
+	session := []byte("0123456789abcdef")
+	if w := serve(h, http.MethodPut, "/sessions/01", bytes.NewReader(session), "Content-Type", mediaBytes); w.Code != 201 {
+		f.Fatal(w.Code)
+	}
+	f.Fuzz(func(t *testing.T, query, rang, ifRange, ifNoneMatch string) {
+		r := httptest.NewRequest(http.MethodGet, "/sessions/01", nil)
+		r.URL.RawQuery = query
+		r.Header.Set("Accept", mediaBytes)
+		for name, value := range map[string]string{"Range": rang, "If-Range": ifRange, "If-None-Match": ifNoneMatch} {
+			if value != "" {
+				r.Header.Set(name, value)
+			}
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		body := w.Body.Bytes()
+		switch w.Code {
+		case 200:
+			if !bytes.Equal(body, session) {
+				t.Errorf("200 with %q", body)
+			}
+		case 206:
+			var first, last, size int
+			if _, err := fmt.Sscanf(w.Header().Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size); err != nil ||
+				size != len(session) || first > last || !bytes.Equal(body, session[first:last+1]) {
+				t.Errorf("206 %s with %q", w.Header().Get("Content-Range"), body)
+			}
+		case 204, 304:
+			if len(body) != 0 {
+				t.Errorf("%d with %q", w.Code, body)
+			}
+		case 400, 416:
+			if bytes.Contains(body, session) {
+				t.Error("a problem holds the session")
+			}
+			return
+		default:
+			t.Fatalf("status %d", w.Code)
+		}
+		if got := w.Header().Get("Session-Size"); got != strconv.Itoa(len(session)) {
+			t.Errorf("Session-Size: %s", got)
+		}
+		if values, err := url.ParseQuery(query); err == nil && values.Has("max_bytes") {
+			if room, err := strconv.ParseInt(values.Get("max_bytes"), 10, 64); err == nil && int64(len(body)) > room {
+				t.Errorf("%d bytes for a room of %d", len(body), room)
+			}
+		}
+	})
+}
+
+// FuzzParseRange holds ranges against a representation of any size.
+func FuzzParseRange(f *testing.F) {
+	for _, seed := range []string{"bytes=0-", "bytes=-1", "bytes=5-3", "bytes=18446744073709551616-", "bytes=0-18446744073709551616", "bytes= 1-2", "b=1", "bytes=1-2-3", "bytes=00001-0002"} {
+		f.Add(seed, 10)
+	}
+	f.Fuzz(func(t *testing.T, header string, size int) {
+		if size < 1 {
+			return
+		}
+		r, ok, err := parseRange(header, size)
+		if ok && err != nil {
+			t.Error("a range and an error")
+		}
+		if ok && (r.start < 0 || r.start >= r.end || r.end > size) {
+			t.Errorf("%q of %d bytes is %+v", header, size, r)
+		}
+	})
+}
+
+// FuzzParseETags reads lists; what is read can be written and read again.
+func FuzzParseETags(f *testing.F) {
+	for _, seed := range []string{"*", `"a"`, `W/"a", "b"`, `"a,b"`, `"a" , "b"`, `""`, `"`, `"a",`, `w/"a"`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, header string) {
+		list, err := parseETags("If-Match", &header)
+		if err != nil {
+			return
+		}
+		var again []string
+		for _, tag := range list.tags {
+			text := `"` + tag.value + `"`
+			if tag.weak {
+				text = "W/" + text
+			}
+			again = append(again, text)
+			if !list.matchesWeak(tag.value) || !tag.weak && !list.matchesStrong(tag.value) {
+				t.Errorf("%q does not match its own %q", header, tag.value)
+			}
+		}
+		if list.any {
+			again = []string{"*"}
+		}
+		joined := strings.Join(again, ", ")
+		if relisted, err := parseETags("If-Match", &joined); err != nil || len(relisted.tags) != len(list.tags) {
+			t.Errorf("%q is read as %q, and that not at all: %v", header, joined, err)
+		}
+	})
+}
+
+// FuzzCursor takes any text for a cursor; one that is taken is the one that its
+// position makes.
+func FuzzCursor(f *testing.F) {
+	a := newAPI(f)
+	id, _ := cache.ParseID("0102")
+	f.Add(a.cursor(id))
+	f.Add("")
+	f.Add("AAAAAAAA")
+	f.Fuzz(func(t *testing.T, cursor string) {
+		after, ok := a.parseCursor(cursor)
+		if !ok {
+			return
+		}
+		if again, ok := a.parseCursor(a.cursor(after)); !ok || again != after {
+			t.Errorf("%q does not come back", cursor)
+		}
+	})
+}
+
+// FuzzNegotiate takes any Accept.
+func FuzzNegotiate(f *testing.F) {
+	for _, seed := range []string{"*/*", mediaPEM, "application/*;q=0.1, text/plain", "application/json;q=0", "a/b;q=2", ",", "application/json; charset=utf-8"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, accept string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Accept", accept)
+		mediaType, err := sessionRepresentations.negotiate(r)
+		if err == nil && mediaType != mediaJSON && mediaType != mediaBytes && mediaType != mediaPEM {
+			t.Errorf("%q gives %q", accept, mediaType)
+		}
+	})
+}
+
+// FuzzDecodeJSON takes any body; an error never quotes it.
+func FuzzDecodeJSON(f *testing.F) {
+	for _, seed := range []string{`{"data":"AAAA"}`, `{"data":1}`, `{"data":"*"}`, `{"x":1}`, `{}{}`, ``, `[`, `{"ttl_seconds":1e99}`} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		var v api.SessionUpload
+		err := decodeJSON(body, &v)
+		if err == nil {
+			return
+		}
+		if p := asProblem(err); problemKinds[p.code].status/100 != 4 || len(p.detail) > 120 {
+			t.Errorf("%q gives %v", body, err)
+		}
+	})
+}
+
+// BenchmarkGetSession is the hot path without the network.
+func BenchmarkGetSession(b *testing.B) {
+	a := newAPI(b)
+	h := a.Handler()
+	serve(h, http.MethodPut, "/sessions/01", bytes.NewReader(make([]byte, 160)), "Content-Type", mediaBytes)
+	r := httptest.NewRequest(http.MethodGet, "/sessions/01", nil)
+	r.Header.Set("Accept", mediaBytes)
+	b.ReportAllocs()
+	for b.Loop() {
+		w := discardWriter{http.Header{}}
+		h.ServeHTTP(w, r)
+	}
+}
+
+// BenchmarkPutSession is the other one.
+func BenchmarkPutSession(b *testing.B) {
+	a := newAPI(b)
+	h := a.Handler()
+	data := make([]byte, 160)
+	body := bytes.NewReader(data)
+	r := httptest.NewRequest(http.MethodPut, "/sessions/01", io.NopCloser(body))
+	r.ContentLength = int64(len(data))
+	r.Header.Set("Content-Type", mediaBytes)
+	b.ReportAllocs()
+	for b.Loop() {
+		body.Reset(data)
+		w := discardWriter{http.Header{}}
+		h.ServeHTTP(w, r)
+	}
+}
+
+type discardWriter struct{ header http.Header }
+
+func (w discardWriter) Header() http.Header         { return w.header }
+func (w discardWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (w discardWriter) WriteHeader(int)             {}

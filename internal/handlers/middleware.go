@@ -1,0 +1,102 @@
+package handlers
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+// observe records each request, and logs it when there is an access log. The
+// log names the route, not the path: a session ID is no secret, but whoever
+// has it can follow a client around.
+func (a *API) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := a.Now()
+		if a.AccessLog {
+			requestID(w, r)
+		}
+		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			status := ww.Status()
+			if status == 0 {
+				status = http.StatusOK
+			}
+			took := a.Now().Sub(start)
+			route := chi.RouteContext(r.Context()).RoutePattern()
+			a.Recorder.Request(route, r.Method, status, took)
+			if a.AccessLog {
+				a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+					slog.String("request_id", requestID(w, r)),
+					slog.String("method", r.Method), slog.String("route", route),
+					slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
+					slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
+			}
+		}()
+		next.ServeHTTP(ww, r)
+	})
+}
+
+// recoverPanics turns a panic into an internal problem. The log gets where it
+// happened and, of a runtime error, what; other panic values and the arguments
+// of a full stack trace could hold secrets.
+func (a *API) recoverPanics(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			value := recover()
+			if value == nil {
+				return
+			}
+			if value == http.ErrAbortHandler { //nolint:errorlint // net/http compares it by identity too
+				panic(value)
+			}
+			what := fmt.Sprintf("%T", value)
+			if err, ok := value.(runtime.Error); ok {
+				what = err.Error()
+			}
+			err := fmt.Errorf("panic: %s at %s", what, callers())
+			if w.(middleware.WrapResponseWriter).Status() != 0 {
+				// Part of an answer is out: all that is left is to break it off.
+				a.Log.ErrorContext(r.Context(), "request failed",
+					"request_id", requestID(w, r), "method", r.Method, "error", err.Error())
+				panic(http.ErrAbortHandler)
+			}
+			a.fail(w, r, err)
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// callers lists where a recovered panic came from, innermost first.
+func callers() string {
+	var pcs [16]uintptr
+	n := runtime.Callers(4, pcs[:]) // without Callers, callers, the deferred function and the panic
+	frames := runtime.CallersFrames(pcs[:n])
+	var b strings.Builder
+	for more := n > 0; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		fmt.Fprintf(&b, "%s:%d ", f.Function, f.Line)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// limitInFlight answers overloaded at once when as many requests as allowed are
+// being served: a queue would only make all of them late.
+func (a *API) limitInFlight(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case a.inFlight <- struct{}{}:
+			defer func() { <-a.inFlight }()
+			next(w, r)
+		default:
+			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
+		}
+	}
+}

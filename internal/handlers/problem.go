@@ -1,0 +1,206 @@
+package handlers
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/sslsession"
+)
+
+// problem is an error that knows its document. Handlers make one where the
+// domain has no error of its own; the rest of the domain's errors become
+// problems in [asProblem]. The code decides status, title and fixed headers.
+type problem struct {
+	code   api.ProblemCode
+	detail string           // for the client; "" is the code's own sentence
+	header http.Header      // beside those of the code; nil for none
+	limit  int64            // limit_bytes; 0 leaves it out
+	size   int64            // size; 0 leaves it out
+	fields []api.FieldError // errors
+}
+
+func (p *problem) Error() string { return string(p.code) + ": " + p.detail }
+
+// problemKinds says what all problems of a code have in common.
+var problemKinds = map[api.ProblemCode]struct {
+	status int
+	title  string
+	detail string
+	header [2]string // name and value of a header that the status calls for
+}{
+	api.ProblemCodeInvalidSessionID:     {status: 400, title: "Invalid session ID", detail: "A session ID is 2 to 64 hex digits of even length."},
+	api.ProblemCodeInvalidRequest:       {status: 400, title: "Invalid request", detail: "A parameter, a header or the body is malformed."},
+	api.ProblemCodeUnauthenticated:      {status: 401, title: "Unauthenticated", detail: "The request carries no valid credentials.", header: [2]string{"WWW-Authenticate", "Bearer"}},
+	api.ProblemCodeForbidden:            {status: 403, title: "Forbidden", detail: "The credentials do not permit this operation."},
+	api.ProblemCodeSessionNotFound:      {status: 404, title: "Session not found", detail: "There is no such session, or it has expired."},
+	api.ProblemCodeKeyNotFound:          {status: 404, title: "Ticket key not found", detail: "The active set has no ticket key of that name."},
+	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "The service has no such path; /docs lists those it has."},
+	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not take this method."},
+	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "Nothing that Accept admits can be sent."},
+	api.ProblemCodeFormatCannotCarry:    {status: 409, title: "Format cannot carry the set", detail: "The active set cannot be written in this format."},
+	api.ProblemCodePreconditionFailed:   {status: 412, title: "Precondition failed", detail: "If-Match or If-None-Match does not hold."},
+	api.ProblemCodeSessionTooLarge:      {status: 413, title: "Session too large", detail: "The session is larger than the service takes."},
+	api.ProblemCodeUnsupportedMediaType: {status: 415, title: "Unsupported media type", detail: "The body's Content-Type is missing or not taken here."},
+	api.ProblemCodeRangeNotSatisfiable:  {status: 416, title: "Range not satisfiable", detail: "The range starts behind the end."},
+	api.ProblemCodeInvalidSession:       {status: 422, title: "Invalid session", detail: "The body is not a session that can be stored."},
+	api.ProblemCodeInvalidTicketKeys:    {status: 422, title: "Invalid ticket keys", detail: "The set is refused; the active set stays."},
+	api.ProblemCodeTooManyRequests:      {status: 429, title: "Too many requests", detail: "This source is asking too often.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeInternal:             {status: 500, title: "Internal error", detail: "Something failed inside; the log has the cause under the request ID."},
+	api.ProblemCodeOverloaded:           {status: 503, title: "Overloaded", detail: "As many requests as the service takes at once are under way.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeCacheDisabled:        {status: 503, title: "Cache disabled", detail: "The service runs with --cache=off and keeps no sessions."},
+	api.ProblemCodeBackendUnavailable:   {status: 503, title: "Backend unavailable", detail: "The backend cannot be reached; nothing was changed.", header: [2]string{"Retry-After", "1"}},
+}
+
+// problemTypePrefix leads, with the code behind it, to the heading of the code
+// in the reference page.
+const problemTypePrefix = "/docs#section/Problems/"
+
+// invalidRequest is the problem of a malformed parameter, header or body.
+func invalidRequest(format string, args ...any) *problem {
+	return &problem{code: api.ProblemCodeInvalidRequest, detail: fmt.Sprintf(format, args...)}
+}
+
+// asProblem gives the problem of any error. What the domain does not name is
+// internal.
+func asProblem(err error) *problem {
+	var (
+		p             *problem
+		keysErr       *keys.InvalidError
+		tooManyValues *api.TooManyValuesForParamError
+		badParam      *api.InvalidParamFormatError
+	)
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(err, cache.ErrInvalidID):
+		return &problem{code: api.ProblemCodeInvalidSessionID}
+	case errors.Is(err, cache.ErrNotFound):
+		return &problem{code: api.ProblemCodeSessionNotFound}
+	case errors.Is(err, cache.ErrPrecondition), errors.Is(err, keys.ErrPrecondition):
+		return &problem{code: api.ProblemCodePreconditionFailed}
+	case errors.Is(err, cache.ErrEmpty):
+		return &problem{code: api.ProblemCodeInvalidSession, detail: "The session is empty."}
+	case errors.Is(err, cache.ErrExpired):
+		return &problem{code: api.ProblemCodeInvalidSession, detail: "The session's own end has passed; ttl_seconds would give it another."}
+	case errors.Is(err, sslsession.ErrNotSession), errors.Is(err, sslsession.ErrPEM):
+		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
+	case errors.Is(err, keys.ErrKeyNotFound):
+		return &problem{code: api.ProblemCodeKeyNotFound}
+	case errors.As(err, &keysErr):
+		fields := make([]api.FieldError, len(keysErr.Issues))
+		for i, issue := range keysErr.Issues {
+			fields[i] = api.FieldError{Field: issue.Field, Reason: issue.Reason}
+		}
+		return &problem{code: api.ProblemCodeInvalidTicketKeys, fields: fields}
+	case errors.As(err, &tooManyValues):
+		return invalidRequest("%s: must be sent once", tooManyValues.ParamName)
+	case errors.As(err, &badParam):
+		return invalidRequest("%s: malformed", badParam.ParamName)
+	}
+	return &problem{code: api.ProblemCodeInternal}
+}
+
+// sentence makes an error's text the detail of a problem.
+func sentence(err error) string {
+	text := err.Error()
+	return strings.ToUpper(text[:1]) + text[1:] + "."
+}
+
+// fail answers with the problem of err. It is the only way an error leaves:
+// handlers, the generated binding of parameters, the router's 404 and 405, the
+// limits and the recovery of panics all come here. The cause of an internal
+// one is logged, and only logged.
+func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := asProblem(err)
+	id := requestID(w, r)
+	if p.code == api.ProblemCodeInternal {
+		a.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
+			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
+	}
+	kind := problemKinds[p.code]
+	doc := api.Problem{
+		Type:      problemTypePrefix + string(p.code),
+		Title:     kind.title,
+		Status:    kind.status,
+		Detail:    p.detail,
+		Code:      p.code,
+		RequestID: id,
+	}
+	if doc.Detail == "" {
+		doc.Detail = kind.detail
+	}
+	if p.limit != 0 {
+		doc.LimitBytes = &p.limit
+	}
+	if p.size != 0 {
+		doc.Size = &p.size
+	}
+	if p.fields != nil {
+		doc.Errors = &p.fields
+	}
+	// Headers that describe the answer that was meant to be sent do not hold
+	// for this one.
+	h := w.Header()
+	for _, name := range []string{"Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Session-Size"} {
+		h.Del(name)
+	}
+	if kind.header[0] != "" {
+		h.Set(kind.header[0], kind.header[1])
+	}
+	maps.Copy(h, p.header)
+	body, err := json.Marshal(doc)
+	if err != nil { // a struct of strings and numbers always marshals
+		panic(err)
+	}
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Length", strconv.Itoa(len(body)+1))
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(kind.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours
+	}
+}
+
+const requestIDHeader = "X-Request-Id"
+
+// requestID is the ID under which this request is found in the log: the
+// client's X-Request-Id when it sent a sane one, else a random one. The answer
+// carries it as a header, which also keeps it for the next call.
+func requestID(w http.ResponseWriter, r *http.Request) string {
+	id := w.Header().Get(requestIDHeader)
+	if id != "" {
+		return id
+	}
+	id = r.Header.Get(requestIDHeader)
+	if !saneRequestID(id) {
+		id = rand.Text()
+	}
+	w.Header().Set(requestIDHeader, id)
+	return id
+}
+
+// saneRequestID reports whether a client's request ID is short and plain
+// enough to be logged.
+func saneRequestID(id string) bool {
+	if id == "" || len(id) > 64 {
+		return false
+	}
+	return !strings.ContainsFunc(id, func(c rune) bool {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.ContainsRune("-_.:", c):
+			return false
+		}
+		return true
+	})
+}

@@ -1,0 +1,492 @@
+package handlers
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/sslsession"
+)
+
+// What the cache keeps beside a session: whether its bytes are an SSL_SESSION.
+const (
+	markOpaque uint8 = iota
+	markOpenSSL
+)
+
+var sessionRepresentations = newRepresentations(mediaJSON, mediaBytes, mediaPEM)
+
+// uploadSlack is the room that a PEM or JSON body has beside its base64: line
+// ends, text before the block, white space, the other members.
+const uploadSlack = 4 << 10
+
+// maxUploadBytes is the largest body that can hold a session of size bytes:
+// base64 with a line end for every 64 characters, and uploadSlack.
+func maxUploadBytes(size int) int { return size*4/3*66/64 + uploadSlack }
+
+// sessionETag is the value of the ETag of a session's bytes, in a
+// representation: another one has another ETag (RFC 9110, section 8.8.3.3).
+func sessionETag(tag cache.Tag, mediaType string) string {
+	if mediaType == mediaPEM {
+		return hex.EncodeToString(tag[:]) + "-pem"
+	}
+	return hex.EncodeToString(tag[:])
+}
+
+// GetSession implements [api.ServerInterface].
+func (a *API) GetSession(w http.ResponseWriter, r *http.Request, id api.SessionID, params api.GetSessionParams) {
+	a.serveSession(w, r, id, params)
+}
+
+// HeadSession implements [api.ServerInterface].
+func (a *API) HeadSession(w http.ResponseWriter, r *http.Request, id api.SessionID, params api.HeadSessionParams) {
+	a.serveSession(w, r, id, api.GetSessionParams{
+		MaxBytes: params.MaxBytes, IfMatch: params.IfMatch, IfNoneMatch: params.IfNoneMatch,
+	})
+}
+
+func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string, params api.GetSessionParams) {
+	id, err := a.sessionID(rawID)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if params.MaxBytes != nil {
+		if err := checkMaxBytes(params); err != nil {
+			a.fail(w, r, err)
+			return
+		}
+	}
+	mediaType, err := sessionRepresentations.negotiate(r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	buf := a.buffers.get()
+	defer a.buffers.put(buf)
+	data, entry, ok := a.Cache.Get(*buf, id)
+	*buf = data
+	if !ok {
+		a.fail(w, r, cache.ErrNotFound)
+		return
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Vary", "Accept")
+	sizeOnly := params.MaxBytes != nil && *params.MaxBytes == 0
+	switch {
+	case mediaType == mediaBytes, mediaType == mediaJSON && sizeOnly:
+		a.serveBytes(w, r, data, sessionETag(cache.TagOf(data), mediaBytes), mediaBytes, params)
+	case mediaType == mediaPEM:
+		if entry.Mark != markOpenSSL {
+			a.fail(w, r, &problem{
+				code:   api.ProblemCodeNotAcceptable,
+				detail: "The session is not in OpenSSL's format; there is " + mediaJSON + ", " + mediaBytes + ".",
+			})
+			return
+		}
+		pem := sslsession.AppendPEM(make([]byte, 0, sslsession.PEMSize(len(data))), data)
+		defer clear(pem)
+		a.serveBytes(w, r, pem, sessionETag(cache.TagOf(data), mediaPEM), mediaPEM, params)
+	case params.MaxBytes != nil:
+		a.fail(w, r, invalidRequest("max_bytes: is for the byte representations; send Accept: %s or %s", mediaBytes, mediaPEM))
+	default:
+		description := describeEntry(entry)
+		if entry.Mark == markOpenSSL {
+			if description.Openssl, err = describeOpenSSL(entry.ID, data); err != nil {
+				a.fail(w, r, fmt.Errorf("a session that was stored as OpenSSL's: %w", err))
+				return
+			}
+		}
+		writeJSON(w, http.StatusOK, description)
+	}
+}
+
+// sessionID reads the ID of the path, when there is a cache to look it up in.
+func (a *API) sessionID(raw string) (cache.ID, error) {
+	if a.Cache == nil {
+		return cache.ID{}, &problem{code: api.ProblemCodeCacheDisabled}
+	}
+	return cache.ParseID(raw)
+}
+
+func checkMaxBytes(params api.GetSessionParams) error {
+	if *params.MaxBytes < 0 {
+		return invalidRequest("max_bytes: must not be negative")
+	}
+	if params.Range != nil {
+		return invalidRequest("max_bytes: says the same as Range; send one of them")
+	}
+	return nil
+}
+
+// serveBytes sends a byte representation, or the part of it that the request
+// asks for.
+func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, tag, mediaType string, params api.GetSessionParams) {
+	h := w.Header()
+	h.Set("Session-Size", strconv.Itoa(len(data)))
+	h.Set("ETag", `"`+tag+`"`)
+	if params.IfMatch != nil || params.IfNoneMatch != nil {
+		ifMatch, ifNoneMatch, err := parseConditions(params.IfMatch, params.IfNoneMatch)
+		switch {
+		case err != nil:
+			a.fail(w, r, err)
+			return
+		case ifMatch != nil && !ifMatch.matchesStrong(tag):
+			a.fail(w, r, cache.ErrPrecondition)
+			return
+		case ifNoneMatch != nil && ifNoneMatch.matchesWeak(tag):
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	part, partial := byteRange{0, len(data)}, false
+	switch {
+	case params.MaxBytes != nil && *params.MaxBytes == 0:
+		w.WriteHeader(http.StatusNoContent)
+		return
+	case params.MaxBytes != nil:
+		part.end = int(min(*params.MaxBytes, int64(len(data))))
+		partial = part.end < len(data)
+	case params.Range != nil && (params.IfRange == nil || *params.IfRange == `"`+tag+`"`):
+		asked, ok, err := parseRange(*params.Range, len(data))
+		switch {
+		case errors.Is(err, errRange{}):
+			a.fail(w, r, &problem{
+				code: api.ProblemCodeRangeNotSatisfiable, size: int64(len(data)),
+				header: http.Header{"Content-Range": {"bytes */" + strconv.Itoa(len(data))}},
+			})
+			return
+		case err != nil:
+			a.fail(w, r, err)
+			return
+		case ok:
+			part, partial = asked, true
+		}
+	}
+	status := http.StatusOK
+	if partial {
+		status = http.StatusPartialContent
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.start, part.end-1, len(data)))
+	}
+	h.Set("Accept-Ranges", "bytes")
+	h.Set("Content-Type", mediaType)
+	h.Set("Content-Length", strconv.Itoa(part.end-part.start))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(data[part.start:part.end]) // a client that went away is no error of ours
+	}
+}
+
+func parseConditions(ifMatch, ifNoneMatch *string) (match, noneMatch *etagList, err error) {
+	if match, err = parseETags("If-Match", ifMatch); err != nil {
+		return nil, nil, err
+	}
+	noneMatch, err = parseETags("If-None-Match", ifNoneMatch)
+	return match, noneMatch, err
+}
+
+// writeCondition is the condition of a PUT or DELETE; nil without one. It takes
+// the ETag of either byte representation.
+func writeCondition(ifMatch, ifNoneMatch *string) (cache.Condition, error) {
+	match, noneMatch, err := parseConditions(ifMatch, ifNoneMatch)
+	if err != nil || match == nil && noneMatch == nil {
+		return nil, err
+	}
+	return func(current cache.Tag, exists bool) bool {
+		raw, pem := sessionETag(current, mediaBytes), sessionETag(current, mediaPEM)
+		if match != nil && !(exists && (match.matchesStrong(raw) || match.matchesStrong(pem))) {
+			return false
+		}
+		return noneMatch == nil || !exists || !noneMatch.matchesWeak(raw) && !noneMatch.matchesWeak(pem)
+	}, nil
+}
+
+// PutSession implements [api.ServerInterface].
+func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.SessionID, params api.PutSessionParams) {
+	id, err := a.sessionID(rawID)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	condition, err := writeCondition(params.IfMatch, params.IfNoneMatch)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	buf := a.buffers.get()
+	defer a.buffers.put(buf)
+	upload, err := a.readSession(buf, w, r, params.TTLSeconds)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	defer clear(upload.data)
+	replaced, err := a.Cache.Put(id, upload.data, cache.PutOptions{
+		ExpiresAt: upload.end, Mark: upload.mark, If: condition,
+	})
+	if errors.Is(err, cache.ErrTooLarge) {
+		err = a.sessionTooLarge()
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("ETag", `"`+sessionETag(cache.TagOf(upload.data), mediaBytes)+`"`)
+	if replaced {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	h.Set("Location", "/sessions/"+id.String())
+	w.WriteHeader(http.StatusCreated)
+}
+
+func (a *API) sessionTooLarge() error {
+	return &problem{code: api.ProblemCodeSessionTooLarge, limit: int64(a.MaxSessionBytes)}
+}
+
+// upload is a session as it arrived, in whatever kind of body.
+type upload struct {
+	data []byte // may alias the request's buffer
+	mark uint8
+	end  time.Time
+}
+
+// readSession reads the body of a PUT into buf and finds out what it is and
+// when it ends. The upload's data is the caller's to wipe.
+func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, ttl *int64) (upload, error) {
+	mediaType, err := bodyType(r, mediaBytes, mediaPEM, mediaJSON)
+	if err != nil {
+		return upload{}, err
+	}
+	limit := a.MaxSessionBytes
+	if mediaType != mediaBytes {
+		limit = maxUploadBytes(a.MaxSessionBytes)
+	}
+	body, err := readBody(*buf, w, r, limit, a.sessionTooLarge())
+	*buf = body
+	if err != nil {
+		return upload{}, err
+	}
+	u := upload{data: body}
+	switch mediaType {
+	case mediaPEM:
+		u.data, err = sslsession.DecodePEM(body)
+	case mediaJSON:
+		if ttl != nil {
+			return upload{}, invalidRequest("ttl_seconds: is a member of a JSON body, not a parameter")
+		}
+		u.data, ttl, err = decodeUpload(body)
+	}
+	if err != nil {
+		return upload{}, err
+	}
+	if ttl != nil && *ttl < 1 {
+		clear(u.data)
+		return upload{}, invalidRequest("ttl_seconds: must be at least 1")
+	}
+	session, err := sslsession.Parse(u.data)
+	switch {
+	case err == nil:
+		u.mark = markOpenSSL
+		u.end = a.sessionEnd(ttl, &session)
+	case mediaType == mediaPEM:
+		clear(u.data)
+		return upload{}, err
+	default:
+		u.mark = markOpaque
+		u.end = a.sessionEnd(ttl, nil)
+	}
+	return u, nil
+}
+
+// decodeUpload reads a JSON body.
+func decodeUpload(body []byte) (data []byte, ttl *int64, err error) {
+	var request api.SessionUpload
+	if err := decodeJSON(body, &request); err != nil {
+		clear(request.Data)
+		return nil, nil, err
+	}
+	if request.Data == nil {
+		return nil, nil, invalidRequest("data: is required")
+	}
+	return request.Data, request.TTLSeconds, nil
+}
+
+// sessionEnd is when a session stored now ends: after the given time, else when
+// it says itself, else after the default; never after the longest.
+func (a *API) sessionEnd(ttl *int64, session *sslsession.Session) time.Time {
+	now := a.Now()
+	last := now.Add(a.MaxTTL)
+	end := now.Add(a.DefaultTTL)
+	switch {
+	case ttl != nil && *ttl > int64(a.MaxTTL/time.Second):
+		end = last
+	case ttl != nil:
+		end = now.Add(time.Duration(*ttl) * time.Second)
+	case session != nil:
+		end = session.EndsAt()
+	}
+	if end.After(last) {
+		return last
+	}
+	return end
+}
+
+// DeleteSession implements [api.ServerInterface].
+func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.SessionID, params api.DeleteSessionParams) {
+	id, err := a.sessionID(rawID)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	condition, err := writeCondition(params.IfMatch, nil)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if err := a.Cache.Delete(id, condition); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	noStore(w)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// FlushSessions implements [api.ServerInterface].
+func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
+	if a.Cache == nil {
+		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
+		return
+	}
+	noStore(w)
+	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(a.Cache.Flush())})
+}
+
+const (
+	defaultPageSize = 100
+	maxPageSize     = 1000
+)
+
+// ListSessions implements [api.ServerInterface].
+func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.ListSessionsParams) {
+	if a.Cache == nil {
+		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
+		return
+	}
+	limit := int32(defaultPageSize)
+	if params.Limit != nil {
+		limit = *params.Limit
+	}
+	if limit < 1 || limit > maxPageSize {
+		a.fail(w, r, invalidRequest("limit: must be from 1 to %d", maxPageSize))
+		return
+	}
+	var after cache.ID
+	if params.Cursor != nil {
+		var ok bool
+		if after, ok = a.parseCursor(*params.Cursor); !ok {
+			a.fail(w, r, invalidRequest("cursor: is none of this service's, or from before its restart"))
+			return
+		}
+	}
+	if _, err := jsonOnly.negotiate(r); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	entries, more := a.Cache.List(after, int(limit))
+	page := api.SessionPage{Sessions: make([]api.Session, len(entries))}
+	for i, entry := range entries {
+		page.Sessions[i] = describeEntry(entry)
+	}
+	if more {
+		cursor := a.cursor(entries[len(entries)-1].ID)
+		page.NextCursor = &cursor
+	}
+	noStore(w)
+	writeJSON(w, http.StatusOK, page)
+}
+
+var jsonOnly = newRepresentations(mediaJSON)
+
+// describeEntry describes a session as the cache knows it.
+func describeEntry(e cache.Entry) api.Session {
+	format := api.Opaque
+	if e.Mark == markOpenSSL {
+		format = api.Openssl
+	}
+	return api.Session{
+		ID: e.ID.String(), Size: e.Size, Format: format,
+		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(),
+	}
+}
+
+// cursor is the position behind a session in a listing. Which position that is
+// changes when the service restarts, so a cursor starts with what tells one run
+// from another.
+func (a *API) cursor(last cache.ID) string {
+	return base64.RawURLEncoding.EncodeToString(append(a.run[:], last.Bytes()...))
+}
+
+func (a *API) parseCursor(cursor string) (after cache.ID, ok bool) {
+	raw, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil {
+		return after, false
+	}
+	raw, ok = bytes.CutPrefix(raw, a.run[:])
+	if !ok {
+		return after, false
+	}
+	after, err = cache.MakeID(raw)
+	return after, err == nil
+}
+
+// describeOpenSSL describes what an SSL_SESSION stored under id says of itself.
+func describeOpenSSL(id cache.ID, der []byte) (*api.OpenSSLSession, error) {
+	s, err := sslsession.Parse(der)
+	if err != nil {
+		return nil, err
+	}
+	d := &api.OpenSSLSession{
+		Protocol:             s.Protocol.String(),
+		Cipher:               s.Cipher.String(),
+		SessionID:            hex.EncodeToString(s.ID),
+		IDMatches:            bytes.Equal(s.ID, id.Bytes()),
+		StartedAt:            s.StartedAt,
+		TimeoutSeconds:       int64(s.Timeout / time.Second),
+		ServerName:           text(s.ServerName),
+		ALPN:                 text(s.ALPN),
+		SessionIDContext:     text([]byte(hex.EncodeToString(s.SessionIDContext))),
+		ExtendedMasterSecret: s.ExtendedMasterSecret,
+	}
+	if s.Peer != nil {
+		d.VerifyResult = new(int64(s.VerifyResult))
+		if subject, ok := s.PeerSubject(); ok {
+			d.PeerSubject = &subject
+		}
+	}
+	if s.TicketLifetimeHint != 0 {
+		d.TicketLifetimeHintSeconds = new(int64(s.TicketLifetimeHint / time.Second))
+	}
+	if s.MaxEarlyData != 0 {
+		d.MaxEarlyData = new(int64(s.MaxEarlyData))
+	}
+	return d, nil
+}
+
+// text is b as a member that is left out when it is empty.
+func text(b []byte) *string {
+	if len(b) == 0 {
+		return nil
+	}
+	return new(string(b))
+}

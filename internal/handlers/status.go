@@ -1,0 +1,99 @@
+package handlers
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+// GetStatus implements [api.ServerInterface].
+func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
+	if _, err := jsonOnly.negotiate(r); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	status := api.Status{
+		Version:       a.Version,
+		StartedAt:     a.started.UTC(),
+		UptimeSeconds: int64(a.Now().Sub(a.started) / time.Second),
+		Cache:         a.cacheStatus(),
+		TicketKeys:    describeKeys(a.Ring.Description()),
+		TicketKeyFile: a.keyFileStatus(),
+	}
+	noStore(w)
+	writeJSON(w, http.StatusOK, status)
+}
+
+func (a *API) cacheStatus() api.CacheStatus {
+	if a.Cache == nil {
+		return api.CacheStatus{Enabled: false}
+	}
+	s := a.Cache.Stats()
+	status := api.CacheStatus{
+		Enabled:       true,
+		Entries:       new(int64(s.Entries)),
+		Bytes:         new(s.Bytes),
+		CapacityBytes: new(s.Capacity),
+		Hits:          &s.Hits,
+		Misses:        &s.Misses,
+		Stored:        &s.Stored,
+		Replaced:      &s.Replaced,
+		Removed:       &s.Removed,
+		Expired:       &s.Expired,
+		Evicted:       new(s.Evicted.Memory + s.Evicted.Sessions),
+	}
+	if s.MaxSessions != 0 {
+		status.MaxSessions = new(int64(s.MaxSessions))
+	}
+	return status
+}
+
+func (a *API) keyFileStatus() *api.TicketKeyFileStatus {
+	if a.KeyFile == nil {
+		return nil
+	}
+	s := a.KeyFile.Status()
+	status := &api.TicketKeyFileStatus{Path: s.Path, LoadedAt: s.LoadedAt.UTC(), Failures: s.Failures}
+	if s.LastError != "" {
+		status.LastError = &s.LastError
+		status.FailedAt = new(s.FailedAt.UTC())
+	}
+	return status
+}
+
+// GetLivez implements [api.ServerInterface].
+func (a *API) GetLivez(w http.ResponseWriter, _ *http.Request) {
+	noStore(w)
+	writeJSON(w, http.StatusOK, api.Health{Status: api.Ok, Checks: []api.HealthCheck{}})
+}
+
+// GetReadyz implements [api.ServerInterface].
+func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
+	server := api.HealthCheck{Name: "server", Status: api.Ok}
+	if a.draining.Load() {
+		server.Status, server.Detail = api.Failing, new("draining")
+	}
+	health := api.Health{Status: server.Status, Checks: []api.HealthCheck{server}}
+	if a.KeyFile != nil {
+		file := api.HealthCheck{Name: "ticket_key_file", Status: api.Ok}
+		if s := a.KeyFile.Status(); s.LastError != "" {
+			file.Status, file.Detail = api.Degraded, new("cannot be taken; the keys from before stay active")
+			if health.Status == api.Ok {
+				health.Status = api.Degraded
+			}
+		}
+		health.Checks = append(health.Checks, file)
+	}
+	status := http.StatusOK
+	if health.Status == api.Failing {
+		status = http.StatusServiceUnavailable
+	}
+	noStore(w)
+	writeJSON(w, status, health)
+}
+
+// GetMetrics implements [api.ServerInterface].
+func (a *API) GetMetrics(w http.ResponseWriter, r *http.Request) {
+	a.Metrics.ServeHTTP(w, r)
+}

@@ -1,0 +1,80 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sessapi/sessapi/internal/cache"
+)
+
+// cacheCollector reads the figures of a session cache when it is scraped.
+type cacheCollector struct {
+	cache *cache.Cache
+
+	hits, misses, stored, replaced, removed, expired, flushed *prometheus.Desc
+	evicted, rejected, contended                              *prometheus.Desc
+	entries, maxSessions, bytes, dataBytes, capacity, sizes   *prometheus.Desc
+}
+
+func newCacheCollector(c *cache.Cache) *cacheCollector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return desc("cache", name, help, labels...)
+	}
+	return &cacheCollector{
+		cache:       c,
+		hits:        d("hits_total", "Lookups that found a session."),
+		misses:      d("misses_total", "Lookups that found none, or an expired one."),
+		stored:      d("stored_total", "Sessions stored."),
+		replaced:    d("replaced_total", "Sessions that ended because another was stored under their ID."),
+		removed:     d("removed_total", "Sessions that were deleted."),
+		expired:     d("expired_total", "Sessions that reached their end."),
+		flushed:     d("flushed_total", "Sessions that a flush removed."),
+		evicted:     d("evicted_total", "Sessions that had to make room, by the bound: memory or sessions.", "reason"),
+		rejected:    d("rejected_total", "Sessions that were not stored, by reason.", "reason"),
+		contended:   d("lock_contended_total", "Times that a lock of the cache was found taken and waited for."),
+		entries:     d("entries", "Sessions in the cache."),
+		maxSessions: d("max_entries", "Bound of the number of sessions; 0 is none."),
+		bytes:       d("bytes", "Memory in use, index and data together."),
+		dataBytes:   d("data_bytes", "Sizes of all sessions in the cache together."),
+		capacity:    d("capacity_bytes", "Bound of the memory."),
+		sizes:       d("session_size_bytes", "Sizes of the sessions that were stored."),
+	}
+}
+
+func (c *cacheCollector) Describe(ch chan<- *prometheus.Desc) {
+	prometheus.DescribeByCollect(c, ch)
+}
+
+func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.cache.Stats()
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	gauge := func(d *prometheus.Desc, n int64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(n))
+	}
+	counter(c.hits, s.Hits)
+	counter(c.misses, s.Misses)
+	counter(c.stored, s.Stored)
+	counter(c.replaced, s.Replaced)
+	counter(c.removed, s.Removed)
+	counter(c.expired, s.Expired)
+	counter(c.flushed, s.Flushed)
+	counter(c.evicted, s.Evicted.Memory, "memory")
+	counter(c.evicted, s.Evicted.Sessions, "sessions")
+	counter(c.rejected, s.Rejected.TooLarge, "too_large")
+	counter(c.rejected, s.Rejected.Expired, "expired")
+	counter(c.rejected, s.Rejected.Empty, "empty")
+	counter(c.rejected, s.Rejected.Precondition, "precondition")
+	counter(c.rejected, s.Rejected.Closed, "closed")
+	counter(c.contended, s.Contended)
+	gauge(c.entries, int64(s.Entries))
+	gauge(c.maxSessions, int64(s.MaxSessions))
+	gauge(c.bytes, s.Bytes)
+	gauge(c.dataBytes, s.DataBytes)
+	gauge(c.capacity, s.Capacity)
+	buckets := make(map[float64]uint64, len(s.Sizes.Buckets))
+	for _, b := range s.Sizes.Buckets {
+		buckets[float64(b.UpperBound)] = b.Count
+	}
+	ch <- prometheus.MustNewConstHistogram(c.sizes, s.Sizes.Count, float64(s.Sizes.Sum), buckets)
+}

@@ -1,0 +1,63 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// keysCollector reads the figures of a ticket-key ring when it is scraped.
+type keysCollector struct {
+	ring *keys.Ring
+
+	generation, keys, activated           *prometheus.Desc
+	updated, updates, rejected, sourceNow *prometheus.Desc
+}
+
+func newKeysCollector(r *keys.Ring) *keysCollector {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return desc("ticket_keys", name, help, labels...)
+	}
+	return &keysCollector{
+		ring:       r,
+		generation: d("generation", "Generation of the active set."),
+		keys:       desc("", "ticket_keys", "Keys of the active set, by role.", "role"),
+		activated:  d("active_key_activated_timestamp_seconds", "When the key that encrypts began to."),
+		updated:    d("last_update_timestamp_seconds", "When the active set last changed."),
+		sourceNow:  d("source", "1 for the source of the active set, 0 for the others.", "source"),
+		updates:    d("updates_total", "Changes of the active set, by source.", "source"),
+		rejected:   d("updates_rejected_total", "Updates that were refused, by reason; the active set stayed.", "reason"),
+	}
+}
+
+func (c *keysCollector) Describe(ch chan<- *prometheus.Desc) {
+	prometheus.DescribeByCollect(c, ch)
+}
+
+func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.ring.Stats()
+	counter := func(d *prometheus.Desc, n uint64, label string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), label)
+	}
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	gauge(c.generation, float64(s.Generation))
+	for role, n := range s.Keys {
+		gauge(c.keys, float64(n), string(role))
+	}
+	gauge(c.activated, float64(s.ActivatedAt.UnixMilli())/1000)
+	gauge(c.updated, float64(s.UpdatedAt.UnixMilli())/1000)
+	for source, n := range s.Updates {
+		active := 0.0
+		if source == s.Source {
+			active = 1
+		}
+		gauge(c.sourceNow, active, string(source))
+		counter(c.updates, n, string(source))
+	}
+	for kind, n := range s.Rejected.Invalid {
+		counter(c.rejected, n, string(kind))
+	}
+	counter(c.rejected, s.Rejected.Precondition, "precondition")
+}

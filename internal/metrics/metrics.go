@@ -1,0 +1,139 @@
+// Package metrics shows the service to Prometheus: the session cache, the
+// ticket keys, the requests, the build, the Go runtime and the process.
+//
+// The cache and the ring count for themselves; their collectors read the
+// figures when they are scraped, so that a scrape costs something and a request
+// does not. No metric has a session ID or a key name as a label. docs/metrics.md
+// lists all of them.
+package metrics
+
+import (
+	"net/http"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+const namespace = "sessapi"
+
+// Metrics is a registry with everything that the service exposes. It is safe
+// for concurrent use.
+type Metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	series   sync.Map // requestKey to *requestSeries, so that a request looks up no labels
+}
+
+// requestKey is the labels of the request metrics.
+type requestKey struct {
+	route, method string
+	status        int
+}
+
+type requestSeries struct {
+	requests prometheus.Counter
+	duration prometheus.Observer
+}
+
+// New makes a registry for the build of that version.
+func New(version string) *Metrics {
+	labels := []string{"route", "method", "code"}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_requests_total",
+			Help: "Requests answered, by route pattern (none: no such route), method and status code.",
+		}, labels),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: namespace, Name: "http_request_duration_seconds",
+			Help: "Time to answer a request.",
+			// From what a lookup takes to what a client would notice.
+			Buckets:                         []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, labels),
+	}
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "build_info",
+		Help: "1, with the version, the commit and the Go version as labels.",
+	}, []string{"version", "revision", "go_version"})
+	build.WithLabelValues(version, revision(), runtime.Version()).Set(1)
+	m.registry.MustRegister(m.requests, m.duration, build,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// revision is the commit of the build, when the build recorded it.
+func revision() string {
+	info, _ := debug.ReadBuildInfo()
+	if info != nil {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				return setting.Value
+			}
+		}
+	}
+	return "unknown"
+}
+
+// AddCache adds the figures of the session cache.
+func (m *Metrics) AddCache(c *cache.Cache) { m.registry.MustRegister(newCacheCollector(c)) }
+
+// AddTicketKeys adds the figures of the ticket keys.
+func (m *Metrics) AddTicketKeys(r *keys.Ring) { m.registry.MustRegister(newKeysCollector(r)) }
+
+// AddTicketKeyFile adds the figures of the ticket-key file.
+func (m *Metrics) AddTicketKeyFile(f *keys.File) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Subsystem: "ticket_key_file", Name: "reload_failures_total",
+		Help: "Times that the ticket-key file could not be taken, so that the keys from before stayed.",
+	}, func() float64 { return float64(f.Status().Failures) }))
+}
+
+// Handler answers scrapes, in the format that the scraper asks for.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+		Registry: m.registry, EnableOpenMetrics: true, MaxRequestsInFlight: 4,
+	})
+}
+
+// Request records a request that was answered. The route is its pattern, ""
+// when there was none; the method may be anything that a client sent.
+func (m *Metrics) Request(route, method string, status int, took time.Duration) {
+	if route == "" {
+		route = "none"
+	}
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete, http.MethodOptions, http.MethodPatch:
+	default:
+		method = "other"
+	}
+	key := requestKey{route, method, status}
+	series, ok := m.series.Load(key)
+	if !ok {
+		code := strconv.Itoa(status)
+		series, _ = m.series.LoadOrStore(key, &requestSeries{
+			requests: m.requests.WithLabelValues(route, method, code),
+			duration: m.duration.WithLabelValues(route, method, code),
+		})
+	}
+	s := series.(*requestSeries)
+	s.requests.Inc()
+	s.duration.Observe(took.Seconds())
+}
+
+// desc describes a metric of the domain.
+func desc(subsystem, name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, subsystem, name), help, labels, nil)
+}

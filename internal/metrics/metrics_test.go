@@ -1,0 +1,187 @@
+package metrics
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// everything is a registry with all there is, after some use.
+func everything(t *testing.T) *Metrics {
+	t.Helper()
+	m := New("v1.2.3")
+	c, err := cache.New(cache.Config{Memory: 1 << 20, MaxSessionBytes: 1024})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	m.AddCache(c)
+	id, _ := cache.ParseID("0102")
+	for range 2 {
+		if _, err := c.Put(id, make([]byte, 100), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Put(id, nil, cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err == nil {
+		t.Fatal("an empty session was stored")
+	}
+	c.Get(nil, id)
+	c.Get(nil, id)
+	_ = c.Delete(id, nil)
+	c.Get(nil, id)
+
+	ring := keys.NewRing(time.Now)
+	m.AddTicketKeys(ring)
+	if _, err := ring.Load(keys.ATS, make([]byte, 47), keys.Update{Source: keys.SourceAPI}); err == nil {
+		t.Fatal("47 bytes were taken for keys")
+	}
+	if _, err := ring.Rotate(nil); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ticket.key")
+	set, _ := ring.Snapshot()
+	if err := os.WriteFile(path, keys.ATS.Append(nil, set), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file, err := keys.OpenFile(path, ring, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.AddTicketKeyFile(file)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	file.Reload()
+
+	m.Request("/sessions/{id}", http.MethodGet, 200, 300*time.Microsecond)
+	m.Request("", "BREW", 404, time.Millisecond)
+	return m
+}
+
+func scrape(t *testing.T, m *Metrics, accept string) string {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	r.Header.Set("Accept", accept)
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, r)
+	body, err := io.ReadAll(w.Body)
+	if err != nil || w.Code != 200 {
+		t.Fatalf("%d %v", w.Code, err)
+	}
+	return string(body)
+}
+
+func TestFigures(t *testing.T) {
+	body := scrape(t, everything(t), "text/plain")
+	for _, want := range []string{
+		`sessapi_cache_hits_total 2`,
+		`sessapi_cache_misses_total 1`,
+		`sessapi_cache_stored_total 2`,
+		`sessapi_cache_replaced_total 1`,
+		`sessapi_cache_removed_total 1`,
+		`sessapi_cache_rejected_total{reason="empty"} 1`,
+		`sessapi_cache_entries 0`,
+		`sessapi_cache_capacity_bytes 1.048576e+06`,
+		`sessapi_cache_session_size_bytes_bucket{le="64"} 0`,
+		`sessapi_cache_session_size_bytes_bucket{le="128"} 2`,
+		`sessapi_cache_session_size_bytes_sum 200`,
+		`sessapi_ticket_keys{role="current"} 1`,
+		`sessapi_ticket_keys{role="previous"} 2`,
+		`sessapi_ticket_keys_source{source="file"} 1`,
+		`sessapi_ticket_keys_source{source="generated"} 0`,
+		`sessapi_ticket_keys_updates_total{source="rotation"} 1`,
+		`sessapi_ticket_keys_updates_rejected_total{reason="length"} 1`,
+		`sessapi_ticket_key_file_reload_failures_total 1`,
+		`sessapi_http_requests_total{code="200",method="GET",route="/sessions/{id}"} 1`,
+		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,
+		`sessapi_http_request_duration_seconds_bucket{code="200",method="GET",route="/sessions/{id}",le="0.0005"} 1`,
+		`sessapi_build_info{`,
+		`go_goroutines `,
+		`process_resident_memory_bytes `,
+	} {
+		if !strings.Contains(body, "\n"+want) {
+			t.Errorf("there is no %s", want)
+		}
+	}
+	if strings.Contains(body, "0102") {
+		t.Error("a session ID is in the metrics")
+	}
+	if open := scrape(t, everything(t), "application/openmetrics-text; version=1.0.0"); !strings.HasSuffix(open, "# EOF\n") {
+		t.Error("OpenMetrics is not to be had")
+	}
+}
+
+// Names follow the convention of Prometheus.
+func TestNames(t *testing.T) {
+	problems, err := testutil.GatherAndLint(everything(t).registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
+	}
+}
+
+// The latency is a native histogram for those who take one.
+func TestNativeHistogram(t *testing.T) {
+	families, err := everything(t).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != "sessapi_http_request_duration_seconds" {
+			continue
+		}
+		for _, metric := range family.GetMetric() {
+			h := metric.GetHistogram()
+			if h.Schema == nil || len(h.PositiveSpan) == 0 || len(h.Bucket) == 0 {
+				t.Errorf("%v is not both native and classic", metric)
+			}
+		}
+		return
+	}
+	t.Error("there is no latency")
+}
+
+// docs/metrics.md lists every metric of the service, and no other.
+func TestDocumented(t *testing.T) {
+	document, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]dto.MetricType{}
+	row := regexp.MustCompile("(?m)^\\| `(sessapi_[a-z_]+)(?:\\{[a-z_,]+\\})?` \\| (counter|gauge|histogram) \\|")
+	for _, match := range row.FindAllStringSubmatch(string(document), -1) {
+		documented[match[1]] = dto.MetricType(dto.MetricType_value[strings.ToUpper(match[2])])
+	}
+	families, err := everything(t).registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		name := family.GetName()
+		if !strings.HasPrefix(name, "sessapi_") {
+			continue
+		}
+		if kind, ok := documented[name]; !ok || kind != family.GetType() {
+			t.Errorf("%s, a %v, is documented as %v (%v)", name, family.GetType(), kind, ok)
+		}
+		delete(documented, name)
+	}
+	for name := range documented {
+		t.Errorf("%s is documented and does not exist", name)
+	}
+}
