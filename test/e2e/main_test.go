@@ -1,0 +1,256 @@
+// Package e2e_test runs the built command with real TLS servers and clients.
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sessapi/sessapi/test/contract"
+)
+
+// binary is the command, built with the race detector.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sessapi-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "sessapi")
+	build := exec.Command("go", "build", "-race", "-buildvcs=false", "-o", binary, "github.com/sessapi/sessapi/cmd/sessapi")
+	if output, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
+		return 1
+	}
+	return m.Run()
+}
+
+// need is the path of a program that the test runs beside the service. Without
+// it the test fails where everything has to be there, and is skipped elsewhere.
+func need(tb testing.TB, program string) string {
+	tb.Helper()
+	path, err := exec.LookPath(program)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("CI") == "true" {
+		tb.Fatalf("%s is not installed", program)
+	}
+	tb.Skipf("%s is not installed; make test installs it on Debian as root", program)
+	return ""
+}
+
+// output is what a process prints, read while it runs.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.String()
+}
+
+// await waits until the process has printed what the pattern matches, and
+// returns its groups.
+func (o *output) await(tb testing.TB, pattern string) []string {
+	tb.Helper()
+	re := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if match := re.FindStringSubmatch(o.String()); match != nil {
+			return match
+		}
+	}
+	tb.Fatalf("no %q in:\n%s", pattern, o)
+	return nil
+}
+
+// process is a program that runs beside the test.
+type process struct {
+	*exec.Cmd
+	out  *output // standard output and error
+	done chan struct{}
+	err  error // of Wait, when done is closed
+}
+
+// start runs a program until the test ends.
+func start(tb testing.TB, name string, args ...string) *process {
+	tb.Helper()
+	return startCommand(tb, exec.Command(name, args...))
+}
+
+func startCommand(tb testing.TB, cmd *exec.Cmd) *process {
+	tb.Helper()
+	p := &process{Cmd: cmd, out: &output{}, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = p.out, p.out
+	if err := cmd.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	go func() { p.err = cmd.Wait(); close(p.done) }()
+	tb.Cleanup(func() { p.stop(tb, syscall.SIGTERM) })
+	return p
+}
+
+// stop signals the process and waits until it is gone.
+func (p *process) stop(tb testing.TB, signal syscall.Signal) {
+	tb.Helper()
+	_ = p.Process.Signal(signal) // it may be gone
+	select {
+	case <-p.done:
+	case <-time.After(30 * time.Second):
+		tb.Errorf("%s does not stop:\n%s", p.Path, p.out)
+		_ = p.Process.Kill()
+		<-p.done
+	}
+}
+
+// run runs a program to its end and returns its standard output.
+func run(tb testing.TB, stdin string, name string, args ...string) string {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout, stderr.Bytes())
+	}
+	return string(stdout)
+}
+
+// service is the command, serving.
+type service struct {
+	*process
+	addr string // of the main listener
+	url  string // of a proxy before it that holds every exchange against the contract
+}
+
+// serve runs the command on a free port.
+func serve(tb testing.TB, args ...string) *service {
+	tb.Helper()
+	p := start(tb, binary, append([]string{"serve", "--listen=127.0.0.1:0"}, args...)...)
+	addr := p.out.await(tb, `"name":"main","address":"([^"]+)"`)[1]
+	p.out.await(tb, `"msg":"serving"`)
+	target := &url.URL{Scheme: "http", Host: addr}
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	checked := httptest.NewServer(contract.Load(tb).Check(tb, proxy))
+	tb.Cleanup(checked.Close)
+	return &service{process: p, addr: addr, url: checked.URL}
+}
+
+// get fetches a path from the service.
+func (s *service) get(tb testing.TB, path, accept string) (status int, body []byte) {
+	tb.Helper()
+	return s.do(tb, http.MethodGet, path, nil, "Accept", accept)
+}
+
+// do makes a request; headers are pairs of name and value.
+func (s *service) do(tb testing.TB, method, path string, body []byte, headers ...string) (status int, answer []byte) {
+	tb.Helper()
+	request, err := http.NewRequestWithContext(tb.Context(), method, s.url+path, bytes.NewReader(body))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer response.Body.Close()
+	answer, err = io.ReadAll(response.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return response.StatusCode, answer
+}
+
+// awaitListening waits until something accepts connections at addr.
+func awaitListening(tb testing.TB, addr string) {
+	tb.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.DialTimeout("tcp", addr, time.Second)
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("nothing listens at %s: %v", addr, err)
+		}
+	}
+}
+
+// freePort is a TCP port of the loopback that was free a moment ago, for
+// programs that cannot say which one they took.
+func freePort(tb testing.TB) string {
+	tb.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return port
+}
+
+// certificate makes a self-signed certificate and its key, as files.
+func certificate(tb testing.TB, subject string) (cert, key string) {
+	tb.Helper()
+	dir := tb.TempDir()
+	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	run(tb, "", need(tb, "openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+		"-days", "2", "-subj", subject, "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", key, "-out", cert)
+	return cert, key
+}
+
+// exitCode runs the command to its end and returns its exit code and what it
+// printed.
+func exitCode(tb testing.TB, args ...string) (code int, stdout, stderr string) {
+	tb.Helper()
+	var out, errOut bytes.Buffer
+	cmd := exec.CommandContext(tb.Context(), binary, args...)
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		code = exit.ExitCode()
+	case err != nil:
+		tb.Fatal(err)
+	}
+	return code, out.String(), errOut.String()
+}
