@@ -1,0 +1,25 @@
+FROM --platform=$BUILDPLATFORM golang:1.26 AS build
+WORKDIR /src
+# With .git: Go stamps the binary with the version and the commit it was built
+# from, so that `sessapi version` needs no build argument that may be wrong.
+COPY . .
+ARG TARGETOS TARGETARCH
+RUN --mount=type=cache,target=/go/pkg/mod \
+    --mount=type=cache,target=/root/.cache/go-build \
+    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
+    go build -trimpath -buildvcs=auto -o /out/sessapi ./cmd/sessapi
+
+# The binary is all there is: no shell, no libraries, nothing to patch but it.
+FROM scratch
+COPY --from=build /out/sessapi /sessapi
+LABEL org.opencontainers.image.title="sessapi" \
+      org.opencontainers.image.description="TLS sessions and session ticket keys for a fleet of servers" \
+      org.opencontainers.image.source="https://github.com/sessapi/sessapi" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 65532:65532
+# The default address is the loopback, which in a container nobody reaches.
+ENV SESSAPI_LISTEN=0.0.0.0:8440
+EXPOSE 8440
+HEALTHCHECK CMD ["/sessapi", "healthcheck"]
+ENTRYPOINT ["/sessapi"]
+CMD ["serve"]

@@ -1,0 +1,73 @@
+# The modules that hold the project's code; those under tools/ only pin tools.
+MODULES := . $(patsubst %/go.mod,%,$(wildcard test/go.mod bench/go.mod))
+ALL_MODULES := $(MODULES) $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod))
+
+# What `make generate` writes.
+GENERATED := internal/api internal/handlers/docs
+
+# Go builds a tool once and keeps it in its build cache.
+GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
+
+FUZZTIME ?= 30s
+VERSION = $(shell git describe --tags --always --dirty)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: run
+run: ## Run the service; needs Go alone.
+	go run ./cmd/sessapi serve
+
+.PHONY: build
+build: ## Build the static binary bin/sessapi, its version stamped from git.
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/sessapi ./cmd/sessapi
+
+.PHONY: test
+test: ## Vet and test all modules under the race detector.
+	tools/test-deps.sh
+	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
+	set -e; for module in $(MODULES); do (cd $$module && go test -race -timeout 10m ./...); done
+
+.PHONY: lint
+lint: tools/openapi-lint/node_modules ## Lint the code, the modules and openapi.yaml.
+	set -e; for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) run ./...); done
+	set -e; for module in $(ALL_MODULES); do (cd $$module && go mod tidy -diff); done
+	REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+		$</.bin/redocly lint --config tools/openapi-lint/redocly.yaml openapi.yaml
+
+.PHONY: fmt
+fmt: ## Format the code.
+	set -e; for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) fmt ./...); done
+
+.PHONY: bench
+bench: ## Run the benchmarks.
+	go test -run '^$$' -bench . -benchmem -timeout 30m ./internal/...
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME (30s).
+	tools/fuzz.sh $(FUZZTIME)
+
+.PHONY: generate
+generate: tools/redoc/node_modules ## Generate internal/api and copy the reference page's renderer.
+	go generate ./...
+	cp $</redoc/bundles/redoc.standalone.js internal/handlers/docs/
+	cp $</redoc/bundles/redoc.standalone.js.LICENSE.txt internal/handlers/docs/
+	cp $</redoc/LICENSE internal/handlers/docs/redoc.LICENSE.txt
+
+.PHONY: generate-check
+generate-check: generate ## Fail when what is committed is not what is generated.
+	git diff HEAD --exit-code -- $(GENERATED)
+	test -z "$$(git ls-files --others --exclude-standard -- $(GENERATED) | tee /dev/stderr)"
+
+.PHONY: image
+image: ## Build the container image sessapi:latest.
+	docker build --tag sessapi:latest \
+		--label org.opencontainers.image.version=$(VERSION) \
+		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) .
+
+tools/%/node_modules: tools/%/package-lock.json
+	cd tools/$* && npm ci
+	@touch $@
