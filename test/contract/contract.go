@@ -68,7 +68,7 @@ func (c *Contract) Check(tb testing.TB, next http.Handler) http.Handler {
 			r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), brokenReader{err}))
 		}
 		recorder := httptest.NewRecorder()
-		next.ServeHTTP(recorder, r)
+		next.ServeHTTP(finalOnly{recorder}, r)
 		response := recorder.Result()
 		answer := recorder.Body.Bytes()
 		if err := c.exchange(sent, response, answer); err != nil {
@@ -80,6 +80,16 @@ func (c *Contract) Check(tb testing.TB, next http.Handler) http.Handler {
 			_, _ = w.Write(answer)
 		}
 	})
+}
+
+// finalOnly passes over 1xx answers, which a proxy hands on and a recorder takes
+// for the answer.
+type finalOnly struct{ *httptest.ResponseRecorder }
+
+func (w finalOnly) WriteHeader(status int) {
+	if status >= 200 {
+		w.ResponseRecorder.WriteHeader(status)
+	}
 }
 
 type brokenReader struct{ err error }

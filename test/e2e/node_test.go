@@ -40,7 +40,7 @@ func nodeClient(tb testing.TB, port, sessionIn, sessionOut string, args ...strin
 	if sessionOut != "" {
 		args = append(args, "--session-out", sessionOut)
 	}
-	if err := json.Unmarshal([]byte(run(tb, "", need(tb, "node"), args...)), &v); err != nil {
+	if err := json.Unmarshal([]byte(run(tb, need(tb, "node"), args...)), &v); err != nil {
 		tb.Fatal(err)
 	}
 	return v
