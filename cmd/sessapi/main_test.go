@@ -171,7 +171,7 @@ func TestHTTP2Cleartext(t *testing.T) {
 	protocols.SetUnencryptedHTTP2(true)
 	client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
 	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(t.Context(), "GET", s.url(0)+"/status", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url(0)+"/status", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestHTTP2Cleartext(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = response.Body.Close()
-	if response.ProtoMajor != 2 || response.StatusCode != 200 {
+	if response.ProtoMajor != 2 || response.StatusCode != http.StatusOK {
 		t.Errorf("%s %d", response.Proto, response.StatusCode)
 	}
 }
@@ -188,7 +188,7 @@ func TestHTTP2Cleartext(t *testing.T) {
 // Headers beyond the limit are refused.
 func TestHeaderLimit(t *testing.T) {
 	s := startService(t, settings())
-	request, err := http.NewRequestWithContext(t.Context(), "GET", s.url(0)+"/status", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url(0)+"/status", nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +19,8 @@ import (
 
 // stamped is a session that says what ID it is of, and proves that it is whole.
 func stamped(id string, random *rand.Rand) []byte {
-	body := make([]byte, 8+len(id)+random.IntN(2000))
+	n := 8 + len(id) + random.IntN(2000)
+	body := make([]byte, n, n+sha256.Size)
 	binary.BigEndian.PutUint64(body, random.Uint64())
 	copy(body[8:], id)
 	for i := 8 + len(id); i < len(body); i++ {
@@ -85,12 +87,12 @@ func TestConcurrentClients(t *testing.T) {
 				path := "/sessions/" + id
 				var got answer
 				var ok bool
-				allowed := []int{}
+				var allowed []int
 				switch n := random.IntN(100); {
 				case n < 40:
 					got, ok = request(http.MethodGet, path, nil, "")
 					allowed = []int{200, 404}
-					if ok && got.StatusCode == 200 && !isStamped(id, got.body) {
+					if ok && got.StatusCode == http.StatusOK && !isStamped(id, got.body) {
 						t.Errorf("GET %s gives %d bytes that were never stored", path, len(got.body))
 					}
 				case n < 75:
@@ -115,7 +117,7 @@ func TestConcurrentClients(t *testing.T) {
 				if !ok {
 					continue
 				}
-				if !contains(allowed, got.StatusCode) {
+				if !slices.Contains(allowed, got.StatusCode) {
 					t.Errorf("%s %s: %d %s", got.Request.Method, got.Request.URL.Path, got.StatusCode, got.body)
 				}
 			}
@@ -128,15 +130,6 @@ func TestConcurrentClients(t *testing.T) {
 		t.Errorf("stored %d, there are %d and %d have ended", stats.Stored, stats.Entries, ends)
 	}
 	t.Logf("%d stored, %d hits, generation %d", stats.Stored, stats.Hits, s.ring.Description().Generation)
-}
-
-func contains(list []int, n int) bool {
-	for _, have := range list {
-		if have == n {
-			return true
-		}
-	}
-	return false
 }
 
 // A listing that runs while others write has each session that stays exactly
