@@ -2,7 +2,8 @@
 # Makes sure that the programs are there that the tests run beside Go: a C
 # compiler for the race detector, the peers that sessions come from (OpenSSL,
 # Node.js), curl as a client, and Chromium for the reference page. As root on
-# Debian it installs what is missing; elsewhere it says what that is and fails.
+# Debian it installs what is missing; elsewhere it says what that is, and fails in
+# CI (CI=true).
 set -eu
 
 # Node.js 18 is the first with fetch.
@@ -18,8 +19,9 @@ command -v chromium >/dev/null || missing="$missing chromium"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-	echo "the tests need these Debian packages, or the like: $missing" >&2
-	exit 1
+	echo "tests that need these Debian packages, or the like, are skipped: $missing" >&2
+	[ "${CI:-}" != true ] || exit 1
+	exit 0
 fi
 
 export DEBIAN_FRONTEND=noninteractive

@@ -59,7 +59,7 @@ func dialable(a config.Address) string {
 	}
 	host, port, _ := net.SplitHostPort(a.Address) // it is an address that was parsed
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "localhost"
+		host = "127.0.0.1"
 	}
 	return net.JoinHostPort(host, port)
 }

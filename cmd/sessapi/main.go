@@ -29,8 +29,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
+	// The first signal stops the service in good order, a second one at once.
+	context.AfterFunc(ctx, stop)
 	code := run(os.Args[1:], environment{ctx: ctx, reload: reload, stdout: os.Stdout, stderr: os.Stderr})
-	stop()
 	os.Exit(code)
 }
 

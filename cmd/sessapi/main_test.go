@@ -102,6 +102,9 @@ func TestOpsListener(t *testing.T) {
 		{"/livez", 200, 404},
 		{"/readyz", 200, 404},
 		{"/debug/pprof/", 200, 404},
+		{"/debug/pprof/heap", 200, 404},
+		{"/debug/pprof/nothing", 404, 404},
+		{"/debug/vars", 404, 404},
 		{"/status", 404, 200},
 		{"/ticket-keys", 404, 200},
 		{"/docs", 404, 200},
@@ -182,6 +185,18 @@ func TestHTTP2Cleartext(t *testing.T) {
 	_ = response.Body.Close()
 	if response.ProtoMajor != 2 || response.StatusCode != http.StatusOK {
 		t.Errorf("%s %d", response.Proto, response.StatusCode)
+	}
+}
+
+// Every wait has a limit.
+func TestServerLimits(t *testing.T) {
+	c := settings()
+	c.OpsListen = &config.Address{Network: "tcp", Address: "127.0.0.1:0"}
+	for _, l := range startService(t, c).listeners {
+		if l.ReadHeaderTimeout <= 0 || l.ReadTimeout <= 0 || l.WriteTimeout <= 0 || l.IdleTimeout <= 0 ||
+			l.MaxHeaderBytes <= 0 || l.HTTP2.MaxConcurrentStreams <= 0 {
+			t.Errorf("%+v", l.Server)
+		}
 	}
 }
 
@@ -276,12 +291,14 @@ func (b *lockedBuffer) String() string {
 func TestServeStops(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var stderr lockedBuffer
-	code := make(chan int)
+	code := make(chan int, 1)
 	go func() {
 		code <- run([]string{"serve", "--listen=127.0.0.1:0"}, environment{ctx: ctx, stdout: io.Discard, stderr: &stderr})
 	}()
-	for !strings.Contains(stderr.String(), `"msg":"serving"`) {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(stderr.String(), `"msg":"serving"`); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not serve: %s", &stderr)
+		}
 	}
 	cancel()
 	if got := <-code; got != exitOK {

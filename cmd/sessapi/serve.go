@@ -73,13 +73,13 @@ type boundServer struct {
 	listener net.Listener
 }
 
-// teardown undoes one step of building a service.
+// teardown undoes one step of building a service, before ctx ends if it can.
 type teardown struct {
 	name string
-	do   func() error
+	do   func(ctx context.Context) error
 }
 
-func (s *service) onStop(name string, do func() error) {
+func (s *service) onStop(name string, do func(ctx context.Context) error) {
 	s.teardowns = append(s.teardowns, teardown{name, do})
 }
 
@@ -114,7 +114,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		if err != nil {
 			return s, fmt.Errorf("--cache-memory: %w", err)
 		}
-		s.onStop("session cache", func() error { sessions.Close(); return nil })
+		s.onStop("session cache", func(context.Context) error { sessions.Close(); return nil })
 		m.AddCache(sessions)
 	}
 
@@ -163,9 +163,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	s.listeners = append(s.listeners, boundServer{server, listener})
-	s.onStop(name+" listener", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
-		defer cancel()
+	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
 		}
@@ -187,7 +185,7 @@ func (s *service) start(reload <-chan os.Signal) {
 		defer close(watching)
 		s.follow(ctx, reload)
 	}()
-	s.onStop("ticket-key file", func() error { cancel(); <-watching; return nil })
+	s.onStop("ticket-key file", func(context.Context) error { cancel(); <-watching; return nil })
 	for _, l := range s.listeners {
 		go func() {
 			if err := l.Serve(l.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -222,8 +220,11 @@ func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 	}
 }
 
-// stop drains and ends everything, the last that was set up first.
+// stop drains and ends everything, the last that was set up first, all within
+// drainTimeout.
 func (s *service) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
 	if s.api != nil {
 		s.api.Drain()
 	}
@@ -231,7 +232,7 @@ func (s *service) stop() error {
 	for len(s.teardowns) > 0 {
 		last := s.teardowns[len(s.teardowns)-1]
 		s.teardowns = s.teardowns[:len(s.teardowns)-1]
-		if err := last.do(); err != nil {
+		if err := last.do(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("stop %s: %w", last.name, err))
 		}
 	}

@@ -402,10 +402,10 @@ type TicketKeyFormat string
 // TicketKeyMaterial defines model for TicketKeyMaterial.
 type TicketKeyMaterial struct {
 	// AESKey 16 or 32 bytes in base64.
-	AESKey string `json:"aes_key"`
+	AESKey []byte `json:"aes_key"`
 
 	// HMACSecret 16 or 32 bytes in base64, the same as the AES key.
-	HMACSecret string `json:"hmac_secret"`
+	HMACSecret []byte `json:"hmac_secret"`
 
 	// Name 16 bytes in hex.
 	Name string `json:"name"`

@@ -33,7 +33,7 @@ type Config struct {
 	OpsListen *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
 
 	Cache             Switch        `default:"on" placeholder:"on|off" help:"Keep sessions. When off, ticket keys still work."`
-	CacheMemory       Size          `default:"256MiB" placeholder:"SIZE" validate:"min=1048576" help:"Hard bound of the session cache, index and data together."`
+	CacheMemory       Size          `default:"256MiB" placeholder:"SIZE" validate:"min=1048576,max=1099511627776" help:"Hard bound of the session cache, index and data together."`
 	CacheMaxSessions  int           `default:"0" placeholder:"N" validate:"min=0" help:"Bound of the session cache by number; 0 is none."`
 	SessionMaxBytes   Size          `default:"16KiB" placeholder:"SIZE" validate:"min=1,max=65536" help:"Largest session taken, up to 64KiB."`
 	SessionDefaultTTL time.Duration `name:"session-default-ttl" default:"300s" placeholder:"DURATION" validate:"min=1s,ltefield=SessionMaxTTL" help:"How long a session lives that has no end of its own."`
@@ -123,7 +123,11 @@ func (a *Address) UnmarshalText(text []byte) error {
 		*a = Address{Network: "unix", Address: path}
 		return nil
 	}
-	if _, _, err := net.SplitHostPort(s); err != nil {
+	_, port, err := net.SplitHostPort(s)
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil {
 		return errors.New("must be HOST:PORT or unix:PATH")
 	}
 	*a = Address{Network: "tcp", Address: s}

@@ -99,6 +99,9 @@ func TestInvalid(t *testing.T) {
 		{name: "max ttl", want: "--session-max-ttl must be at most 168h", args: []string{"--session-max-ttl=169h"}},
 		{name: "duration", want: "session-max-ttl", args: []string{"--session-max-ttl=60"}},
 		{name: "address", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=8440"}},
+		{name: "port", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=127.0.0.1:99999"}},
+		{name: "too much memory", want: "--cache-memory must be at most 1.0TiB", args: []string{"--cache-memory=2TiB"}},
+		{name: "second document", want: "a second document", file: "cache: on\n---\nnonsense: 1"},
 		{name: "socket", want: "needs a path", args: []string{"--listen=unix:"}},
 		{name: "switch", want: "must be on or off", args: []string{"--cache=maybe"}},
 		{name: "level", want: "must be one of", args: []string{"--log-level=loud"}},
@@ -122,6 +125,14 @@ func TestInvalid(t *testing.T) {
 				t.Errorf("got %v, want something with %q", err, test.want)
 			}
 		})
+	}
+}
+
+// A value of the file is what stands there, not what YAML makes of it.
+func TestFileText(t *testing.T) {
+	c, err := parse(t, "--config="+writeFile(t, "ticket-key-file: 0123\ncache: true\ncache-max-sessions: 12\n"))
+	if err != nil || c.TicketKeyFile != "0123" || c.CacheMaxSessions != 12 {
+		t.Errorf("%q, %d, %v", c.TicketKeyFile, c.CacheMaxSessions, err)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 )
 
 // file is a configuration file: settings by the name of their flag. It fills
@@ -17,9 +18,13 @@ type file map[string]string
 
 // loadYAML reads a configuration file for kong.
 func loadYAML(r io.Reader) (kong.Resolver, error) {
-	var settings map[string]any
-	if err := yaml.NewDecoder(r).Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
+	decoder := yaml.NewDecoder(r)
+	var settings map[string]ast.Node
+	if err := decoder.Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("not a YAML mapping: %s", firstLine(err))
+	}
+	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("a second document in the file")
 	}
 	f := make(file, len(settings))
 	for key, value := range settings {
@@ -27,12 +32,11 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 		if _, twice := f[name]; twice {
 			return nil, fmt.Errorf("%s is given twice", name)
 		}
-		switch value.(type) {
-		case string, bool, uint64, int64, float64:
-			f[name] = fmt.Sprint(value)
-		default:
+		scalar, ok := value.(ast.ScalarNode)
+		if !ok || value.Type() == ast.NullType {
 			return nil, fmt.Errorf("%s must be a single value", name)
 		}
+		f[name] = scalar.GetToken().Value
 	}
 	return f, nil
 }

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,8 +12,7 @@ type etagList struct {
 	tags []etag
 }
 
-// etag is an entity tag (RFC 9110, section 8.8.3). Its value is without the
-// quotes.
+// etag is an entity tag (RFC 9110, section 8.8.3). Its value has the quotes.
 type etag struct {
 	value string
 	weak  bool
@@ -28,45 +28,48 @@ func parseETags(name string, value *string) (*etagList, error) {
 	if s == "*" {
 		return &etagList{any: true}, nil
 	}
+	malformed := func() error { return invalidRequest("%s: must be * or a list of quoted ETags", name) }
 	var list etagList
 	for {
+		// Lists may have empty elements (RFC 9110, section 5.6.1.2).
+		if s = strings.TrimLeft(s, ", \t"); s == "" {
+			break
+		}
 		var tag etag
 		s, tag.weak = strings.CutPrefix(s, "W/")
-		rest, opened := strings.CutPrefix(s, `"`)
-		text, rest, closed := strings.Cut(rest, `"`)
-		if !opened || !closed {
-			return nil, invalidRequest("%s: must be * or a list of quoted ETags", name)
+		if !strings.HasPrefix(s, `"`) {
+			return nil, malformed()
 		}
-		tag.value = text
+		end := strings.IndexByte(s[1:], '"')
+		if end < 0 {
+			return nil, malformed()
+		}
+		tag.value, s = s[:end+2], strings.TrimLeft(s[end+2:], " \t")
+		if s != "" && s[0] != ',' {
+			return nil, malformed()
+		}
 		list.tags = append(list.tags, tag)
-		rest = strings.TrimLeft(rest, " \t")
-		if rest == "" {
-			return &list, nil
-		}
-		if rest[0] != ',' {
-			return nil, invalidRequest("%s: must be * or a list of quoted ETags", name)
-		}
-		s = strings.TrimLeft(rest[1:], " \t")
 	}
+	if list.tags == nil {
+		return nil, malformed()
+	}
+	return &list, nil
 }
 
-// matchesStrong reports whether the list has the tag by strong comparison, as
-// If-Match wants it.
-func (l *etagList) matchesStrong(value string) bool { return l.matches(value, false) }
+// comparison is how ETags are compared (RFC 9110, section 8.8.3.2): If-Match
+// wants it strong, If-None-Match takes weak ones too.
+type comparison bool
 
-// matchesWeak is the comparison of If-None-Match, which takes weak tags too.
-func (l *etagList) matchesWeak(value string) bool { return l.matches(value, true) }
+const (
+	strong comparison = false
+	weak   comparison = true
+)
 
-func (l *etagList) matches(value string, weak bool) bool {
-	if l.any {
-		return true
-	}
-	for _, tag := range l.tags {
-		if tag.value == value && (weak || !tag.weak) {
-			return true
-		}
-	}
-	return false
+// matches reports whether the list has the ETag, a strong one with its quotes.
+func (l *etagList) matches(value string, by comparison) bool {
+	return l.any || slices.ContainsFunc(l.tags, func(tag etag) bool {
+		return tag.value == value && (by == weak || !tag.weak)
+	})
 }
 
 // byteRange is the part [start, end) of a representation.

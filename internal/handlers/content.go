@@ -1,18 +1,17 @@
 package handlers
 
 import (
-	"bytes"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"io"
 	"mime"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/elnormous/contenttype"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sessapi/sessapi/internal/api"
 )
@@ -23,49 +22,86 @@ const (
 	mediaPEM   = "application/x-pem-file"
 )
 
-// representations are the media types that a resource has, the default first.
-type representations []contenttype.MediaType
-
-func newRepresentations(mediaTypes ...string) representations {
-	r := make(representations, len(mediaTypes))
-	for i, mediaType := range mediaTypes {
-		r[i] = contenttype.NewMediaType(mediaType)
-	}
-	return r
-}
-
-// negotiate picks the one that Accept prefers (RFC 9110, section 12.5.1).
-func (rs representations) negotiate(r *http.Request) (string, error) {
+// negotiate picks the one of the media types that Accept prefers, of equally
+// good ones the first (RFC 9110, section 12.5.1).
+func negotiate(r *http.Request, offered ...string) (string, error) {
 	accept := r.Header["Accept"]
-	if len(accept) == 0 {
-		return rs[0].MIME(), nil
+	if len(accept) == 1 && slices.Contains(offered, accept[0]) {
+		return accept[0], nil
 	}
-	if len(accept) == 1 {
-		for _, have := range rs {
-			if accept[0] == have.Type+"/"+have.Subtype {
-				return accept[0], nil
+	type rating struct {
+		specificity, order int
+		quality            float64
+	}
+	ratings := make([]rating, len(offered))
+	ranges := 0
+	for element := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		if element = strings.TrimSpace(element); element == "" {
+			continue
+		}
+		mediaRange, params, err := mime.ParseMediaType(element)
+		if err != nil || strings.Count(mediaRange, "/") != 1 {
+			return "", invalidRequest("Accept: malformed")
+		}
+		quality := 1.0
+		if q, ok := params["q"]; ok {
+			if quality, err = strconv.ParseFloat(q, 64); err != nil || !(quality >= 0 && quality <= 1) {
+				return "", invalidRequest("Accept: malformed")
+			}
+		}
+		ranges++
+		for i, mediaType := range offered {
+			if s := specificity(mediaRange, mediaType); s > ratings[i].specificity {
+				ratings[i] = rating{s, ranges, quality}
 			}
 		}
 	}
-	chosen, _, err := contenttype.GetAcceptableMediaTypeFromHeader(strings.Join(accept, ","), rs)
-	switch {
-	case errors.Is(err, contenttype.ErrNoAcceptableTypeFound):
-		names := make([]string, len(rs))
-		for i, have := range rs {
-			names[i] = have.MIME()
+	if ranges == 0 { // no header, or one that says nothing
+		return offered[0], nil
+	}
+	best := -1
+	for i, r := range ratings {
+		if r.quality > 0 && (best < 0 || r.quality > ratings[best].quality ||
+			r.quality == ratings[best].quality && r.order < ratings[best].order) {
+			best = i
 		}
+	}
+	if best < 0 {
 		return "", &problem{
 			code:   api.ProblemCodeNotAcceptable,
-			detail: "Nothing that Accept admits can be sent; there is " + strings.Join(names, ", ") + ".",
+			detail: "Nothing that Accept admits can be sent; there is " + strings.Join(offered, ", ") + ".",
 		}
-	case err != nil:
-		return "", invalidRequest("Accept: malformed")
 	}
-	return chosen.MIME(), nil
+	return offered[best], nil
+}
+
+// specificity is how exactly a media range means the type: 3 by name, 2 by
+// type/*, 1 by */*, 0 not at all.
+func specificity(mediaRange, mediaType string) int {
+	kind, _, _ := strings.Cut(mediaType, "/")
+	switch mediaRange {
+	case mediaType:
+		return 3
+	case kind + "/*":
+		return 2
+	case "*/*":
+		return 1
+	}
+	return 0
 }
 
 // bodyType is the media type of the request's body, one of those taken.
 func bodyType(r *http.Request, taken ...string) (string, error) {
+	if r.Header.Get("Content-Range") != "" { // a part in place of the whole would destroy it (RFC 9110, section 14.5)
+		return "", invalidRequest("Content-Range: parts are not taken")
+	}
+	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return "", &problem{
+			code:   api.ProblemCodeUnsupportedMediaType,
+			detail: "The body must have no Content-Encoding.",
+			header: http.Header{"Accept": {strings.Join(taken, ", ")}, "Accept-Encoding": {"identity"}},
+		}
+	}
 	header := r.Header.Get("Content-Type")
 	if slices.Contains(taken, header) {
 		return header, nil
@@ -82,58 +118,61 @@ func bodyType(r *http.Request, taken ...string) (string, error) {
 	}
 }
 
-// readBody reads the request's body into dst, which has room for more than
-// limit bytes. A body over the limit is tooLarge; it is not read further.
+// readBody reads the request's body into dst, which is empty and has room for
+// more than limit bytes. A body over the limit is tooLarge; the connection is
+// closed rather than the rest of it read.
 func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, tooLarge error) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
+		w.Header().Set("Connection", "close")
 		return dst, tooLarge
 	}
-	body := http.MaxBytesReader(w, r.Body, int64(limit))
-	for {
-		n, err := body.Read(dst[len(dst):cap(dst)])
+	for len(dst) <= limit {
+		n, err := r.Body.Read(dst[len(dst) : limit+1])
 		dst = dst[:len(dst)+n]
-		var overLimit *http.MaxBytesError
-		switch {
-		case err == io.EOF:
+		if err == io.EOF {
 			return dst, nil
-		case errors.As(err, &overLimit):
-			return dst, tooLarge
-		case err != nil:
+		}
+		if err != nil {
 			return dst, invalidRequest("The body broke off.")
 		}
 	}
+	w.Header().Set("Connection", "close")
+	return dst, tooLarge
 }
 
-// decodeJSON decodes exactly one JSON value without unknown members. Its
+var bytesType = reflect.TypeFor[[]byte]()
+
+// notBase64 is a member that should be base64 and is not, by its JSON Pointer.
+type notBase64 struct{ pointer string }
+
+func (e notBase64) Error() string { return "not base64" }
+
+// decodeJSON decodes exactly one JSON value, by the letter: no unknown or
+// repeated members, names in their own case, base64 without white space. Its
 // errors say where and what, and never quote the input.
 func decodeJSON(data []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(v)
-	var (
-		syntax    *json.SyntaxError
-		wrongType *json.UnmarshalTypeError
-		base64Err base64.CorruptInputError
-	)
-	switch {
-	case err == nil:
-		if _, err := dec.Token(); err != io.EOF {
-			return invalidRequest("The JSON body is followed by something.")
-		}
+	err := json.Unmarshal(data, v, json.RejectUnknownMembers(true))
+	if err == nil {
 		return nil
-	case errors.As(err, &syntax):
-		return invalidRequest("The JSON body is malformed at byte %d.", syntax.Offset)
-	case errors.As(err, &wrongType):
-		return invalidRequest("%s: must not be a JSON %s", wrongType.Field, strings.Fields(wrongType.Value)[0])
-	case errors.As(err, &base64Err):
-		return errBase64
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return invalidRequest("The JSON body is incomplete.")
 	}
-	return invalidRequest("The JSON body has a member that the schema does not know.")
+	syntax, isSyntax := errors.AsType[*jsontext.SyntacticError](err)
+	semantic, isSemantic := errors.AsType[*json.SemanticError](err)
+	switch {
+	case errors.Is(err, json.ErrUnknownName):
+		return invalidRequest("The JSON body has a member that the schema does not know.")
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return invalidRequest("The JSON body has a member twice.")
+	case isSyntax:
+		return invalidRequest("The JSON body is malformed at byte %d.", syntax.ByteOffset)
+	case isSemantic && semantic.JSONPointer == "":
+		return invalidRequest("The JSON body must be an object.")
+	case isSemantic && semantic.JSONKind == '"' && semantic.GoType == bytesType:
+		return notBase64{string(semantic.JSONPointer)}
+	case isSemantic: // all names in the pointer are the schema's own
+		return invalidRequest("%s: is of the wrong JSON type, or out of range", semantic.JSONPointer)
+	}
+	return invalidRequest("The JSON body is malformed.")
 }
-
-var errBase64 = &problem{code: api.ProblemCodeInvalidSession, detail: "data is not base64."}
 
 // writeJSON answers with v as JSON.
 func writeJSON(w http.ResponseWriter, status int, v any) {
@@ -148,5 +187,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours
 }
 
+// Header values that do not change, so that no answer allocates them.
+var (
+	noStoreValue = []string{"no-store"}
+	acceptValue  = []string{"Accept"}
+	bytesValue   = []string{"bytes"}
+	mediaValue   = map[string][]string{mediaBytes: {mediaBytes}, mediaPEM: {mediaPEM}}
+)
+
 // noStore keeps an answer out of every cache.
-func noStore(w http.ResponseWriter) { w.Header().Set("Cache-Control", "no-store") }
+func noStore(w http.ResponseWriter) { w.Header()["Cache-Control"] = noStoreValue }

@@ -20,11 +20,16 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// DefaultMaxInFlight is how many requests are served at a time when
-// [Config.MaxInFlight] is 0. Each holds one buffer of about 1.5 times the
-// largest session, so that 1024 of them stay below 32 MiB with the default
-// size of session and below 100 MiB with the largest.
-const DefaultMaxInFlight = 1024
+const (
+	// DefaultMaxInFlight is how many requests are served at a time when
+	// [Config.MaxInFlight] is 0. Each holds a buffer for the largest body and
+	// what it makes of that, about three times the largest session: 1024 stay
+	// within 64 MiB with sessions of up to 16 KiB.
+	DefaultMaxInFlight = 1024
+	// maxOpsInFlight is the same for health and metrics, which have places of
+	// their own: they answer however busy the service is.
+	maxOpsInFlight = 32
+)
 
 // Config is what an [API] is made from. Everything but Ring, Log and Metrics
 // may be zero.
@@ -60,22 +65,26 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Recorder is told of each request that was answered: the pattern of its route
-// ("" when none matched), its method, the status, and the time it took. Calls
-// come from many goroutines.
+// Recorder is told of what was answered. Calls come from many goroutines.
 type Recorder interface {
+	// Request is told of each request: the pattern of its route ("" when none
+	// matched), its method, the status, and the time it took.
 	Request(route, method string, status int, took time.Duration)
+	// Problem is told the code of each problem.
+	Problem(code string)
 }
 
 // API serves the contract. It is safe for concurrent use.
 type API struct {
-	Config
+	cfg Config
 
 	started  time.Time
 	run      [4]byte // random, tells the cursors of one run from those of another
 	draining atomic.Bool
-	inFlight chan struct{} // holds a token for each request being served
 	buffers  *bufferPool
+
+	// A token for each request being served.
+	inFlight, opsInFlight chan struct{}
 }
 
 var _ api.ServerInterface = (*API)(nil)
@@ -89,10 +98,11 @@ func New(c Config) *API {
 		c.MaxInFlight = DefaultMaxInFlight
 	}
 	a := &API{
-		Config:   c,
-		started:  c.Now(),
-		inFlight: make(chan struct{}, c.MaxInFlight),
-		buffers:  newBufferPool(maxUploadBytes(c.MaxSessionBytes)),
+		cfg:         c,
+		started:     c.Now(),
+		buffers:     newBufferPool(maxUploadBytes(c.MaxSessionBytes) + 1),
+		inFlight:    make(chan struct{}, c.MaxInFlight),
+		opsInFlight: make(chan struct{}, maxOpsInFlight),
 	}
 	_, _ = rand.Read(a.run[:]) // never fails
 	return a

@@ -3,17 +3,20 @@ package handlers
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/goccy/go-yaml"
+
+	"github.com/sessapi/sessapi"
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -22,6 +25,7 @@ import (
 type discardRecorder struct{}
 
 func (discardRecorder) Request(string, string, int, time.Duration) {}
+func (discardRecorder) Problem(string)                             {}
 
 // newAPI is an API that keeps sessions of up to 1 KiB.
 func newAPI(tb testing.TB) *API {
@@ -54,9 +58,11 @@ func serve(h http.Handler, method, target string, body io.Reader, headers ...str
 // credentials or a backend.
 func TestProblemKinds(t *testing.T) {
 	a := newAPI(t)
-	for code, kind := range problemKinds {
-		if !code.Valid() {
-			t.Errorf("%s is not in the contract", code)
+	for _, code := range contractCodes(t) {
+		kind, ok := problemKinds[code]
+		if !ok {
+			t.Errorf("%s has no kind", code)
+			continue
 		}
 		w := httptest.NewRecorder()
 		a.fail(w, httptest.NewRequest(http.MethodGet, "/", nil), &problem{code: code})
@@ -81,11 +87,101 @@ func TestProblemKinds(t *testing.T) {
 	}
 }
 
+// contractCodes are the codes that openapi.yaml lists.
+func contractCodes(t *testing.T) []api.ProblemCode {
+	t.Helper()
+	var document struct {
+		Components struct {
+			Schemas struct {
+				ProblemCode struct {
+					Enum []api.ProblemCode `yaml:"enum"`
+				} `yaml:"ProblemCode"`
+			} `yaml:"schemas"`
+		} `yaml:"components"`
+	}
+	if err := yaml.Unmarshal(sessapi.OpenAPI, &document); err != nil {
+		t.Fatal(err)
+	}
+	codes := document.Components.Schemas.ProblemCode.Enum
+	if len(codes) != len(problemKinds) {
+		t.Errorf("%d codes in the contract, %d kinds", len(codes), len(problemKinds))
+	}
+	return codes
+}
+
+// A buffer that was lent holds nothing when it is lent again.
+func TestBuffersAreWiped(t *testing.T) {
+	p := newBufferPool(100)
+	b := p.get()
+	*b = append(*b, "secret"...)
+	whole := (*b)[:cap(*b)]
+	p.put(b)
+	if !bytes.Equal(whole, make([]byte, cap(whole))) {
+		t.Error("something is left in it")
+	}
+}
+
+// A body of any kind and size is answered, and one over the limit with 413,
+// whether it says its size or not.
+func TestBodyLimits(t *testing.T) {
+	a := newAPI(t)
+	h := a.Handler()
+	largest := maxUploadBytes(a.cfg.MaxSessionBytes)
+	for mediaType, limit := range map[string]int{mediaBytes: a.cfg.MaxSessionBytes, mediaPEM: largest, mediaJSON: largest} {
+		for _, size := range []int{1, limit - 1, limit, limit + 1, 2 * limit, 1 << 20} {
+			for _, chunked := range []bool{false, true} {
+				r := httptest.NewRequest(http.MethodPut, "/sessions/01", bytes.NewReader(bytes.Repeat([]byte{'x'}, size)))
+				if chunked {
+					r.ContentLength = -1
+				}
+				r.Header.Set("Content-Type", mediaType)
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				if tooLarge := w.Code == http.StatusRequestEntityTooLarge; tooLarge != (size > limit) {
+					t.Errorf("%s of %d bytes, limit %d, chunked %v: %d %s", mediaType, size, limit, chunked, w.Code, w.Body)
+				}
+			}
+		}
+	}
+	for _, size := range []int{maxKeysBody - 1, maxKeysBody, maxKeysBody + 1, 1 << 20} {
+		if w := serve(h, http.MethodPost, "/ticket-keys", bytes.NewReader(make([]byte, size)), "Content-Type", mediaBytes); w.Code != 422 {
+			t.Errorf("keys of %d bytes: %d", size, w.Code)
+		}
+	}
+}
+
+// Everything that a resource is made of can be found out by what Accept asks.
+func TestNegotiate(t *testing.T) {
+	for _, test := range []struct{ accept, want string }{
+		{"", mediaJSON},
+		{" ", mediaJSON},
+		{"*/*", mediaJSON},
+		{mediaPEM, mediaPEM},
+		{"application/*", mediaJSON},
+		{"application/json; charset=utf-8", mediaJSON},
+		{"," + mediaBytes + ",", mediaBytes},
+		{"*/*, application/json;q=0.1", mediaBytes},
+		{mediaJSON + ";q=0.5, " + mediaPEM + ";q=0.9", mediaPEM},
+		{mediaPEM + ", " + mediaJSON, mediaPEM},
+		{"text/html", ""},
+		{"*/*;q=0", ""},
+		{"application/json;q=2", ""},
+		{"text", ""},
+		{"a/b;q", ""},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Accept", test.accept)
+		if got, err := negotiate(r, mediaJSON, mediaBytes, mediaPEM); got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("Accept: %q gives %q, %v, want %q", test.accept, got, err, test.want)
+		}
+	}
+}
+
 // What the domain does not name is internal, and says nothing of the cause.
 func TestUnknownError(t *testing.T) {
 	a := newAPI(t)
 	var log bytes.Buffer
-	a.Log = slog.New(slog.NewTextHandler(&log, nil))
+	a.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
 	w := httptest.NewRecorder()
 	a.fail(w, httptest.NewRequest(http.MethodGet, "/", nil), fmt.Errorf("disk %d is on fire", 7))
 	if w.Code != 500 || strings.Contains(w.Body.String(), "fire") || !strings.Contains(log.String(), "disk 7 is on fire") {
@@ -176,10 +272,11 @@ func FuzzGetSession(f *testing.F) {
 		if got := w.Header().Get("Session-Size"); got != strconv.Itoa(len(session)) {
 			t.Errorf("Session-Size: %s", got)
 		}
-		if values, err := url.ParseQuery(query); err == nil && values.Has("max_bytes") {
-			if room, err := strconv.ParseInt(values.Get("max_bytes"), 10, 64); err == nil && int64(len(body)) > room {
-				t.Errorf("%d bytes for a room of %d", len(body), room)
-			}
+		if room, err := strconv.ParseInt(r.URL.Query().Get("max_bytes"), 10, 64); err == nil && int64(len(body)) > room {
+			t.Errorf("%d bytes for a room of %d", len(body), room)
+		}
+		if strings.Contains(query, "max_bytes=") && w.Code == 200 && len(r.URL.Query()) == 0 {
+			t.Errorf("%q was passed over", query)
 		}
 	})
 }
@@ -215,12 +312,12 @@ func FuzzParseETags(f *testing.F) {
 		}
 		var again []string
 		for _, tag := range list.tags {
-			text := `"` + tag.value + `"`
+			text := tag.value
 			if tag.weak {
 				text = "W/" + text
 			}
 			again = append(again, text)
-			if !list.matchesWeak(tag.value) || !tag.weak && !list.matchesStrong(tag.value) {
+			if !list.matches(tag.value, weak) || !tag.weak && !list.matches(tag.value, strong) {
 				t.Errorf("%q does not match its own %q", header, tag.value)
 			}
 		}
@@ -238,6 +335,7 @@ func FuzzParseETags(f *testing.F) {
 // position makes.
 func FuzzCursor(f *testing.F) {
 	a := newAPI(f)
+	a.run = [4]byte{1, 2, 3, 4} // so that seeds stay good
 	id, _ := cache.ParseID("0102")
 	f.Add(a.cursor(id))
 	f.Add("")
@@ -261,7 +359,7 @@ func FuzzNegotiate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, accept string) {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set("Accept", accept)
-		mediaType, err := sessionRepresentations.negotiate(r)
+		mediaType, err := negotiate(r, mediaJSON, mediaBytes, mediaPEM)
 		if err == nil && mediaType != mediaJSON && mediaType != mediaBytes && mediaType != mediaPEM {
 			t.Errorf("%q gives %q", accept, mediaType)
 		}
@@ -273,14 +371,42 @@ func FuzzDecodeJSON(f *testing.F) {
 	for _, seed := range []string{`{"data":"AAAA"}`, `{"data":1}`, `{"data":"*"}`, `{"x":1}`, `{}{}`, ``, `[`, `{"ttl_seconds":1e99}`} {
 		f.Add([]byte(seed))
 	}
+	a := newAPI(f)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var v api.SessionUpload
 		err := decodeJSON(body, &v)
-		if err == nil {
+		if _, ok := errors.AsType[notBase64](err); ok || err == nil {
 			return
 		}
-		if p := asProblem(err); problemKinds[p.code].status/100 != 4 || len(p.detail) > 120 {
+		if p := a.asProblem(err); problemKinds[p.code].status/100 != 4 || len(p.detail) > 120 {
 			t.Errorf("%q gives %v", body, err)
+		}
+	})
+}
+
+// FuzzReplaceTicketKeys sends any body as keys, raw and as JSON: the set is
+// replaced, or refused with a 4xx and stays.
+func FuzzReplaceTicketKeys(f *testing.F) {
+	random := bytes.Repeat([]byte("\x01\x9f\x33\xc7\xaa\x10\xfe\x4d"), 12)
+	for _, seed := range [][]byte{nil, random[:47], random[:48], random[:49], random} {
+		f.Add(seed, false)
+	}
+	for _, seed := range []string{`{"keys":[]}`, `{"keys":null}`, `{"keys":[{"name":"00","hmac_secret":"*","aes_key":""}]}`,
+		`{"keys":[{"name":"000102030405060708090a0b0c0d0e0f","hmac_secret":"AQIDBAUGBwgJCgsMDQ4PEA==","aes_key":"EQIDBAUGBwgJCgsMDQ4PEA=="}],"next":null}`} {
+		f.Add([]byte(seed), true)
+	}
+	a := newAPI(f)
+	h := a.Handler()
+	f.Fuzz(func(t *testing.T, body []byte, asJSON bool) {
+		mediaType := mediaBytes
+		if asJSON {
+			mediaType = mediaJSON
+		}
+		before := a.cfg.Ring.Description().Generation
+		w := serve(h, http.MethodPost, "/ticket-keys", bytes.NewReader(body), "Content-Type", mediaType)
+		after := a.cfg.Ring.Description().Generation
+		if w.Code != 200 && (w.Code/100 != 4 || after != before) || after > before+1 {
+			t.Errorf("%q: status %d, generation %d, then %d", body, w.Code, before, after)
 		}
 	})
 }

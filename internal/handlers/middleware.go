@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"runtime"
 	"strings"
 
@@ -18,8 +19,8 @@ import (
 // has it can follow a client around.
 func (a *API) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := a.Now()
-		if a.AccessLog {
+		start := a.cfg.Now()
+		if a.cfg.AccessLog {
 			requestID(w, r)
 		}
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
@@ -28,11 +29,11 @@ func (a *API) observe(next http.Handler) http.Handler {
 			if status == 0 {
 				status = http.StatusOK
 			}
-			took := a.Now().Sub(start)
+			took := a.cfg.Now().Sub(start)
 			route := chi.RouteContext(r.Context()).RoutePattern()
-			a.Recorder.Request(route, r.Method, status, took)
-			if a.AccessLog {
-				a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+			a.cfg.Recorder.Request(route, r.Method, status, took)
+			if a.cfg.AccessLog {
+				a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
 					slog.String("request_id", requestID(w, r)),
 					slog.String("method", r.Method), slog.String("route", route),
 					slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
@@ -63,7 +64,7 @@ func (a *API) recoverPanics(next http.Handler) http.Handler {
 			err := fmt.Errorf("panic: %s at %s", what, callers())
 			if w.(middleware.WrapResponseWriter).Status() != 0 {
 				// Part of an answer is out: all that is left is to break it off.
-				a.Log.ErrorContext(r.Context(), "request failed",
+				a.cfg.Log.ErrorContext(r.Context(), "request failed",
 					"request_id", requestID(w, r), "method", r.Method, "error", err.Error())
 				panic(http.ErrAbortHandler)
 			}
@@ -87,16 +88,36 @@ func callers() string {
 	return strings.TrimSpace(b.String())
 }
 
-// limitInFlight answers overloaded at once when as many requests as allowed are
-// being served: a queue would only make all of them late.
-func (a *API) limitInFlight(next http.HandlerFunc) http.HandlerFunc {
+// limitInFlight answers overloaded at once when there is no place among the
+// requests being served: a queue would only make all of them late.
+func (a *API) limitInFlight(places chan struct{}, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case a.inFlight <- struct{}{}:
-			defer func() { <-a.inFlight }()
+		case places <- struct{}{}:
+			defer func() { <-places }()
 			next(w, r)
 		default:
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 		}
 	}
+}
+
+// checkInput refuses a query string that net/url would silently drop parts of,
+// and joins list headers that came on several lines, which is the same as one
+// (RFC 9110, section 5.3) but not to the generated binding.
+func (a *API) checkInput(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery != "" {
+			if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+				a.fail(w, r, invalidRequest("The query string is malformed."))
+				return
+			}
+		}
+		for _, name := range []string{"If-Match", "If-None-Match"} {
+			if lines := r.Header[name]; len(lines) > 1 {
+				r.Header[name] = []string{strings.Join(lines, ", ")}
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }

@@ -72,7 +72,7 @@ func invalidRequest(format string, args ...any) *problem {
 
 // asProblem gives the problem of any error. What the domain does not name is
 // internal.
-func asProblem(err error) *problem {
+func (a *API) asProblem(err error) *problem {
 	var (
 		p             *problem
 		keysErr       *keys.InvalidError
@@ -82,6 +82,10 @@ func asProblem(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.Is(err, cache.ErrTooLarge), errors.Is(err, sslsession.ErrTooLarge):
+		return &problem{code: api.ProblemCodeSessionTooLarge, limit: int64(a.cfg.MaxSessionBytes)}
+	case errors.Is(err, cache.ErrClosed):
+		return &problem{code: api.ProblemCodeOverloaded, detail: "The service is stopping."}
 	case errors.Is(err, cache.ErrInvalidID):
 		return &problem{code: api.ProblemCodeInvalidSessionID}
 	case errors.Is(err, cache.ErrNotFound):
@@ -121,10 +125,11 @@ func sentence(err error) string {
 // limits and the recovery of panics all come here. The cause of an internal
 // one is logged, and only logged.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
-	p := asProblem(err)
+	p := a.asProblem(err)
 	id := requestID(w, r)
+	a.cfg.Recorder.Problem(string(p.code))
 	if p.code == api.ProblemCodeInternal {
-		a.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
+		a.cfg.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
 	}
 	kind := problemKinds[p.code]

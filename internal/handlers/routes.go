@@ -2,6 +2,8 @@ package handlers
 
 import (
 	"net/http"
+	"net/http/pprof"
+	runtimepprof "runtime/pprof"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
@@ -15,7 +17,7 @@ type route struct {
 	method, pattern string
 	handler         http.HandlerFunc
 	// ops marks health and metrics: they move to the operations listener when
-	// there is one, and are served however busy the service is.
+	// there is one, and have places of their own among the requests in flight.
 	ops bool
 }
 
@@ -59,24 +61,30 @@ func (a *API) MainHandler() http.Handler {
 // OpsHandler serves health, metrics and, under /debug/pprof, profiles.
 func (a *API) OpsHandler() http.Handler {
 	r := a.router(func(rt route) bool { return rt.ops })
-	r.Mount("/debug", middleware.Profiler())
+	r.Get("/debug/pprof/", pprof.Index)
+	r.Get("/debug/pprof/profile", pprof.Profile)
+	r.Get("/debug/pprof/symbol", pprof.Symbol)
+	r.Get("/debug/pprof/trace", pprof.Trace)
+	for _, profile := range runtimepprof.Profiles() {
+		r.Method(http.MethodGet, "/debug/pprof/"+profile.Name(), pprof.Handler(profile.Name()))
+	}
 	return r
 }
 
 func (a *API) router(include func(route) bool) chi.Router {
 	r := chi.NewRouter()
-	r.Use(a.observe, a.recoverPanics, middleware.GetHead)
+	r.Use(a.observe, a.recoverPanics, a.checkInput, middleware.GetHead)
 	r.NotFound(a.routeNotFound)
 	r.MethodNotAllowed(a.methodNotAllowed)
 	for _, rt := range a.routes() {
 		if !include(rt) {
 			continue
 		}
-		handler := rt.handler
-		if !rt.ops {
-			handler = a.limitInFlight(handler)
+		places := a.inFlight
+		if rt.ops {
+			places = a.opsInFlight
 		}
-		r.MethodFunc(rt.method, rt.pattern, handler)
+		r.MethodFunc(rt.method, rt.pattern, a.limitInFlight(places, rt.handler))
 	}
 	return r
 }

@@ -21,8 +21,6 @@ const (
 	markOpenSSL
 )
 
-var sessionRepresentations = newRepresentations(mediaJSON, mediaBytes, mediaPEM)
-
 // uploadSlack is the room that a PEM or JSON body has beside its base64: line
 // ends, text before the block, white space, the other members.
 const uploadSlack = 4 << 10
@@ -31,13 +29,16 @@ const uploadSlack = 4 << 10
 // base64 with a line end for every 64 characters, and uploadSlack.
 func maxUploadBytes(size int) int { return size*4/3*66/64 + uploadSlack }
 
-// sessionETag is the value of the ETag of a session's bytes, in a
+// sessionETag is the ETag of a session's bytes, with its quotes, in a
 // representation: another one has another ETag (RFC 9110, section 8.8.3.3).
 func sessionETag(tag cache.Tag, mediaType string) string {
+	quoted := make([]byte, 0, 40)
+	quoted = append(quoted, '"')
+	quoted = hex.AppendEncode(quoted, tag[:])
 	if mediaType == mediaPEM {
-		return hex.EncodeToString(tag[:]) + "-pem"
+		quoted = append(quoted, "-pem"...)
 	}
-	return hex.EncodeToString(tag[:])
+	return string(append(quoted, '"'))
 }
 
 // GetSession implements [api.ServerInterface].
@@ -64,22 +65,22 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 			return
 		}
 	}
-	mediaType, err := sessionRepresentations.negotiate(r)
+	mediaType, err := negotiate(r, mediaJSON, mediaBytes, mediaPEM)
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	buf := a.buffers.get()
 	defer a.buffers.put(buf)
-	data, entry, ok := a.Cache.Get(*buf, id)
+	data, entry, ok := a.cfg.Cache.Get(*buf, id)
 	*buf = data
 	if !ok {
 		a.fail(w, r, cache.ErrNotFound)
 		return
 	}
 	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("Vary", "Accept")
+	h["Cache-Control"] = noStoreValue
+	h["Vary"] = acceptValue
 	sizeOnly := params.MaxBytes != nil && *params.MaxBytes == 0
 	switch {
 	case mediaType == mediaBytes, mediaType == mediaJSON && sizeOnly:
@@ -111,7 +112,7 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 
 // sessionID reads the ID of the path, when there is a cache to look it up in.
 func (a *API) sessionID(raw string) (cache.ID, error) {
-	if a.Cache == nil {
+	if a.cfg.Cache == nil {
 		return cache.ID{}, &problem{code: api.ProblemCodeCacheDisabled}
 	}
 	return cache.ParseID(raw)
@@ -132,17 +133,17 @@ func checkMaxBytes(params api.GetSessionParams) error {
 func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, tag, mediaType string, params api.GetSessionParams) {
 	h := w.Header()
 	h.Set("Session-Size", strconv.Itoa(len(data)))
-	h.Set("ETag", `"`+tag+`"`)
+	h.Set("ETag", tag)
 	if params.IfMatch != nil || params.IfNoneMatch != nil {
 		ifMatch, ifNoneMatch, err := parseConditions(params.IfMatch, params.IfNoneMatch)
 		switch {
 		case err != nil:
 			a.fail(w, r, err)
 			return
-		case ifMatch != nil && !ifMatch.matchesStrong(tag):
+		case ifMatch != nil && !ifMatch.matches(tag, strong):
 			a.fail(w, r, cache.ErrPrecondition)
 			return
-		case ifNoneMatch != nil && ifNoneMatch.matchesWeak(tag):
+		case ifNoneMatch != nil && ifNoneMatch.matches(tag, weak):
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
@@ -155,7 +156,7 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 	case params.MaxBytes != nil:
 		part.end = int(min(*params.MaxBytes, int64(len(data))))
 		partial = part.end < len(data)
-	case params.Range != nil && (params.IfRange == nil || *params.IfRange == `"`+tag+`"`):
+	case params.Range != nil && (params.IfRange == nil || *params.IfRange == tag):
 		asked, ok, err := parseRange(*params.Range, len(data))
 		switch {
 		case errors.Is(err, errRange{}):
@@ -176,8 +177,8 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 		status = http.StatusPartialContent
 		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.start, part.end-1, len(data)))
 	}
-	h.Set("Accept-Ranges", "bytes")
-	h.Set("Content-Type", mediaType)
+	h["Accept-Ranges"] = bytesValue
+	h["Content-Type"] = mediaValue[mediaType]
 	h.Set("Content-Length", strconv.Itoa(part.end-part.start))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
@@ -202,10 +203,10 @@ func writeCondition(ifMatch, ifNoneMatch *string) (cache.Condition, error) {
 	}
 	return func(current cache.Tag, exists bool) bool {
 		raw, pem := sessionETag(current, mediaBytes), sessionETag(current, mediaPEM)
-		if match != nil && !(exists && (match.matchesStrong(raw) || match.matchesStrong(pem))) {
+		if match != nil && !(exists && (match.matches(raw, strong) || match.matches(pem, strong))) {
 			return false
 		}
-		return noneMatch == nil || !exists || !noneMatch.matchesWeak(raw) && !noneMatch.matchesWeak(pem)
+		return noneMatch == nil || !exists || !noneMatch.matches(raw, weak) && !noneMatch.matches(pem, weak)
 	}, nil
 }
 
@@ -229,29 +230,22 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 		return
 	}
 	defer clear(upload.data)
-	replaced, err := a.Cache.Put(id, upload.data, cache.PutOptions{
+	replaced, err := a.cfg.Cache.Put(id, upload.data, cache.PutOptions{
 		ExpiresAt: upload.end, Mark: upload.mark, If: condition,
 	})
-	if errors.Is(err, cache.ErrTooLarge) {
-		err = a.sessionTooLarge()
-	}
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Set("ETag", `"`+sessionETag(cache.TagOf(upload.data), mediaBytes)+`"`)
+	h["Cache-Control"] = noStoreValue
+	h.Set("ETag", sessionETag(cache.TagOf(upload.data), mediaBytes))
 	if replaced {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
 	h.Set("Location", "/sessions/"+id.String())
 	w.WriteHeader(http.StatusCreated)
-}
-
-func (a *API) sessionTooLarge() error {
-	return &problem{code: api.ProblemCodeSessionTooLarge, limit: int64(a.MaxSessionBytes)}
 }
 
 // upload is a session as it arrived, in whatever kind of body.
@@ -268,11 +262,11 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 	if err != nil {
 		return upload{}, err
 	}
-	limit := a.MaxSessionBytes
+	limit := a.cfg.MaxSessionBytes
 	if mediaType != mediaBytes {
-		limit = maxUploadBytes(a.MaxSessionBytes)
+		limit = maxUploadBytes(a.cfg.MaxSessionBytes)
 	}
-	body, err := readBody(*buf, w, r, limit, a.sessionTooLarge())
+	body, err := readBody(*buf, w, r, limit, cache.ErrTooLarge)
 	*buf = body
 	if err != nil {
 		return upload{}, err
@@ -312,7 +306,11 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 // decodeUpload reads a JSON body.
 func decodeUpload(body []byte) (data []byte, ttl *int64, err error) {
 	var request api.SessionUpload
-	if err := decodeJSON(body, &request); err != nil {
+	err = decodeJSON(body, &request)
+	if errors.Is(err, notBase64{"/data"}) {
+		err = &problem{code: api.ProblemCodeInvalidSession, detail: "data is not base64."}
+	}
+	if err != nil {
 		clear(request.Data)
 		return nil, nil, err
 	}
@@ -325,11 +323,11 @@ func decodeUpload(body []byte) (data []byte, ttl *int64, err error) {
 // sessionEnd is when a session stored now ends: after the given time, else when
 // it says itself, else after the default; never after the longest.
 func (a *API) sessionEnd(ttl *int64, session *sslsession.Session) time.Time {
-	now := a.Now()
-	last := now.Add(a.MaxTTL)
-	end := now.Add(a.DefaultTTL)
+	now := a.cfg.Now()
+	last := now.Add(a.cfg.MaxTTL)
+	end := now.Add(a.cfg.DefaultTTL)
 	switch {
-	case ttl != nil && *ttl > int64(a.MaxTTL/time.Second):
+	case ttl != nil && *ttl > int64(a.cfg.MaxTTL/time.Second):
 		end = last
 	case ttl != nil:
 		end = now.Add(time.Duration(*ttl) * time.Second)
@@ -354,7 +352,7 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 		a.fail(w, r, err)
 		return
 	}
-	if err := a.Cache.Delete(id, condition); err != nil {
+	if err := a.cfg.Cache.Delete(id, condition); err != nil {
 		a.fail(w, r, err)
 		return
 	}
@@ -364,12 +362,12 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 
 // FlushSessions implements [api.ServerInterface].
 func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
-	if a.Cache == nil {
+	if a.cfg.Cache == nil {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
 	noStore(w)
-	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(a.Cache.Flush())})
+	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(a.cfg.Cache.Flush())})
 }
 
 const (
@@ -379,7 +377,7 @@ const (
 
 // ListSessions implements [api.ServerInterface].
 func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.ListSessionsParams) {
-	if a.Cache == nil {
+	if a.cfg.Cache == nil {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
@@ -399,11 +397,11 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 			return
 		}
 	}
-	if _, err := jsonOnly.negotiate(r); err != nil {
+	if _, err := negotiate(r, mediaJSON); err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	entries, more := a.Cache.List(after, int(limit))
+	entries, more := a.cfg.Cache.List(after, int(limit))
 	page := api.SessionPage{Sessions: make([]api.Session, len(entries))}
 	for i, entry := range entries {
 		page.Sessions[i] = describeEntry(entry)
@@ -415,8 +413,6 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 	noStore(w)
 	writeJSON(w, http.StatusOK, page)
 }
-
-var jsonOnly = newRepresentations(mediaJSON)
 
 // describeEntry describes a session as the cache knows it.
 func describeEntry(e cache.Entry) api.Session {
@@ -465,7 +461,7 @@ func describeOpenSSL(id cache.ID, der []byte) (*api.OpenSSLSession, error) {
 		TimeoutSeconds:       int64(s.Timeout / time.Second),
 		ServerName:           text(s.ServerName),
 		ALPN:                 text(s.ALPN),
-		SessionIDContext:     text([]byte(hex.EncodeToString(s.SessionIDContext))),
+		SessionIDContext:     text(hex.AppendEncode(nil, s.SessionIDContext)),
 		ExtendedMasterSecret: s.ExtendedMasterSecret,
 	}
 	if s.Peer != nil {

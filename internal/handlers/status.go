@@ -9,16 +9,16 @@ import (
 
 // GetStatus implements [api.ServerInterface].
 func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
-	if _, err := jsonOnly.negotiate(r); err != nil {
+	if _, err := negotiate(r, mediaJSON); err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	status := api.Status{
-		Version:       a.Version,
+		Version:       a.cfg.Version,
 		StartedAt:     a.started.UTC(),
-		UptimeSeconds: int64(a.Now().Sub(a.started) / time.Second),
+		UptimeSeconds: int64(a.cfg.Now().Sub(a.started) / time.Second),
 		Cache:         a.cacheStatus(),
-		TicketKeys:    describeKeys(a.Ring.Description()),
+		TicketKeys:    describeKeys(a.cfg.Ring.Description()),
 		TicketKeyFile: a.keyFileStatus(),
 	}
 	noStore(w)
@@ -26,10 +26,10 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *API) cacheStatus() api.CacheStatus {
-	if a.Cache == nil {
+	if a.cfg.Cache == nil {
 		return api.CacheStatus{Enabled: false}
 	}
-	s := a.Cache.Stats()
+	s := a.cfg.Cache.Stats()
 	status := api.CacheStatus{
 		Enabled:       true,
 		Entries:       new(int64(s.Entries)),
@@ -50,10 +50,10 @@ func (a *API) cacheStatus() api.CacheStatus {
 }
 
 func (a *API) keyFileStatus() *api.TicketKeyFileStatus {
-	if a.KeyFile == nil {
+	if a.cfg.KeyFile == nil {
 		return nil
 	}
-	s := a.KeyFile.Status()
+	s := a.cfg.KeyFile.Status()
 	status := &api.TicketKeyFileStatus{Path: s.Path, LoadedAt: s.LoadedAt.UTC(), Failures: s.Failures}
 	if s.LastError != "" {
 		status.LastError = &s.LastError
@@ -75,9 +75,9 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 		server.Status, server.Detail = api.Failing, new("draining")
 	}
 	health := api.Health{Status: server.Status, Checks: []api.HealthCheck{server}}
-	if a.KeyFile != nil {
+	if a.cfg.KeyFile != nil {
 		file := api.HealthCheck{Name: "ticket_key_file", Status: api.Ok}
-		if s := a.KeyFile.Status(); s.LastError != "" {
+		if s := a.cfg.KeyFile.Status(); s.LastError != "" {
 			file.Status, file.Detail = api.Degraded, new("cannot be taken; the keys from before stay active")
 			if health.Status == api.Ok {
 				health.Status = api.Degraded
@@ -95,5 +95,5 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 
 // GetMetrics implements [api.ServerInterface].
 func (a *API) GetMetrics(w http.ResponseWriter, r *http.Request) {
-	a.Metrics.ServeHTTP(w, r)
+	a.cfg.Metrics.ServeHTTP(w, r)
 }

@@ -1,11 +1,12 @@
 package handlers
 
 import (
-	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -14,8 +15,6 @@ import (
 // maxKeysBody is more than 64 keys need in any body: JSON takes about 200
 // bytes a key, white space aside.
 const maxKeysBody = 64 << 10
-
-var bytesOnly = newRepresentations(mediaBytes)
 
 // GetTicketKeys implements [api.ServerInterface].
 func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams) {
@@ -33,13 +32,14 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 		a.fail(w, r, invalidRequest("format: is not one of those listed"))
 		return
 	}
-	if _, err := bytesOnly.negotiate(r); err != nil {
+	if _, err := negotiate(r, mediaBytes); err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	set, description := a.Ring.Snapshot()
+	set, description := a.cfg.Ring.Snapshot()
 	defer set.Wipe()
-	if notModified(w, ifNoneMatch, description.Generation) {
+	if setGeneration(w, description.Generation); isCurrent(ifNoneMatch, description.Generation) {
+		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	encoded := format.Append(nil, set)
@@ -52,27 +52,33 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 }
 
 func (a *API) serveDescription(w http.ResponseWriter, r *http.Request, ifNoneMatch *etagList) {
-	if _, err := jsonOnly.negotiate(r); err != nil {
+	if _, err := negotiate(r, mediaJSON); err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	description := a.Ring.Description()
-	if !notModified(w, ifNoneMatch, description.Generation) {
-		writeDescription(w, description)
+	description := a.cfg.Ring.Description()
+	if isCurrent(ifNoneMatch, description.Generation) {
+		setGeneration(w, description.Generation)
+		w.WriteHeader(http.StatusNotModified)
+		return
 	}
+	writeDescription(w, description)
 }
 
-// notModified sets the headers that every answer about the set has, and answers
-// with 304 when the client has this generation.
-func notModified(w http.ResponseWriter, ifNoneMatch *etagList, generation uint64) bool {
+// generationETag is the ETag of everything that is said about a generation.
+func generationETag(generation uint64) string {
+	return `"` + strconv.FormatUint(generation, 10) + `"`
+}
+
+// isCurrent reports whether the client has the generation already.
+func isCurrent(ifNoneMatch *etagList, generation uint64) bool {
+	return ifNoneMatch != nil && ifNoneMatch.matches(generationETag(generation), weak)
+}
+
+// setGeneration sets the headers of every answer about the set.
+func setGeneration(w http.ResponseWriter, generation uint64) {
 	noStore(w)
-	tag := strconv.FormatUint(generation, 10)
-	w.Header().Set("ETag", `"`+tag+`"`)
-	if ifNoneMatch == nil || !ifNoneMatch.matchesWeak(tag) {
-		return false
-	}
-	w.WriteHeader(http.StatusNotModified)
-	return true
+	w.Header().Set("ETag", generationETag(generation))
 }
 
 // ReplaceTicketKeys implements [api.ServerInterface].
@@ -105,7 +111,7 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 	if mediaType == mediaJSON {
 		description, err = a.replaceWithJSON(body, update)
 	} else {
-		description, err = a.Ring.Load(format, body, update)
+		description, err = a.cfg.Ring.Load(format, body, update)
 	}
 	a.answerUpdate(w, r, description, err)
 }
@@ -118,47 +124,78 @@ var errTooManyKeys = &problem{
 // replaceWithJSON replaces the set by that of a JSON body.
 func (a *API) replaceWithJSON(body []byte, update keys.Update) (keys.Description, error) {
 	var request api.TicketKeyUpload
-	if err := decodeJSON(body, &request); err != nil {
+	defer wipeUpload(&request)
+	err := decodeJSON(body, &request)
+	if member, ok := errors.AsType[notBase64](err); ok {
+		return keys.Description{}, invalidKey(fieldName(member.pointer), "is not base64")
+	}
+	if err != nil {
 		return keys.Description{}, err
 	}
 	if request.Keys == nil {
 		return keys.Description{}, invalidRequest("keys: is required")
 	}
-	var bad problem
 	set := keys.Set{Keys: make([]keys.Key, len(request.Keys))}
 	defer set.Wipe()
 	for i, material := range request.Keys {
-		set.Keys[i] = bad.key(fmt.Sprintf("keys[%d]", i), material)
+		if set.Keys[i], err = makeKey(material); err != nil {
+			return keys.Description{}, invalidKey(fmt.Sprintf("keys[%d].name", i), "is not hex")
+		}
 	}
 	if request.Next != nil {
-		next := bad.key("next", *request.Next)
+		next, err := makeKey(*request.Next)
+		if err != nil {
+			return keys.Description{}, invalidKey("next.name", "is not hex")
+		}
 		set.Next = &next
 	}
-	if bad.fields != nil {
-		bad.code = api.ProblemCodeInvalidTicketKeys
-		return keys.Description{}, &bad
-	}
-	return a.Ring.Replace(set, update)
+	return a.cfg.Ring.Replace(set, update)
 }
 
-// key makes a key of what stands in JSON at field. What is no hex or base64 is
-// added to the problem; lengths are for the ring to judge.
-func (p *problem) key(field string, material api.TicketKeyMaterial) keys.Key {
+func invalidKey(field, reason string) *problem {
+	return &problem{
+		code:   api.ProblemCodeInvalidTicketKeys,
+		fields: []api.FieldError{{Field: field, Reason: reason}},
+	}
+}
+
+// fieldName writes a JSON Pointer as the domain writes fields: keys[0].aes_key
+// for /keys/0/aes_key.
+func fieldName(pointer string) string {
+	var b strings.Builder
+	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		switch {
+		case token != "" && isDigits(token):
+			b.WriteString("[" + token + "]")
+		case b.Len() > 0:
+			b.WriteString("." + token)
+		default:
+			b.WriteString(token)
+		}
+	}
+	return b.String()
+}
+
+// makeKey makes a key of what stands in JSON. The error is that the name is no
+// hex; lengths are for the ring to judge.
+func makeKey(material api.TicketKeyMaterial) (keys.Key, error) {
 	name, err := hex.DecodeString(material.Name)
 	if err != nil {
-		p.fields = append(p.fields, api.FieldError{Field: field + ".name", Reason: "is not hex"})
+		return keys.Key{}, err
 	}
-	hmacSecret, err := base64.StdEncoding.DecodeString(material.HMACSecret)
-	if err != nil {
-		p.fields = append(p.fields, api.FieldError{Field: field + ".hmac_secret", Reason: "is not base64"})
+	return keys.NewKey(name, material.HMACSecret, material.AESKey), nil
+}
+
+// wipeUpload wipes the secrets of a body.
+func wipeUpload(u *api.TicketKeyUpload) {
+	for _, material := range u.Keys {
+		clear(material.HMACSecret)
+		clear(material.AESKey)
 	}
-	aesKey, err := base64.StdEncoding.DecodeString(material.AESKey)
-	if err != nil {
-		p.fields = append(p.fields, api.FieldError{Field: field + ".aes_key", Reason: "is not base64"})
+	if u.Next != nil {
+		clear(u.Next.HMACSecret)
+		clear(u.Next.AESKey)
 	}
-	defer clear(hmacSecret)
-	defer clear(aesKey)
-	return keys.NewKey(name, hmacSecret, aesKey)
 }
 
 // RotateTicketKeys implements [api.ServerInterface].
@@ -168,7 +205,7 @@ func (a *API) RotateTicketKeys(w http.ResponseWriter, r *http.Request, params ap
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.Ring.Rotate(condition)
+	description, err := a.cfg.Ring.Rotate(condition)
 	a.answerUpdate(w, r, description, err)
 }
 
@@ -184,7 +221,7 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.Ring.Revoke(name, condition)
+	description, err := a.cfg.Ring.Revoke(name, condition)
 	a.answerUpdate(w, r, description, err)
 }
 
@@ -195,7 +232,7 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 		return nil, err
 	}
 	return func(generation uint64) bool {
-		return list.matchesStrong(strconv.FormatUint(generation, 10))
+		return list.matches(generationETag(generation), strong)
 	}, nil
 }
 
@@ -206,11 +243,11 @@ func (a *API) answerUpdate(w http.ResponseWriter, r *http.Request, d keys.Descri
 		a.fail(w, r, err)
 		return
 	}
-	notModified(w, nil, d.Generation)
 	writeDescription(w, d)
 }
 
 func writeDescription(w http.ResponseWriter, d keys.Description) {
+	setGeneration(w, d.Generation)
 	writeJSON(w, http.StatusOK, describeKeys(d))
 }
 

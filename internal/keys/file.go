@@ -86,7 +86,10 @@ func (f *File) Reload() {
 	f.checking.Lock()
 	defer f.checking.Unlock()
 	f.reported = "" // who asks again is told again
-	f.check()
+	before := f.taken
+	if f.check(); f.taken == before && f.reported == "" {
+		f.log.Info("ticket key file unchanged", slog.String("path", f.path))
+	}
 }
 
 // Watch reads the file and takes its keys whenever its content changes, until

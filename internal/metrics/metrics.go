@@ -31,6 +31,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	problems *prometheus.CounterVec
 	series   sync.Map // requestKey to *requestSeries, so that a request looks up no labels
 }
 
@@ -64,12 +65,16 @@ func New(version string) *Metrics {
 			NativeHistogramMinResetDuration: time.Hour,
 		}, labels),
 	}
+	m.problems = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: namespace, Name: "http_problems_total",
+		Help: "Problems answered, by their code.",
+	}, []string{"code"})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
 		Help: "1, with the version, the commit and the Go version as labels.",
 	}, []string{"version", "revision", "go_version"})
 	build.WithLabelValues(version, revision(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.requests, m.duration, build,
+	m.registry.MustRegister(m.requests, m.duration, m.problems, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -104,7 +109,7 @@ func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
-		Registry: m.registry, EnableOpenMetrics: true, MaxRequestsInFlight: 4,
+		Registry: m.registry, EnableOpenMetrics: true,
 	})
 }
 
@@ -132,6 +137,9 @@ func (m *Metrics) Request(route, method string, status int, took time.Duration) 
 	s.requests.Inc()
 	s.duration.Observe(took.Seconds())
 }
+
+// Problem records that a problem of the code was answered.
+func (m *Metrics) Problem(code string) { m.problems.WithLabelValues(code).Inc() }
 
 // desc describes a metric of the domain.
 func desc(subsystem, name, help string, labels ...string) *prometheus.Desc {

@@ -68,6 +68,7 @@ func everything(t *testing.T) *Metrics {
 
 	m.Request("/sessions/{id}", http.MethodGet, 200, 300*time.Microsecond)
 	m.Request("", "BREW", 404, time.Millisecond)
+	m.Problem("route_not_found")
 	return m
 }
 
@@ -108,6 +109,7 @@ func TestFigures(t *testing.T) {
 		`sessapi_http_requests_total{code="200",method="GET",route="/sessions/{id}"} 1`,
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,
 		`sessapi_http_request_duration_seconds_bucket{code="200",method="GET",route="/sessions/{id}",le="0.0005"} 1`,
+		`sessapi_http_problems_total{code="route_not_found"} 1`,
 		`sessapi_build_info{`,
 		`go_goroutines `,
 		`process_resident_memory_bytes `,

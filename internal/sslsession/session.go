@@ -23,6 +23,10 @@ var (
 	// ErrTooLarge reports more than [MaxSize] bytes. It is an [ErrNotSession],
 	// too.
 	ErrTooLarge = fmt.Errorf("%w: larger than %d bytes", ErrNotSession, MaxSize)
+
+	// errNotSequence is made once, for it is what most bytes that are no session
+	// come to.
+	errNotSequence = fmt.Errorf("%w: not a whole DER SEQUENCE and nothing else", ErrNotSession)
 )
 
 // Bounds of OpenSSL: SSL_MAX_SSL_SESSION_ID_LENGTH, SSL_MAX_SID_CTX_LENGTH and
@@ -113,7 +117,7 @@ func Parse(der []byte) (Session, error) {
 	)
 	switch {
 	case !input.ReadASN1(&fields, asn1.SEQUENCE) || !input.Empty():
-		return Session{}, fmt.Errorf("%w: not a whole DER SEQUENCE and nothing else", ErrNotSession)
+		return Session{}, errNotSequence
 	case !readInt(&fields, &version, 1, 1):
 		return Session{}, broken("version")
 	case !readInt(&fields, &protocol, 0, math.MaxUint16) || !Protocol(protocol).valid():

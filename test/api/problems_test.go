@@ -43,7 +43,7 @@ func TestProblems(t *testing.T) {
 		{method: "GET", path: "/sessions/xyz", status: 400, code: api.ProblemCodeInvalidSessionID},
 		{method: "GET", path: "/sessions/01?max_bytes=x", status: 400, code: api.ProblemCodeInvalidRequest},
 		{method: "GET", path: "/sessions?limit=x", status: 400, code: api.ProblemCodeInvalidRequest},
-		{method: "GET", path: "/sessions/01", headers: []string{"If-Match", `"a"`, "If-Match", `"b"`}, status: 400, code: api.ProblemCodeInvalidRequest},
+		{method: "GET", path: "/sessions/01", headers: []string{"Accept", typeBytes, "Range", "bytes=0-1", "Range", "bytes=2-3"}, status: 400, code: api.ProblemCodeInvalidRequest},
 		{method: "GET", path: "/sessions/01", headers: []string{"Accept", "text"}, status: 400, code: api.ProblemCodeInvalidRequest},
 		{method: "PUT", path: "/sessions/01", body: `{"data":"` + secret, headers: []string{"Content-Type", typeJSON}, status: 400, code: api.ProblemCodeInvalidRequest},
 		{method: "PUT", path: "/sessions/01", body: `{"` + hex.EncodeToString([]byte(secret)) + `":1}`, headers: []string{"Content-Type", typeJSON}, status: 400, code: api.ProblemCodeInvalidRequest},
@@ -96,6 +96,10 @@ func TestProblems(t *testing.T) {
 			}
 		}
 	}
+	// Health and metrics have places of their own.
+	busy.get("/livez", "*/*").want(t, 200)
+	busy.get("/metrics", "*/*").want(t, 200)
+
 	if strings.Contains(broken.log.String(), panicSecret) || !strings.Contains(broken.log.String(), `"request_id":"req-1"`) ||
 		!strings.Contains(broken.log.String(), "panicking") {
 		t.Errorf("a panic is logged as %s", broken.log)

@@ -68,6 +68,8 @@ func drawRequest(t *rapid.T) *http.Request {
 			header.Set("Accept", typeBytes) // with JSON it contradicts itself, which no schema says
 		} else if method == http.MethodGet {
 			drawHeader(t, "Range", header, rapid.SampledFrom([]string{"bytes=0-1", "bytes=-3", "lines=1"}))
+			drawHeader(t, "If-Range", header, drawETags)
+			drawHeader(t, "Accept", header, rapid.SampledFrom([]string{typeBytes, typeJSON, "*/*"}))
 		}
 		drawHeader(t, "If-None-Match", header, drawETags)
 	case "put":
@@ -86,6 +88,7 @@ func drawRequest(t *rapid.T) *http.Request {
 		drawHeader(t, "If-Match", header, drawETags)
 	case "list":
 		method, path = http.MethodGet, "/sessions"
+		draw(t, "cursor", query, bad("", strings.Repeat("A", 129)))
 		draw(t, "limit", query, rapid.OneOf(rapid.SampledFrom([]string{"1", "100", "1000"}), bad("0", "1001", "-1", "x", "")))
 	case "describe":
 		method, path = http.MethodGet, "/ticket-keys"
@@ -145,7 +148,7 @@ func drawHeader(t *rapid.T, name string, header http.Header, values *rapid.Gener
 
 func drawUpload(t *rapid.T) []byte {
 	upload := map[string]any{"data": base64.StdEncoding.EncodeToString(rapid.SliceOfN(rapid.Byte(), 1, 64).Draw(t, "data"))}
-	switch rapid.IntRange(0, 6).Draw(t, "upload") {
+	switch rapid.IntRange(0, 9).Draw(t, "upload") {
 	case 0:
 		upload["ttl_seconds"] = rapid.SampledFrom([]any{1, 3600}).Draw(t, "ttl")
 	case 1:
@@ -154,8 +157,12 @@ func drawUpload(t *rapid.T) []byte {
 		upload["unknown"] = 1
 	case 3:
 		delete(upload, "data")
+	case 5:
+		upload["ttl_seconds"] = nil
+	case 6:
+		upload["DATA"] = upload["data"]
 	case 4:
-		upload["data"] = rapid.SampledFrom([]any{nil, 7, []any{}, map[string]any{}}).Draw(t, "data")
+		upload["data"] = rapid.SampledFrom([]any{nil, 7, []any{}, []any{65}, map[string]any{}}).Draw(t, "data")
 	}
 	return marshal(t, upload)
 }
@@ -179,6 +186,9 @@ func drawKeySet(t *rapid.T) []byte {
 		keys = append(keys, key)
 	}
 	set := map[string]any{"keys": keys}
+	if rapid.IntRange(0, 3).Draw(t, "next") == 0 {
+		set["next"] = nil
+	}
 	if rapid.IntRange(0, 5).Draw(t, "set") == 0 {
 		set["unknown"] = true
 	}

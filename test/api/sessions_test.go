@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -208,7 +211,7 @@ func TestSessionRanges(t *testing.T) {
 	s.get("/sessions/aa?max_bytes=5", typeBytes, "Range", "bytes=0-4").wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 	s.get("/sessions/aa?max_bytes=5", typeJSON).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 	s.get("/sessions/aa?max_bytes=0", "*/*").want(t, 204).wantHeader(t, "Session-Size", "10")
-	for _, n := range []string{"-1", "x", "", "1.5", "9223372036854775808", "1&max_bytes=2"} {
+	for _, n := range []string{"-1", "x", "", "1.5", "9223372036854775808", "1&max_bytes=2", "%zz", "5;x", "5&%"} {
 		s.get("/sessions/aa?max_bytes="+n, typeBytes).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 	}
 }
@@ -232,7 +235,9 @@ func TestSessionConditions(t *testing.T) {
 	s.get(path, typeBytes, "If-Match", tag).want(t, 200)
 	s.get(path, typeBytes, "If-Match", "W/"+tag).wantProblem(t, 412, api.ProblemCodePreconditionFailed)
 	s.get(path, typeBytes, "If-Match", `"x"`).wantProblem(t, 412, api.ProblemCodePreconditionFailed)
-	for _, malformed := range []string{"x", `"x`, `"x" "y"`, `"x",`, "**", ""} {
+	s.get(path, typeBytes, "If-None-Match", `"x",, `+tag+",").want(t, 304)
+	s.get(path, typeBytes, "If-None-Match", `"x"`, "If-None-Match", tag).want(t, 304)
+	for _, malformed := range []string{"x", `"x`, `"x" "y"`, `"x",y`, "**", "", ","} {
 		s.get(path, typeBytes, "If-None-Match", malformed).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 		s.put(path, typeBytes, []byte("x"), "If-Match", malformed).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 	}
@@ -291,6 +296,10 @@ func TestSessionBadBodies(t *testing.T) {
 		{name: "expired", contentType: typeBytes, body: string(sslSession([]byte{1}, s.clock.Now().Add(-time.Hour), time.Hour)), status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "broken base64", contentType: typeJSON, body: `{"data":"***"}`, status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "unknown member", contentType: typeJSON, body: `{"data":"AAAA","tll_seconds":1}`, status: 400, code: api.ProblemCodeInvalidRequest},
+		{name: "a member twice", contentType: typeJSON, body: `{"data":"AAAA","data":"AAAA"}`, status: 400, code: api.ProblemCodeInvalidRequest},
+		{name: "a member in another case", contentType: typeJSON, body: `{"DATA":"AAAA"}`, status: 400, code: api.ProblemCodeInvalidRequest},
+		{name: "bytes as an array", contentType: typeJSON, body: `{"data":[65,66]}`, status: 400, code: api.ProblemCodeInvalidRequest},
+		{name: "base64 with line ends", contentType: typeJSON, body: `{"data":"AA\nAA"}`, status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "trailing data", contentType: typeJSON, body: `{"data":"AAAA"}{}`, status: 400, code: api.ProblemCodeInvalidRequest},
 		{name: "no data", contentType: typeJSON, body: `{}`, status: 400, code: api.ProblemCodeInvalidRequest},
 		{name: "null data", contentType: typeJSON, body: `{"data":null}`, status: 400, code: api.ProblemCodeInvalidRequest},
@@ -322,6 +331,15 @@ func TestSessionBadBodies(t *testing.T) {
 			t.Fatalf("%s: changed the session", test.name)
 		}
 	}
+}
+
+// What changes the meaning of a body is not passed over.
+func TestSessionBodyHeaders(t *testing.T) {
+	t.Parallel()
+	s := startService(t)
+	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Range", "bytes 0-0/5").wantProblem(t, 400, api.ProblemCodeInvalidRequest)
+	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Encoding", "gzip").wantProblem(t, 415, api.ProblemCodeUnsupportedMediaType)
+	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Encoding", "identity").want(t, 201)
 }
 
 // A chunked body says nothing of its size before it is too large.
@@ -399,4 +417,56 @@ func TestListSessions(t *testing.T) {
 	if page := decode[api.SessionPage](t, s.get("/sessions", typeJSON)); len(page.Sessions) != 0 || page.Sessions == nil {
 		t.Errorf("lists %v after a flush", page.Sessions)
 	}
+}
+
+// A listing that runs while others write has each session that stays exactly
+// once.
+func TestListingWhileOthersWrite(t *testing.T) {
+	t.Parallel()
+	s := startService(t)
+	const stay = 300
+	for i := range stay {
+		s.put(fmt.Sprintf("/sessions/aa%04x", i), typeBytes, []byte("x")).want(t, 201)
+	}
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range 4 {
+		writers.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(w), 1))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				path := fmt.Sprintf("/sessions/bb%04x", random.IntN(500))
+				if random.IntN(2) == 0 {
+					s.put(path, typeBytes, []byte("x"))
+				} else {
+					s.request(http.MethodDelete, path, nil)
+				}
+			}
+		})
+	}
+	for range 5 {
+		seen := map[string]int{}
+		query := url.Values{"limit": {"37"}}
+		for {
+			page := decode[api.SessionPage](t, s.get("/sessions?"+query.Encode(), typeJSON))
+			for _, session := range page.Sessions {
+				seen[session.ID]++
+			}
+			if page.NextCursor == nil {
+				break
+			}
+			query.Set("cursor", *page.NextCursor)
+		}
+		for i := range stay {
+			if n := seen[fmt.Sprintf("aa%04x", i)]; n != 1 {
+				t.Errorf("aa%04x is listed %d times", i, n)
+			}
+		}
+	}
+	close(stop)
+	writers.Wait()
 }

@@ -227,6 +227,8 @@ func TestTicketKeysRefused(t *testing.T) {
 		{"name is no hex", typeJSON, jsonSet(func(k map[string]any) { k["name"] = strings.Repeat("z", 32) }), 422, "keys[0].name"},
 		{"broken base64", typeJSON, jsonSet(func(k map[string]any) { k["hmac_secret"] = "*" }), 422, "keys[0].hmac_secret"},
 		{"no keys", typeJSON, []byte(`{"keys":[]}`), 422, "keys"},
+		{"second key's broken base64", typeJSON, []byte(`{"keys":[{"name":"","hmac_secret":"","aes_key":""},{"name":"","hmac_secret":"","aes_key":"*"}]}`), 422, "keys[1].aes_key"},
+		{"members in another case", typeJSON, []byte(`{"KEYS":[]}`), 400, ""},
 		{"unknown member", typeJSON, jsonSet(func(k map[string]any) { k["hmac"] = "" }), 400, ""},
 		{"keys missing", typeJSON, []byte(`{}`), 400, ""},
 		{"wrong type", typeJSON, []byte(`{"keys":"x"}`), 400, ""},

@@ -24,8 +24,8 @@ import (
 	"github.com/sessapi/sessapi/test/contract"
 )
 
-// binary is the command, built with the race detector.
-var binary string
+// sessapiPath is the command, built with the race detector.
+var sessapiPath string
 
 func TestMain(m *testing.M) { os.Exit(runTests(m)) }
 
@@ -36,8 +36,8 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "sessapi")
-	build := exec.Command("go", "build", "-race", "-buildvcs=false", "-o", binary, "./cmd/sessapi")
+	sessapiPath = filepath.Join(dir, "sessapi")
+	build := exec.Command("go", "build", "-race", "-buildvcs=false", "-o", sessapiPath, "./cmd/sessapi")
 	build.Dir = "../.."
 	if output, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
@@ -169,7 +169,7 @@ type service struct {
 // serve runs the command on a free port.
 func serve(tb testing.TB, args ...string) *service {
 	tb.Helper()
-	p := start(tb, binary, append([]string{"serve", "--listen=127.0.0.1:0"}, args...)...)
+	p := start(tb, sessapiPath, append([]string{"serve", "--listen=127.0.0.1:0"}, args...)...)
 	addr := p.out.await(tb, `"name":"main","address":"([^"]+)"`)[1]
 	p.out.await(tb, `"msg":"serving"`)
 	target := &url.URL{Scheme: "http", Host: addr}

@@ -59,7 +59,7 @@ func TestOpenSSLSessionResumes(t *testing.T) {
 				t.Errorf("DER of %d bytes, openssl makes %d others of the same session", len(der), len(want))
 			}
 			if pem, want := readFile(t, fetched), readFile(t, written); !bytes.Equal(pem, want) {
-				t.Errorf("PEM is\n%s\nopenssl wrote\n%s", pem, want)
+				t.Errorf("PEM of %d bytes, openssl wrote %d others", len(pem), len(want))
 			}
 
 			if test.clientCert && len(der) < 4<<10 {

@@ -73,8 +73,7 @@ func TestTicketKeyFileAndAPI(t *testing.T) {
 	if err := s.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	// A broken file is seen after what is before it, so that it proves that
-	// the unchanged one was looked at.
+	s.out.await(t, "ticket key file unchanged")
 	write(first[:47])
 	s.out.await(t, "the ticket key file cannot be taken")
 	if d := description(t, s); d.Generation != before.Generation || d.Source != api.API {
@@ -117,23 +116,36 @@ func TestSIGTERM(t *testing.T) {
 	}
 }
 
-// A client that does not come to the end of its headers is cut off, and others
-// are served meanwhile.
-func TestSlowHeaders(t *testing.T) {
+// A client that does not come to the end of its headers, or of its body, is cut
+// off, and others are served meanwhile.
+func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
+	for name, request := range map[string]string{
+		"headers": "GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+		"body":    "PUT /sessions/01 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\nslow",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			slowClient(t, s, request)
+		})
+	}
+}
+
+func slowClient(t *testing.T, s *service, request string) {
+	t.Helper()
 	conn, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: "); err != nil {
+	if _, err := io.WriteString(conn, request); err != nil {
 		t.Fatal(err)
 	}
 	if status, _ := s.get(t, "/status", "application/json"); status != 200 {
 		t.Errorf("another client gets %d", status)
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(40 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadAll(conn); err != nil {
