@@ -28,8 +28,8 @@ const (
 	writeTimeout      = 30 * time.Second
 	opsWriteTimeout   = 2 * time.Minute // a profile takes as long as it was asked to
 	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 16 << 10
-	maxStreams        = 128 // concurrent requests of one HTTP/2 connection
+	maxHeaderBytes    = 12 << 10 // net/http takes 4 KiB more
+	maxStreams        = 128      // concurrent requests of one HTTP/2 connection
 
 	// drainTimeout bounds how long requests may take to finish once the
 	// service is to stop. Kubernetes kills after 30 s by default.

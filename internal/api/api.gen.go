@@ -220,6 +220,7 @@ type CacheStatus struct {
 	Entries       *int64  `json:"entries,omitempty"`
 	Evicted       *uint64 `json:"evicted,omitempty"`
 	Expired       *uint64 `json:"expired,omitempty"`
+	Flushed       *uint64 `json:"flushed,omitempty"`
 	Hits          *uint64 `json:"hits,omitempty"`
 
 	// MaxSessions The bound by number; absent without one.
@@ -558,7 +559,10 @@ type PutSessionParams struct {
 type GetTicketKeysParams struct {
 	// Format The layout of the keys. `ats`: Apache Traffic Server's key file,
 	// records of 48 bytes, each the key's name (16), HMAC secret (16) and AES
-	// key (16), the first encrypts.
+	// key (16), the first encrypts. Keys of 256 bits are written with secrets
+	// of 128 bits that are derived from theirs, the same on every node:
+	// HKDF-SHA256 over the HMAC secret and the AES key, with the name as salt
+	// and `sessapi ats v1` as info.
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
 	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
@@ -569,7 +573,10 @@ type GetTicketKeysParams struct {
 type ReplaceTicketKeysParams struct {
 	// Format The layout of the keys. `ats`: Apache Traffic Server's key file,
 	// records of 48 bytes, each the key's name (16), HMAC secret (16) and AES
-	// key (16), the first encrypts.
+	// key (16), the first encrypts. Keys of 256 bits are written with secrets
+	// of 128 bits that are derived from theirs, the same on every node:
+	// HKDF-SHA256 over the HMAC secret and the AES key, with the name as salt
+	// and `sessapi ats v1` as info.
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
 	// IfMatch The generation that the change is based on, as its ETag.

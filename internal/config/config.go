@@ -29,21 +29,21 @@ const EnvPrefix = "SESSAPI"
 type Config struct {
 	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings; its keys are the names of the flags."`
 
-	Listen    Address  `default:"127.0.0.1:8440" placeholder:"ADDRESS" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600."`
+	Listen    Address  `default:"127.0.0.1:8440" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600."`
 	OpsListen *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
 
-	Cache             Switch        `default:"on" placeholder:"on|off" help:"Keep sessions. When off, ticket keys still work."`
-	CacheMemory       Size          `default:"256MiB" placeholder:"SIZE" validate:"min=1048576,max=1099511627776" help:"Hard bound of the session cache, index and data together."`
-	CacheMaxSessions  int           `default:"0" placeholder:"N" validate:"min=0" help:"Bound of the session cache by number; 0 is none."`
-	SessionMaxBytes   Size          `default:"16KiB" placeholder:"SIZE" validate:"min=1,max=65536" help:"Largest session taken, up to 64KiB."`
-	SessionDefaultTTL time.Duration `name:"session-default-ttl" default:"300s" placeholder:"DURATION" validate:"min=1s,ltefield=SessionMaxTTL" help:"How long a session lives that has no end of its own."`
-	SessionMaxTTL     time.Duration `name:"session-max-ttl" default:"168h" placeholder:"DURATION" validate:"min=1s,max=168h" help:"How long any session lives at most, up to 168h."`
+	Cache             Switch        `default:"on" help:"Keep sessions, on or off. When off, ticket keys still work."`
+	CacheMemory       Size          `default:"256MiB" validate:"min=1048576,max=1099511627776" help:"Hard bound of the session cache, index and data together."`
+	CacheMaxSessions  int           `default:"0" validate:"min=0" help:"Bound of the session cache by number; 0 is none."`
+	SessionMaxBytes   Size          `default:"16KiB" validate:"min=1,max=65536" help:"Largest session taken, up to 64KiB."`
+	SessionDefaultTTL time.Duration `name:"session-default-ttl" default:"300s" validate:"min=1s,ltefield=SessionMaxTTL" help:"How long a session lives that has no end of its own."`
+	SessionMaxTTL     time.Duration `name:"session-max-ttl" default:"168h" validate:"min=1s,max=168h" help:"How long any session lives at most, up to 168h."`
 
 	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of its content reloads it."`
 
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
-	AccessLog Switch `default:"off" placeholder:"on|off" help:"Log each request."`
+	AccessLog Switch `default:"off" help:"Log each request, on or off."`
 }
 
 // Options are what kong needs to fill a Config: the environment's prefix and
@@ -58,6 +58,9 @@ func Options() []kong.Option {
 // Validate checks what the types of the settings do not. kong calls it. The
 // error names the flag.
 func (c *Config) Validate() error {
+	if c.OpsListen != nil && *c.OpsListen == c.Listen {
+		return errors.New("--ops-listen must be another address than --listen")
+	}
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(flagName)
 	err := v.Struct(c)

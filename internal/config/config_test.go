@@ -99,6 +99,7 @@ func TestInvalid(t *testing.T) {
 		{name: "max ttl", want: "--session-max-ttl must be at most 168h", args: []string{"--session-max-ttl=169h"}},
 		{name: "duration", want: "session-max-ttl", args: []string{"--session-max-ttl=60"}},
 		{name: "address", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=8440"}},
+		{name: "one address twice", want: "--ops-listen must be another", args: []string{"--listen=:8440", "--ops-listen=:8440"}},
 		{name: "port", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=127.0.0.1:99999"}},
 		{name: "too much memory", want: "--cache-memory must be at most 1.0TiB", args: []string{"--cache-memory=2TiB"}},
 		{name: "second document", want: "a second document", file: "cache: on\n---\nnonsense: 1"},

@@ -21,20 +21,20 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	decoder := yaml.NewDecoder(r)
 	var settings map[string]ast.Node
 	if err := decoder.Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("not a YAML mapping: %s", firstLine(err))
+		return nil, fmt.Errorf("configuration file: not a YAML mapping: %s", firstLine(err))
 	}
 	if err := decoder.Decode(new(any)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("a second document in the file")
+		return nil, errors.New("configuration file: a second document in it")
 	}
 	f := make(file, len(settings))
 	for key, value := range settings {
 		name := strings.ReplaceAll(key, "_", "-")
 		if _, twice := f[name]; twice {
-			return nil, fmt.Errorf("%s is given twice", name)
+			return nil, fmt.Errorf("configuration file: %s is given twice", name)
 		}
 		scalar, ok := value.(ast.ScalarNode)
 		if !ok || value.Type() == ast.NullType {
-			return nil, fmt.Errorf("%s must be a single value", name)
+			return nil, fmt.Errorf("configuration file: %s must be a single value", name)
 		}
 		f[name] = scalar.GetToken().Value
 	}

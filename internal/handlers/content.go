@@ -22,8 +22,9 @@ const (
 	mediaPEM   = "application/x-pem-file"
 )
 
-// negotiate picks the one of the media types that Accept prefers, of equally
-// good ones the first (RFC 9110, section 12.5.1).
+// negotiate picks the one of the media types that Accept prefers (RFC 9110,
+// section 12.5.1). A wildcard stands for the first of them alone: the others
+// hold secrets, and have to be asked for by name.
 func negotiate(r *http.Request, offered ...string) (string, error) {
 	accept := r.Header["Accept"]
 	if len(accept) == 1 && slices.Contains(offered, accept[0]) {
@@ -51,7 +52,8 @@ func negotiate(r *http.Request, offered ...string) (string, error) {
 		}
 		ranges++
 		for i, mediaType := range offered {
-			if s := specificity(mediaRange, mediaType); s > ratings[i].specificity {
+			s := specificity(mediaRange, mediaType)
+			if s > ratings[i].specificity && (i == 0 || s == byName) {
 				ratings[i] = rating{s, ranges, quality}
 			}
 		}
@@ -75,13 +77,16 @@ func negotiate(r *http.Request, offered ...string) (string, error) {
 	return offered[best], nil
 }
 
-// specificity is how exactly a media range means the type: 3 by name, 2 by
-// type/*, 1 by */*, 0 not at all.
+// byName is the specificity of a range that is the type itself.
+const byName = 3
+
+// specificity is how exactly a media range means the type: byName, 2 by type/*,
+// 1 by */*, 0 not at all.
 func specificity(mediaRange, mediaType string) int {
 	kind, _, _ := strings.Cut(mediaType, "/")
 	switch mediaRange {
 	case mediaType:
-		return 3
+		return byName
 	case kind + "/*":
 		return 2
 	case "*/*":

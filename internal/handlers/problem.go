@@ -44,7 +44,7 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeForbidden:            {status: 403, title: "Forbidden", detail: "The credentials do not permit this operation."},
 	api.ProblemCodeSessionNotFound:      {status: 404, title: "Session not found", detail: "There is no such session, or it has expired."},
 	api.ProblemCodeKeyNotFound:          {status: 404, title: "Ticket key not found", detail: "The active set has no ticket key of that name."},
-	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "The service has no such path; /docs lists those it has."},
+	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "There is no such path here."},
 	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not take this method."},
 	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "Nothing that Accept admits can be sent."},
 	api.ProblemCodeFormatCannotCarry:    {status: 409, title: "Format cannot carry the set", detail: "The active set cannot be written in this format."},

@@ -21,6 +21,13 @@ const (
 	markOpenSSL
 )
 
+// sessionRepresentations are the media types that there are of a session, by its
+// mark.
+var sessionRepresentations = [...][]string{
+	markOpaque:  {mediaJSON, mediaBytes},
+	markOpenSSL: {mediaJSON, mediaBytes, mediaPEM},
+}
+
 // uploadSlack is the room that a PEM or JSON body has beside its base64: line
 // ends, text before the block, white space, the other members.
 const uploadSlack = 4 << 10
@@ -65,11 +72,6 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 			return
 		}
 	}
-	mediaType, err := negotiate(r, mediaJSON, mediaBytes, mediaPEM)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
 	buf := a.buffers.get()
 	defer a.buffers.put(buf)
 	data, entry, ok := a.cfg.Cache.Get(*buf, id)
@@ -81,18 +83,16 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	h := w.Header()
 	h["Cache-Control"] = noStoreValue
 	h["Vary"] = acceptValue
+	mediaType, err := negotiate(r, sessionRepresentations[entry.Mark]...)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
 	sizeOnly := params.MaxBytes != nil && *params.MaxBytes == 0
 	switch {
 	case mediaType == mediaBytes, mediaType == mediaJSON && sizeOnly:
 		a.serveBytes(w, r, data, sessionETag(cache.TagOf(data), mediaBytes), mediaBytes, params)
 	case mediaType == mediaPEM:
-		if entry.Mark != markOpenSSL {
-			a.fail(w, r, &problem{
-				code:   api.ProblemCodeNotAcceptable,
-				detail: "The session is not in OpenSSL's format; there is " + mediaJSON + ", " + mediaBytes + ".",
-			})
-			return
-		}
 		pem := sslsession.AppendPEM(make([]byte, 0, sslsession.PEMSize(len(data))), data)
 		defer clear(pem)
 		a.serveBytes(w, r, pem, sessionETag(cache.TagOf(data), mediaPEM), mediaPEM, params)

@@ -41,6 +41,7 @@ func (a *API) cacheStatus() api.CacheStatus {
 		Replaced:      &s.Replaced,
 		Removed:       &s.Removed,
 		Expired:       &s.Expired,
+		Flushed:       &s.Flushed,
 		Evicted:       new(s.Evicted.Memory + s.Evicted.Sessions),
 	}
 	if s.MaxSessions != 0 {

@@ -29,7 +29,7 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 	}
 	format, err := keys.ParseFormat(string(*params.Format))
 	if err != nil {
-		a.fail(w, r, invalidRequest("format: is not one of those listed"))
+		a.fail(w, r, invalidRequest("format: must be %s", keys.ATS))
 		return
 	}
 	if _, err := negotiate(r, mediaBytes); err != nil {
@@ -96,7 +96,7 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 	format := keys.ATS
 	if params.Format != nil {
 		if format, err = keys.ParseFormat(string(*params.Format)); err != nil {
-			a.fail(w, r, invalidRequest("format: is not one of those listed"))
+			a.fail(w, r, invalidRequest("format: must be %s", keys.ATS))
 			return
 		}
 	}

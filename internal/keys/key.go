@@ -175,8 +175,8 @@ func (k Key) issues(prefix string) []Issue {
 			// What openssl rand -base64 48 | head -c 48 makes, a recipe that is
 			// widely copied.
 			issues = append(issues, Issue{KindWeak, secret.field, fmt.Sprintf(
-				"is printable text: %d bytes of base64 hold %d bits of entropy, not %d; take the random bytes themselves (openssl rand %d makes a key)",
-				n, 6*n, 8*n, NameSize+2*n)})
+				"is printable text: as base64 it holds at most %d bits of entropy, not %d; take the random bytes themselves (openssl rand %d makes a key)",
+				6*n, 8*n, NameSize+2*n)})
 		}
 	}
 	if isSize(len(m.hmacSecret)) && subtle.ConstantTimeCompare(m.hmacSecret, m.aesKey) == 1 {

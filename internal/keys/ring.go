@@ -2,6 +2,7 @@ package keys
 
 import (
 	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"maps"
 	"slices"
@@ -114,14 +115,19 @@ func NewRing(now func() time.Time) *Ring {
 }
 
 // Load replaces the active set by the one that data is in the format. It
-// returns what [Ring.Replace] does.
+// returns what [Ring.Replace] does. Data that is what the format makes of the
+// active set changes nothing, also where the format cannot tell all of it.
 func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
 		return Description{}, r.refuse(err)
 	}
 	defer set.Wipe()
-	return r.Replace(set, u)
+	return r.replace(set, u, func(active *Set) bool {
+		written := format.Append(nil, *active)
+		defer clear(written)
+		return subtle.ConstantTimeCompare(written, data) == 1
+	})
 }
 
 // Replace replaces the active set by a copy of set and returns the description
@@ -130,11 +136,15 @@ func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 //
 // The error is an [*InvalidError] or [ErrPrecondition]; the active set stays.
 func (r *Ring) Replace(set Set, u Update) (Description, error) {
+	return r.replace(set, u, set.equal)
+}
+
+func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool) (Description, error) {
 	if err := set.Validate(); err != nil {
 		return Description{}, r.refuse(err)
 	}
 	return r.update(u, func(active *Set) (*Set, error) {
-		if set.equal(active) {
+		if isActive(active) {
 			return active, nil
 		}
 		c := set.clone()

@@ -73,6 +73,8 @@ func TestSessionLifecycle(t *testing.T) {
 		t.Errorf("opaque bytes are described as %+v", described)
 	}
 	s.get(path, typePEM).wantProblem(t, 406, api.ProblemCodeNotAcceptable)
+	s.get(path, typePEM+", "+typeBytes+";q=0.1").want(t, 200).wantHeader(t, "Content-Type", typeBytes)
+	s.get(path, "application/json;q=0, */*").wantProblem(t, 406, api.ProblemCodeNotAcceptable)
 
 	s.request(http.MethodDelete, path, nil).want(t, 204)
 	s.get(path, typeBytes).wantProblem(t, 404, api.ProblemCodeSessionNotFound)

@@ -60,6 +60,21 @@ func TestTicketKeysGenerated(t *testing.T) {
 	}
 }
 
+// What a format gives out can be pushed back and changes nothing, also when the
+// format has smaller keys and no word for the roles.
+func TestTicketKeysRoundTrip(t *testing.T) {
+	t.Parallel()
+	s := startService(t)
+	before := describe(t, s.get("/ticket-keys", typeJSON))
+	given := s.get("/ticket-keys?format=ats", typeBytes).want(t, 200)
+	if after := describe(t, s.post("/ticket-keys", typeBytes, given.body)); after.Generation != before.Generation || roles(after) != roles(before) {
+		t.Errorf("%s became %s", roles(before), roles(after))
+	}
+	if part := describe(t, s.post("/ticket-keys", typeBytes, given.body[:48])); part.Generation != before.Generation+1 || part.Keys[0].Bits != api.N128 {
+		t.Errorf("a part of it became %+v", part)
+	}
+}
+
 func TestTicketKeysReplace(t *testing.T) {
 	t.Parallel()
 	s := startService(t)
