@@ -393,8 +393,10 @@ func FuzzReplaceTicketKeys(f *testing.F) {
 	for _, seed := range [][]byte{nil, random[:47], random[:48], random[:49], random} {
 		f.Add(seed, false)
 	}
-	for _, seed := range []string{`{"keys":[]}`, `{"keys":null}`, `{"keys":[{"name":"00","hmac_secret":"*","aes_key":""}]}`,
-		`{"keys":[{"name":"000102030405060708090a0b0c0d0e0f","hmac_secret":"AQIDBAUGBwgJCgsMDQ4PEA==","aes_key":"EQIDBAUGBwgJCgsMDQ4PEA=="}],"next":null}`} {
+	for _, seed := range []string{
+		`{"keys":[]}`, `{"keys":null}`, `{"keys":[{"name":"00","hmac_secret":"*","aes_key":""}]}`,
+		`{"keys":[{"name":"000102030405060708090a0b0c0d0e0f","hmac_secret":"AQIDBAUGBwgJCgsMDQ4PEA==","aes_key":"EQIDBAUGBwgJCgsMDQ4PEA=="}],"next":null}`,
+	} {
 		f.Add([]byte(seed), true)
 	}
 	a := newAPI(f)
