@@ -7,18 +7,17 @@
 //   - Bytes are copied in and copied out: no memory is shared with callers.
 //   - Index and data together never take more than Config.Memory, not even for
 //     an instant, and sessions are never more than Config.MaxSessions. The
-//     bounds are of the whole cache: nothing is evicted while there is room,
-//     wherever the hash puts it. What the garbage collector has yet to free
-//     comes on top; GOMEMLIMIT and GOGC govern that.
-//   - When room is needed, sessions that were not used for long go first. With
-//     up to 16 shards that is exactly the one least recently used, else the
-//     oldest of 16 shards picked at random.
+//     memory is taken from the system once, outside the Go heap, and is spent
+//     when it is first written to. It is kept out of core dumps and, where the
+//     limits of the process allow it, out of swap.
+//   - When room is needed, sessions that are asked for stay and those that pass
+//     through go: see docs/design/cache.md.
 //   - The bytes of a session that was removed, replaced, evicted or flushed are
 //     zeroed in that very call, those of an expired one at most a second after
 //     its end.
 //   - No call is skipped for a lock that is taken: it waits, and is counted.
-//     A lock is held for one copy or hash of a session, and by List and Flush
-//     for a walk of one shard, whose size does not grow with the cache.
+//     A lock is held for a copy or hash of one session, for a bounded number
+//     of them by the sweep and List, and by Flush for the wiping of one shard.
 //   - The shard and the place in it come from a hash with a seed of the
 //     process, so that chosen IDs do not gather in one place.
 package cache
@@ -79,8 +78,8 @@ type Config struct {
 type Entry struct {
 	ID        ID
 	Size      int       // in bytes
-	StoredAt  time.Time // UTC
-	ExpiresAt time.Time // UTC; from then on the session is gone
+	StoredAt  time.Time // UTC, to the millisecond
+	ExpiresAt time.Time // UTC, to the millisecond; from then on the session is gone
 	Mark      uint8     // as given to Put
 }
 
@@ -92,8 +91,8 @@ type Condition func(current Tag, exists bool) bool
 
 // PutOptions say how Put stores a session.
 type PutOptions struct {
-	// ExpiresAt is the end of the session. It is kept to the nanosecond; an
-	// end after 2262-04-11T23:47:16Z is kept as that.
+	// ExpiresAt is the end of the session. It is kept to the millisecond,
+	// rounded down; an end after the year 2526 is kept as that.
 	ExpiresAt time.Time
 
 	// Mark is the caller's own, and returned as it is.
@@ -110,8 +109,8 @@ type Cache struct {
 	cfg      Config
 	now      func() time.Time
 	seed     maphash.Seed
+	memory   memory
 	shards   []shard // a power of two
-	memory   budget
 	sessions budget
 	rejected rejections
 
@@ -126,32 +125,40 @@ type budget struct {
 	limit int64
 }
 
-// take uses up n, which may be negative, unless that exceeds the limit.
-func (b *budget) take(n int64) bool {
+// take uses up one, unless that exceeds the limit, which it never does, not
+// even for an instant.
+func (b *budget) take() bool {
 	for {
 		used := b.used.Load()
-		if used+n > b.limit {
+		if used >= b.limit {
 			return false
 		}
-		if b.used.CompareAndSwap(used, used+n) {
+		if b.used.CompareAndSwap(used, used+1) {
 			return true
 		}
 	}
 }
 
 const (
-	// A shard has about so many bytes of the memory and so many of the
-	// sessions at most, which bounds the work that is done under its lock,
-	// whatever the size of the cache.
-	shardMemory   = 1 << 20
+	// A shard has so much memory, more when sessions are large or the cache
+	// is. More shards keep goroutines apart; fewer have more sessions each, and
+	// so differ less in how many.
+	shardMemory = 4 << 20
+	maxShards   = 1024
+	// shardRecords is how many of the largest sessions fit into a shard, at
+	// least, when there is more than one.
+	shardRecords = 64
+	// shardSessions are worth a shard when their number is bounded.
 	shardSessions = 4096
-	// minShards keeps writers apart in a small cache.
-	minShards = 16
 
-	// bucketMemory is the share of the memory that gets one bucket. With
-	// sessions of 160 bytes, as servers store them without a client
-	// certificate, a full cache has about two in a bucket.
-	bucketMemory = 512
+	// slotMemory is the memory that there is a slot in the index for. It is a
+	// little less than a session of 160 bytes takes with an ID of 32, as
+	// servers store them without a client certificate, so that the index is
+	// nine tenths full when the arena is.
+	slotMemory = 212
+	// sketchSlots share a word of the sketch: half a byte for each of 8
+	// counters a session.
+	sketchSlots = 2
 )
 
 // New returns an empty cache. Its owner calls Close.
@@ -169,47 +176,59 @@ func New(cfg Config) (*Cache, error) {
 		cfg:      cfg,
 		now:      cfg.Now,
 		seed:     maphash.MakeSeed(),
-		memory:   budget{limit: cfg.Memory},
 		sessions: budget{limit: math.MaxInt64},
 		closing:  make(chan struct{}),
 	}
 	if c.now == nil {
 		c.now = time.Now
 	}
-	shards := cfg.Memory / shardMemory
-	buckets := cfg.Memory / bucketMemory
+	largest := int64(recordWords(maxIDLen, cfg.MaxSessionBytes) * wordSize)
+	shards := min(cfg.Memory/shardMemory, maxShards, cfg.Memory/(shardRecords*largest))
 	if cfg.MaxSessions > 0 {
 		c.sessions.limit = int64(cfg.MaxSessions)
 		shards = min(shards, c.sessions.limit/shardSessions)
-		buckets = min(buckets, c.sessions.limit)
 	}
-	shards = powerOfTwo(max(shards, minShards))
-	buckets = powerOfTwo(max(buckets, shards))
-	c.shards = make([]shard, shards)
-	index := make([]*session, buckets)
-	each := buckets / shards
+	c.shards = make([]shard, powerOfTwo(shards))
+	var err error
+	each := (int(cfg.Memory)/len(c.shards) - int(unsafe.Sizeof(shard{}))) &^ (lineSlots*wordSize - 1)
+	if c.memory, err = allocate(each * len(c.shards)); err != nil {
+		return nil, fmt.Errorf("cache: cannot take %d bytes: %w", each*len(c.shards), err)
+	}
+	tick := milliseconds(c.now()) >> tickShift
 	for i := range c.shards {
 		s := &c.shards[i]
-		s.buckets, index = index[:each], index[each:]
-		s.oldest.Store(never)
+		s.seed = c.seed
+		s.wheel.tick = tick
+		s.divide(c.memory.bytes[i*each:(i+1)*each], int(largest)/wordSize)
 	}
-	c.memory.used.Store(buckets*int64(unsafe.Sizeof(index[0])) + shards*shardCost)
 	c.sweeper.Go(c.sweep)
 	return c, nil
 }
 
-// powerOfTwo returns the smallest power of two from n on, which is at least 1.
-func powerOfTwo(n int64) int64 { return 1 << bits.Len64(uint64(n-1)) }
+// powerOfTwo returns the largest power of two up to n, or 1.
+func powerOfTwo(n int64) int64 { return 1 << (bits.Len64(uint64(max(n, 1))) - 1) }
 
-// Close stops the sweep, waits for it, and wipes all sessions. From then on the
-// cache is empty and Put fails with ErrClosed.
+// Close stops the sweep, waits for it, wipes all sessions and gives the memory
+// back. From then on the cache is empty and Put fails with ErrClosed.
 func (c *Cache) Close() {
 	c.close.Do(func() {
 		close(c.closing)
 		c.sweeper.Wait()
 		c.flush(true)
+		// Nothing refers to it any more: every shard is closed.
+		if err := c.memory.free(); err != nil {
+			panic(err) // it is ours, as a whole
+		}
 	})
 }
+
+// Locked reports whether the memory of the cache is kept out of swap. It depends
+// on the system and on the limit of the process (RLIMIT_MEMLOCK).
+func (c *Cache) Locked() bool { return c.memory.locked }
+
+// Dumpable reports whether the memory of the cache would be in a core dump of
+// the process, which depends on the system.
+func (c *Cache) Dumpable() bool { return !c.memory.undumped }
 
 // Flush removes and wipes the sessions that are there, and returns how many
 // of them were live. A session that is stored meanwhile may stay.
@@ -217,22 +236,21 @@ func (c *Cache) Flush() int { return c.flush(false) }
 
 // flush empties shard by shard, and closes them if that is asked for.
 func (c *Cache) flush(closing bool) int {
-	now := c.now().UnixNano()
+	now := milliseconds(c.now())
 	live := 0
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.lock()
-		s.closed = s.closed || closing
-		for s.lru.last != nil {
-			e := s.lru.last
-			if e.expired(now) {
-				c.remove(s, e, &s.n.expired)
-			} else {
-				c.remove(s, e, &s.n.flushed)
-				live++
-			}
+		if !s.closed && s.used > 0 {
+			held := s.used
+			flushed := s.wipeAll(now)
+			s.n.flushed += uint64(flushed)
+			s.n.expired += uint64(held - flushed)
+			c.sessions.used.Add(-int64(held))
+			live += flushed
 		}
-		s.unlock()
+		s.closed = s.closed || closing
+		s.mu.Unlock()
 	}
 	return live
 }
@@ -241,19 +259,19 @@ func (c *Cache) flush(closing bool) int {
 // which is the caller's, and the description. Without such a session ok is
 // false and data is dst. Get does not allocate when dst has the room.
 func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
-	now := c.now().UnixNano()
-	hash := c.hash(id)
+	now := milliseconds(c.now())
+	hash := c.hash(&id)
 	s := c.shard(hash)
 	s.lock()
-	defer s.unlock()
-	found := c.live(s, id, hash, now)
-	if found == nil {
-		s.n.misses++
+	defer s.mu.Unlock()
+	r := c.live(s, half(hash), &id, now)
+	if r == 0 {
+		s.misses++
 		return dst, Entry{}, false
 	}
-	s.n.hits++
-	s.use(found, now)
-	return append(dst, found.data...), found.entry(), true
+	s.hits++
+	s.use(r)
+	return append(dst, s.data(r)...), s.entry(r), true
 }
 
 // Put stores a copy of data under id, in place of what is there; that is wiped
@@ -265,7 +283,7 @@ func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 // evicts nothing, with one exception: when o.If held, others had to make room,
 // and another writer of the same ID was faster, they are evicted all the same.
 func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error) {
-	now := c.now()
+	now, end := milliseconds(c.now()), milliseconds(o.ExpiresAt)
 	switch {
 	case id == ID{}:
 		return false, ErrInvalidID
@@ -275,131 +293,81 @@ func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error)
 	case len(data) > c.cfg.MaxSessionBytes:
 		c.rejected.tooLarge.Add(1)
 		return false, ErrTooLarge
-	case !o.ExpiresAt.After(now):
+	case end <= now:
 		c.rejected.expired.Add(1)
 		return false, ErrExpired
 	}
-	e := newSession(id, data, o, now)
-	hash := c.hash(id)
+	hash := c.hash(&id)
+	s := c.shard(hash)
 	for {
-		replaced, full, err := c.insert(e, hash, o.If)
-		if full == nil {
-			if err != nil {
-				clear(e.data)
-			}
+		replaced, full, err := c.insert(s, half(hash), &id, data, now, end, o)
+		if !full {
 			return replaced, err
 		}
-		c.evict(full, id)
+		c.evict(s, now)
 	}
 }
 
-// insert puts e in its place, or returns the budget that is used up.
-func (c *Cache) insert(e *session, hash uint64, cond Condition) (replaced bool, full *budget, err error) {
-	s := c.shard(hash)
+// insert stores the session, unless there are as many as there may be.
+func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int64, o PutOptions) (replaced, full bool, err error) {
 	s.lock()
-	defer s.unlock()
+	defer s.mu.Unlock()
 	if s.closed {
 		c.rejected.closed.Add(1)
-		return false, nil, ErrClosed
+		return false, false, ErrClosed
 	}
-	old := c.live(s, e.id, hash, e.storedAt)
-	if !old.satisfies(cond) {
+	old := c.live(s, half, id, now)
+	if !s.satisfies(o.If, old) {
 		c.rejected.precondition.Add(1)
-		return false, nil, ErrPrecondition
+		return false, false, ErrPrecondition
 	}
-	cost, sessions := e.cost(), int64(1)
-	if old != nil {
-		cost -= old.cost()
-		sessions = 0
-	}
-	if !c.sessions.take(sessions) {
-		return false, &c.sessions, nil
-	}
-	if !c.memory.take(cost) {
-		c.sessions.used.Add(-sessions)
-		return false, &c.memory, nil
-	}
-	if old != nil {
-		s.drop(old, c.hash(old.id))
+	switch {
+	case old != 0:
+		s.drop(old)
 		s.n.replaced++
+	case !c.sessions.take():
+		return false, true, nil
 	}
-	s.add(e, hash)
-	return old != nil, nil, nil
+	s.add(c, half, id, data, now, end, o.Mark)
+	return old != 0, false, nil
 }
 
-// evictionSample is how many shards are asked for their oldest session.
-const evictionSample = 16
-
-// evict drops one session to relieve the full budget, but never keep, which is
-// about to be replaced. No lock may be held. When nothing is found, another
-// writer has used up the budget and is about to be seen, or has made room; the
-// caller tries again.
-func (c *Cache) evict(full *budget, keep ID) {
-	for {
-		s := c.leastRecent()
-		if s == nil || c.evictFrom(s, full, keep) {
+// evict drops one session because there are as many as there may be: one of the
+// shard that needs the room, or of any other when that has none.
+func (c *Cache) evict(s *shard, now int64) {
+	if c.evictFrom(s, now) {
+		return
+	}
+	start := rand.IntN(len(c.shards))
+	for i := range c.shards {
+		if c.evictFrom(&c.shards[(start+i)%len(c.shards)], now) {
 			return
 		}
 	}
 }
 
-// leastRecent returns the shard with the least recently used session among a
-// sample of those that have any, or nil when all are empty.
-func (c *Cache) leastRecent() *shard {
-	var found *shard
-	oldest := int64(never)
-	start := rand.IntN(len(c.shards))
-	for i := range c.shards {
-		if i >= evictionSample && found != nil {
-			break
-		}
-		s := &c.shards[(start+i)%len(c.shards)]
-		if used := s.oldest.Load(); used < oldest {
-			found, oldest = s, used
-		}
-	}
-	return found
-}
-
-// evictFrom drops the least recently used session of the shard but keep, and
-// reports whether there was one.
-func (c *Cache) evictFrom(s *shard, full *budget, keep ID) bool {
+func (c *Cache) evictFrom(s *shard, now int64) bool {
 	s.lock()
-	e := s.lru.last
-	if e != nil && e.id == keep {
-		e = e.newer
-	}
-	if e == nil {
-		// Until it is used again, this shard has nothing to offer.
-		s.oldest.Store(never)
-		s.mu.Unlock()
-		return false
-	}
-	defer s.unlock()
-	if full == &c.sessions {
-		c.remove(s, e, &s.n.evicted.Sessions)
-	} else {
-		c.remove(s, e, &s.n.evicted.Memory)
-	}
-	return true
+	defer s.mu.Unlock()
+	return !s.closed && s.evict(c, now, &s.n.evicted.Sessions)
 }
 
 // Delete removes and wipes the session, if cond holds for it; nil always does.
 // The errors are ErrNotFound, also for an expired session, and ErrPrecondition.
 func (c *Cache) Delete(id ID, cond Condition) error {
-	now := c.now().UnixNano()
-	hash := c.hash(id)
+	now := milliseconds(c.now())
+	hash := c.hash(&id)
 	s := c.shard(hash)
 	s.lock()
-	defer s.unlock()
-	e := c.live(s, id, hash, now)
+	defer s.mu.Unlock()
+	r := c.live(s, half(hash), &id, now)
 	switch {
-	case e == nil:
+	case r == 0:
 		return ErrNotFound
-	case !e.satisfies(cond):
+	case !s.satisfies(cond, r):
 		return ErrPrecondition
 	}
-	c.remove(s, e, &s.n.removed)
+	c.remove(s, r, &s.n.removed)
 	return nil
 }
 
@@ -410,16 +378,17 @@ func (c *Cache) Delete(id ID, cond Condition) error {
 // start to end of a listing is listed exactly once, whatever is written
 // meanwhile. Expired sessions are not listed.
 func (c *Cache) List(after ID, limit int) (page []Entry, more bool) {
-	// The order is by shard, then by ID: a position that follows from the ID
-	// alone. One session more than asked for tells whether there is more.
+	// The order is by shard, then as in the index: a position that follows
+	// from the ID alone. One session more than asked for tells whether there
+	// is more.
 	limit = max(0, min(limit, MaxPage))
-	now := c.now().UnixNano()
+	now := milliseconds(c.now())
 	first := 0
 	if after != (ID{}) {
-		first = c.shardIndex(c.hash(after))
+		first = c.shardIndex(c.hash(&after))
 	}
 	for i := first; i < len(c.shards) && len(page) <= limit; i++ {
-		page = append(page, c.shards[i].smallest(after, limit+1-len(page), now)...)
+		page = c.shards[i].list(page, after, limit+1, now)
 		after = ID{}
 	}
 	if len(page) > limit {
@@ -428,13 +397,11 @@ func (c *Cache) List(after ID, limit int) (page []Entry, more bool) {
 	return page, false
 }
 
-const (
-	sweepEvery = 500 * time.Millisecond
-	sweepBatch = 64 // sessions that are wiped under one lock
-)
+// sweepEvery leaves most of the second that an expired session may stay for the
+// round itself.
+const sweepEvery = 250 * time.Millisecond
 
-// sweep removes expired sessions until the cache is closed. Half a second
-// between rounds leaves the other half of the promised one for the round.
+// sweep removes expired sessions until the cache is closed.
 func (c *Cache) sweep() {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -444,54 +411,52 @@ func (c *Cache) sweep() {
 			return
 		case <-tick.C:
 		}
-		now := c.now().UnixNano()
+		now := milliseconds(c.now())
 		for i := range c.shards {
 			for more := true; more; {
-				more = c.expire(&c.shards[i], now)
+				more = c.sweepShard(&c.shards[i], now)
 			}
 		}
 	}
 }
 
-// expire removes expired sessions, and reports whether it left some for the
-// lock's next holder.
-func (c *Cache) expire(s *shard, now int64) (more bool) {
+func (c *Cache) sweepShard(s *shard, now int64) (more bool) {
 	s.lock()
-	defer s.unlock()
-	for range sweepBatch {
-		if len(s.expiry) == 0 || !s.expiry[0].expired(now) {
-			return false
-		}
-		c.remove(s, s.expiry[0], &s.n.expired)
-	}
-	return true
+	defer s.mu.Unlock()
+	return s.sweep(c, now)
 }
 
-// hash decides the place of an ID: its low half the shard, its high half the
-// bucket.
-func (c *Cache) hash(id ID) uint64 { return maphash.Bytes(c.seed, id.b[:id.n]) }
+// hash decides the place of an ID: its lower half the shard, its upper half the
+// slot.
+func (c *Cache) hash(id *ID) uint64 { return maphash.Bytes(c.seed, id.b[:id.n]) }
 
-func (c *Cache) shardIndex(hash uint64) int { return int(hash) & (len(c.shards) - 1) }
+func half(hash uint64) uint32 { return uint32(hash >> 32) }
+
+func (c *Cache) shardIndex(hash uint64) int { return int(uint32(hash)) & (len(c.shards) - 1) }
 
 func (c *Cache) shard(hash uint64) *shard { return &c.shards[c.shardIndex(hash)] }
 
-// live returns the session or nil. It removes one that it finds expired. The
+// live returns the session or 0. It removes one that it finds expired. The
 // shard is locked.
-func (c *Cache) live(s *shard, id ID, hash uint64, now int64) *session {
-	e := *s.slot(id, hash)
-	if e != nil && e.expired(now) {
-		c.remove(s, e, &s.n.expired)
-		return nil
+func (c *Cache) live(s *shard, half uint32, id *ID, now int64) ref {
+	if s.closed {
+		return 0
 	}
-	return e
+	at, found := s.search(half, id)
+	if !found {
+		return 0
+	}
+	r := s.index[at].ref()
+	if s.end(r) <= now {
+		c.remove(s, r, &s.n.expired)
+		return 0
+	}
+	return r
 }
 
-// remove drops e, gives back what it used, and counts its end. The shard is
-// locked.
-func (c *Cache) remove(s *shard, e *session, end *uint64) {
-	cost := e.cost()
-	s.drop(e, c.hash(e.id))
+// remove ends a session, wipes it, and counts its end. The shard is locked.
+func (c *Cache) remove(s *shard, r ref, end *uint64) {
+	s.drop(r)
 	*end++
-	c.memory.used.Add(-cost)
 	c.sessions.used.Add(-1)
 }

@@ -4,11 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
-	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -93,7 +91,7 @@ func TestNewValidates(t *testing.T) {
 }
 
 func TestPutGet(t *testing.T) {
-	start := time.Date(2026, 7, 1, 12, 0, 0, 5, time.FixedZone("", 3600))
+	start := time.Date(2026, 7, 1, 12, 0, 0, 5e6, time.FixedZone("", 3600))
 	k := newClock(start)
 	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100, Now: k.now})
 	id := numbered(1)
@@ -152,7 +150,7 @@ func TestExpiryIsExact(t *testing.T) {
 	}
 	end := start.Add(time.Minute)
 	mustPut(t, c, id, []byte{1}, end)
-	k.set(end.Add(-1))
+	k.set(end.Add(-1)) // the millisecond before
 	if _, _, ok := c.Get(nil, id); !ok {
 		t.Error("gone before its end")
 	}
@@ -166,16 +164,16 @@ func TestExpiryIsExact(t *testing.T) {
 	if st := c.Stats(); st.Expired != 1 || st.Entries != 0 {
 		t.Errorf("%+v", st)
 	}
-	if _, err := c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end.Add(1), If: absent}); err != nil {
+	if _, err := c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end.Add(time.Millisecond), If: absent}); err != nil {
 		t.Errorf("Put in place of an expired session: %v", err)
 	}
-	k.set(end.Add(1))
+	k.set(end.Add(time.Millisecond))
 	if _, _, ok := c.Get(nil, id); ok {
 		t.Error("returned at its end")
 	}
 
 	mustPut(t, c, id, []byte{1}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
-	if _, e, ok := c.Get(nil, id); !ok || e.ExpiresAt.Year() != 2262 {
+	if _, e, ok := c.Get(nil, id); !ok || e.ExpiresAt.Year() != 2527 {
 		t.Errorf("far end: %v, %v", e, ok)
 	}
 }
@@ -307,14 +305,13 @@ func TestWiping(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessions: 5, MaxSessionBytes: size})
 				mustPut(t, c, id, filled(size, 0xff), end())
-				raw := c.Raw(id)
-				if n := bytes.Count(raw, []byte{0xff}); n != size {
-					t.Fatalf("%d bytes found in memory", n)
+				if !c.Holds(filled(size, 0xff)) {
+					t.Fatal("it is not to be found in memory")
 				}
 				act(c)
 				synctest.Wait()
-				if n := len(raw) - bytes.Count(raw, []byte{0}); n != 0 {
-					t.Errorf("%d bytes left", n)
+				if c.Holds(filled(8, 0xff)) {
+					t.Error("some of it is left")
 				}
 			})
 		})
@@ -328,7 +325,7 @@ func TestSweep(t *testing.T) {
 		const sessions = 100_000
 		start := time.Now()
 		for n := range uint64(sessions) { // ends over ten seconds
-			mustPut(t, c, numbered(n), filled(50, 1), start.Add(time.Duration(n+1)*100*time.Microsecond))
+			mustPut(t, c, numbered(n), filled(50, 1), start.Add(time.Millisecond+time.Duration(n)*100*time.Microsecond))
 		}
 		for s := 1; s <= 11; s++ {
 			time.Sleep(time.Second)
@@ -343,6 +340,77 @@ func TestSweep(t *testing.T) {
 		if st.Expired != sessions || st.Bytes != empty || st.DataBytes != 0 {
 			t.Errorf("%+v, empty had %d bytes", st, empty)
 		}
+	})
+}
+
+// TestSweepFar has sessions that end at any time within a day, in all levels of
+// the timing wheel and where they meet.
+func TestSweepFar(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
+		start := time.Now()
+		rnd := rand.New(rand.NewPCG(1, 2))
+		ends := []time.Duration{}
+		const tick = 256 * time.Millisecond
+		for _, level := range []time.Duration{tick << 7, tick << 14} { // where one ends
+			ends = append(ends, level-2*tick, level-tick, level, level+tick, level+2*tick)
+		}
+		for range 500 {
+			ends = append(ends, 1+time.Duration(rnd.ExpFloat64()*float64(time.Hour)))
+		}
+		for n, end := range ends {
+			mustPut(t, c, numbered(uint64(n)), filled(50, 1), start.Add(time.Millisecond+end))
+		}
+		slices.Sort(ends)
+		for n, end := range ends {
+			time.Sleep(time.Until(start.Add(end + time.Second)))
+			synctest.Wait()
+			if left := c.Stats().Entries; left > len(ends)-n-1 {
+				t.Fatalf("%v after its end one of %d sessions is left", time.Since(start.Add(end)), left)
+			}
+		}
+	})
+}
+
+// TestClockJumps sets the clock forth and back. What has ended by the clock is
+// swept, and nothing else.
+func TestClockJumps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newClock(time.Unix(1e9, 0))
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100, Now: k.now})
+		check := func(what string, want int) {
+			t.Helper()
+			time.Sleep(time.Second)
+			synctest.Wait()
+			if got := c.Stats().Entries; got != want {
+				t.Errorf("%s: %d sessions, want %d", what, got, want)
+			}
+		}
+		put := func(n uint64, life time.Duration) {
+			t.Helper()
+			mustPut(t, c, numbered(n), filled(50, 1), k.now().Add(life))
+		}
+		put(1, time.Minute)
+		put(2, 100*time.Hour)
+		put(3, 30*24*time.Hour) // later than the wheel reaches
+		check("at first", 3)
+		k.add(99 * time.Hour)
+		check("99 hours on", 2)
+		k.add(-98 * time.Hour)
+		put(4, time.Minute) // ends before the wheel's time
+		put(5, 200*time.Hour)
+		check("98 hours back", 4)
+		if _, _, ok := c.Get(nil, numbered(4)); !ok {
+			t.Error("a session is gone before its end")
+		}
+		k.add(2 * time.Minute)
+		if _, _, ok := c.Get(nil, numbered(4)); ok {
+			t.Error("a session is returned behind its end")
+		}
+		k.add(99 * time.Hour)
+		check("beyond where it was", 2)
+		k.add(29 * 24 * time.Hour)
+		check("a month on", 0)
 	})
 }
 
@@ -470,25 +538,37 @@ func TestMaxSessions(t *testing.T) {
 	}
 }
 
-// TestSpaceIsShared fills caches again and again: what is evicted is what room
-// is needed for, wherever the sessions are.
+// TestSpaceIsShared stores three times what caches of several sizes hold. From
+// when the first session has to go there is little room left: what the shards
+// differ by, what is lost where a ring ends, and what ended sessions still take.
 func TestSpaceIsShared(t *testing.T) {
-	for _, size := range []int{1, 160, 4096, cache.MaxSize} {
-		c := newCache(t, cache.Config{Memory: 3 << 20, MaxSessionBytes: cache.MaxSize})
-		end := time.Now().Add(time.Hour)
-		for n := range uint64(3 * 3 << 20 / (size + 100)) {
-			before := c.Stats()
-			mustPut(t, c, numbered(n), filled(size, 1), end)
-			after := c.Stats()
-			if after.Bytes > after.Capacity {
-				t.Fatalf("%d bytes of %d", after.Bytes, after.Capacity)
+	for _, memory := range []int64{1 << 20, 3 << 20, 32 << 20} {
+		for _, size := range []int{160, 1000, 4096, 16 << 10, cache.MaxSize} {
+			c := newCache(t, cache.Config{Memory: memory, MaxSessionBytes: max(size, 1000)})
+			end := time.Now().Add(time.Hour)
+			first, least := 1.0, 1.0 // how full it was
+			data := filled(size, 1)
+			for n := range uint64(3 * memory / int64(size)) {
+				mustPut(t, c, numbered(n), data, end)
+				if n%64 != 0 { // looking takes longer than storing
+					continue
+				}
+				st := c.Stats()
+				if st.Bytes > st.Capacity {
+					t.Fatalf("%d bytes of %d", st.Bytes, st.Capacity)
+				}
+				if st.Evicted.Memory > 0 {
+					full := float64(st.Bytes) / float64(st.Capacity)
+					if least == 1 {
+						first = full
+					}
+					least = min(least, full)
+				}
 			}
-			if room := before.Capacity - before.Bytes; after.Evicted != before.Evicted && room > int64(size+size/4+1024) {
-				t.Fatalf("evicted with room for %d bytes, sessions of %d", room, size)
+			if least < 0.75 || least < 0.95 && size*10_000 < int(memory) {
+				t.Errorf("%d MiB, sessions of %d bytes: %.1f %% full when one is evicted", memory>>20, size, 100*least)
 			}
-			if before.Evicted.Memory > 0 && after.Evicted.Memory > before.Evicted.Memory+1 {
-				t.Fatalf("%d sessions evicted for one of the same size", after.Evicted.Memory-before.Evicted.Memory)
-			}
+			t.Logf("%d MiB, sessions of %d bytes: %.1f %% full when the first is evicted, %.1f %% at least from then on", memory>>20, size, 100*first, 100*least)
 		}
 	}
 }
@@ -508,8 +588,8 @@ func TestReplaceInFullCache(t *testing.T) {
 		}
 		k.add(1)
 		replaced, err := c.Put(oldest, filled(cache.MaxSize, 3), cache.PutOptions{ExpiresAt: end, If: exists})
-		if st := c.Stats(); !replaced || err != nil || st.Evicted.Memory != 1 {
-			t.Fatalf("replaced %v, %v, %+v", replaced, err, st)
+		if !replaced || err != nil {
+			t.Fatalf("replaced %v, %v, %+v", replaced, err, c.Stats())
 		}
 	}
 }
@@ -539,70 +619,6 @@ func TestSessionsInUseStay(t *testing.T) {
 			t.Errorf("%d sessions: the cache was never full", st.Entries)
 		}
 	}
-}
-
-// TestLeastRecentlyUsed checks the exact order in which a small cache evicts.
-func TestLeastRecentlyUsed(t *testing.T) {
-	const limit = 20
-	k := newClock(time.Unix(1e9, 0))
-	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessions: limit, MaxSessionBytes: 100, Now: k.now})
-	rnd := rand.New(rand.NewPCG(1, 2))
-	var order []cache.ID // the last used first
-	for range 10_000 {
-		k.add(1)
-		id := numbered(rnd.Uint64N(2 * limit))
-		at := slices.Index(order, id)
-		if rnd.IntN(2) == 0 {
-			if _, _, ok := c.Get(nil, id); ok != (at >= 0) {
-				t.Fatalf("session %v: there is %v, want %v of %v", id, ok, at >= 0, order)
-			}
-			if at < 0 {
-				continue
-			}
-		} else {
-			mustPut(t, c, id, []byte{1}, k.now().Add(time.Hour))
-		}
-		if at >= 0 {
-			order = slices.Delete(order, at, at+1)
-		}
-		order = slices.Insert(order, 0, id)
-		order = order[:min(len(order), limit)]
-	}
-}
-
-// TestHeapGrowth compares what is accounted with what the heap holds.
-func TestHeapGrowth(t *testing.T) {
-	const memory = 24 << 20
-	heap := func() int64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int64(m.HeapAlloc)
-	}
-	end := time.Now().Add(time.Hour)
-	base := heap()
-	c := newCache(t, cache.Config{Memory: memory, MaxSessionBytes: cache.MaxSize})
-	check := func(name string) {
-		t.Helper()
-		grown, st := heap()-base, c.Stats()
-		t.Logf("%s: %d sessions, %d bytes accounted, heap grown by %d: ratio %.3f, %d a session beside its bytes",
-			name, st.Entries, st.Bytes, grown, float64(grown)/float64(st.Bytes), (grown-st.DataBytes)/int64(max(1, st.Entries)))
-		if grown > st.Bytes+st.Bytes/20+1<<20 {
-			t.Errorf("%s: more than is accounted", name)
-		}
-	}
-	check("empty")
-	// One size after another: what the first ones needed must be given back.
-	for i, size := range []int{1, 160, 33, 1025, 16 << 10, 33_000, cache.MaxSize, 200} {
-		data := filled(size, 1)
-		for n := range uint64(memory / (size + 100)) {
-			mustPut(t, c, numbered(uint64(i)<<32|n), data, end)
-		}
-		check(fmt.Sprintf("sessions of %d bytes", size))
-	}
-	c.Flush()
-	check("flushed")
 }
 
 func TestLargeMemory(t *testing.T) {

@@ -1,14 +1,16 @@
 package cache
 
-// Raw returns the memory itself that holds the bytes of the session, not a
-// copy, so that tests see what becomes of it.
-func (c *Cache) Raw(id ID) []byte {
-	hash := c.hash(id)
-	s := c.shard(hash)
-	s.lock()
-	defer s.unlock()
-	if e := *s.slot(id, hash); e != nil {
-		return e.data[:cap(e.data)]
+import "bytes"
+
+// Holds reports whether the memory of the cache holds the bytes anywhere, in
+// its arenas or between them. It locks all shards.
+func (c *Cache) Holds(data []byte) bool {
+	for i := range c.shards {
+		c.shards[i].lock()
+		defer c.shards[i].mu.Unlock()
+		if c.shards[i].closed {
+			return false
+		}
 	}
-	return nil
+	return bytes.Contains(c.memory.bytes, data)
 }

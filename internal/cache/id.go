@@ -52,11 +52,6 @@ func (id ID) String() string { return hex.EncodeToString(id.b[:id.n]) }
 // Bytes returns the bytes of the ID in a slice that the caller owns.
 func (id ID) Bytes() []byte { return bytes.Clone(id.b[:id.n]) }
 
-// compare orders IDs as bytes.Compare does; the zero ID comes first.
-func (id ID) compare(other ID) int {
-	return bytes.Compare(id.b[:id.n], other.b[:other.n])
-}
-
 // Tag is a strong validator of a session's content: equal tags mean equal bytes
 // (RFC 9110, section 8.8.1). It tells nothing of the bytes themselves.
 type Tag [16]byte

@@ -59,7 +59,6 @@ type record struct {
 	data               []byte
 	storedAt, expireAt time.Time
 	mark               uint8
-	raw                []byte // the cache's own memory of it
 }
 
 // model holds every session that was stored, until it is known to have ended.
@@ -140,7 +139,7 @@ func (m *model) step() {
 		(!mayEvict || before.Entries != m.cfg.MaxSessions || st.Evicted.Sessions != before.Evicted.Sessions+1) {
 		m.Fatalf("evicted for the number of sessions, before %+v, after %+v", before, st)
 	}
-	if st.Evicted.Memory != before.Evicted.Memory && (!mayEvict || st.Bytes < m.cfg.Memory-2*cache.MaxSize) {
+	if st.Evicted.Memory != before.Evicted.Memory && (!mayEvict || st.Bytes < m.cfg.Memory*3/4-2*cache.MaxSize) {
 		m.Fatalf("evicted for memory, before %+v, after %+v", before, st)
 	}
 	m.want.Evicted, m.want.Expired = st.Evicted, st.Expired // see reconcile
@@ -188,8 +187,10 @@ func (m *model) evicted(id cache.ID) {
 	delete(m.alive, id)
 }
 
+// wiped looks for what is left of a session in the memory, now and then: it
+// takes as long as many operations.
 func (m *model) wiped(r *record) {
-	if len(bytes.TrimLeft(r.raw, "\x00")) != 0 {
+	if m.serial%16 == 0 && len(r.data) >= patternSize && m.c.Holds(r.data[:patternSize]) {
 		m.Fatalf("a session of %d bytes is still in memory", len(r.data))
 	}
 }
@@ -221,6 +222,10 @@ func (r *record) entry(id cache.ID) cache.Entry {
 	return cache.Entry{ID: id, Size: len(r.data), StoredAt: r.storedAt.UTC(), ExpiresAt: r.expireAt.UTC(), Mark: r.mark}
 }
 
+// patternSize is the size of the pattern that tells one session from another,
+// also where a part of one stands before zeros.
+const patternSize = 9
+
 // put stores something, and reports whether it was stored.
 func (m *model) put(id cache.ID) bool {
 	r := m.live(id)
@@ -233,7 +238,7 @@ func (m *model) put(id cache.ID) bool {
 	}
 	m.serial++
 	fresh := &record{
-		data:     bytes.Repeat(binary.LittleEndian.AppendUint64([]byte{1}, m.serial), size/9+1)[:size],
+		data:     bytes.Repeat(binary.LittleEndian.AppendUint64([]byte{1}, m.serial*0x9e3779b97f4a7c15), size/patternSize+1)[:size],
 		storedAt: time.Now(),
 		expireAt: time.Now().Add(time.Duration(m.next()) * 50 * time.Millisecond),
 		mark:     byte(m.serial),
@@ -270,9 +275,8 @@ func (m *model) put(id cache.ID) bool {
 	case r != nil:
 		m.evicted(id)
 	}
-	fresh.raw = m.c.Raw(id)
-	if !bytes.HasPrefix(fresh.raw, fresh.data) {
-		m.Fatal("the session is not where it should be in memory")
+	if m.serial%16 == 0 && !m.c.Holds(fresh.data) {
+		m.Fatal("the session is not to be found in memory")
 	}
 	m.alive[id] = fresh
 	return true

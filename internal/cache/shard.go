@@ -1,241 +1,435 @@
 package cache
 
 import (
-	"bytes"
-	"container/heap"
-	"math"
-	"slices"
+	"hash/maphash"
+	"math/rand/v2"
 	"sync"
-	"sync/atomic"
-	"time"
-	"unsafe"
 )
 
-// session is an element of a shard's buckets, of its LRU list and of its expiry
-// heap. Times are nanoseconds since 1970.
-type session struct {
-	id        ID
-	mark      uint8
-	pos       int32 // in the expiry heap
-	data      []byte
-	storedAt  int64
-	expiresAt int64
-	usedAt    int64
-
-	chain        *session // next in the bucket
-	newer, older *session // in the LRU list
-}
-
-// newSession returns a session with a copy of data.
-func newSession(id ID, data []byte, o PutOptions, now time.Time) *session {
-	e := &session{
-		id:        id,
-		mark:      o.Mark,
-		data:      bytes.Clone(data),
-		storedAt:  now.UnixNano(),
-		expiresAt: math.MaxInt64,
-		usedAt:    now.UnixNano(),
-	}
-	if o.ExpiresAt.Before(time.Unix(0, math.MaxInt64)) {
-		e.expiresAt = o.ExpiresAt.UnixNano()
-	}
-	return e
-}
-
-// The memory that a session takes besides its bytes, and a shard besides its
-// buckets.
-const (
-	// A session has two places in the expiry heap, see expiryHeap.
-	sessionCost = int64(unsafe.Sizeof(session{}) + 2*unsafe.Sizeof((*session)(nil)))
-	shardCost   = int64(unsafe.Sizeof(shard{}) + minHeap*unsafe.Sizeof((*session)(nil)))
-)
-
-// cost returns the memory that the session takes, in bytes. The runtime makes
-// the capacity of a clone that of the allocator's size class: it is what the
-// heap really spends.
-func (e *session) cost() int64 { return sessionCost + int64(cap(e.data)) }
-
-func (e *session) expired(now int64) bool { return now >= e.expiresAt }
-
-// satisfies asks the condition about the session, nil for none.
-func (e *session) satisfies(cond Condition) bool {
-	switch {
-	case cond == nil:
-		return true
-	case e == nil:
-		return cond(Tag{}, false)
-	}
-	return cond(TagOf(e.data), true)
-}
-
-func (e *session) entry() Entry {
-	return Entry{
-		ID:        e.id,
-		Size:      len(e.data),
-		StoredAt:  time.Unix(0, e.storedAt).UTC(),
-		ExpiresAt: time.Unix(0, e.expiresAt).UTC(),
-		Mark:      e.mark,
-	}
-}
-
-// never is the oldest of a shard that has no session.
-const never = math.MaxInt64
-
-// shard holds the sessions whose IDs hash to it.
+// shard holds the sessions whose IDs hash to it, in memory of its own that is
+// divided between index, sketch and arena.
+//
+// The arena is two rings. A session is written into the window, a hundredth of
+// the arena. What comes to the end of the window moves on to the main ring when
+// there is room there, or when it is asked for more often than what it would
+// push out; else it is evicted. What comes to the end of the main ring and was
+// read meanwhile goes round once more. So what passes through once has little
+// to pass through. docs/design/cache.md says why.
 type shard struct {
-	mu      sync.Mutex // guards all of it; oldest is written under it
-	closed  bool
-	buckets []*session // chains; a power of two
-	lru     list
-	expiry  expiryHeap
-	n       counters
+	// What every call writes is in one cache line, and what it only reads in
+	// others: processors that take turns pass on no more than the one.
+	mu        sync.Mutex // guards all of it
+	hits      uint64
+	misses    uint64
+	contended uint64
+	touched   uint64 // see touch
+	_         [24]byte
 
-	// oldest is when the least recently used session was used, for eviction
-	// to choose a shard without locking it.
-	oldest atomic.Int64
+	words  []uint64 // the arena; word 0 is nobody's, so that ref 0 is none
+	bytes  []byte   // the same memory
+	index  []slot
+	homes  int // slots that hashes have a place of their own in
+	seed   maphash.Seed
+	closed bool
+	_      [32]byte
+
+	used         int // slots, as many as sessions
+	liveWords    int // of all records that have not ended
+	window, main ring
+	sketch       sketch
+	wheel        wheel
+	n            counters
+}
+
+// half is the upper half of an ID's hash. The lower half chose the shard.
+func (s *shard) half(id []byte) uint32 { return uint32(maphash.Bytes(s.seed, id) >> 32) }
+
+// divide makes index, sketch and arena of the shard's memory, for records of up
+// to largest words.
+func (s *shard) divide(b []byte, largest int) {
+	s.homes = len(b) / slotMemory / lineSlots * lineSlots
+	take := func(words int) []byte {
+		var part []byte
+		part, b = b[:words*wordSize], b[words*wordSize:]
+		return part
+	}
+	s.index = wordsOf[slot](take(s.homes + spareSlots))
+	s.sketch = sketch{
+		words: wordsOf[uint64](take((s.homes/sketchSlots/blockWords + 1) * blockWords)),
+		limit: addsPerSlot * s.homes,
+	}
+	s.bytes, s.words = b, wordsOf[uint64](b)
+	arena := ref(len(s.words) - touchWords)
+	middle := 1 + max(arena/windowShare, ref(largest))
+	s.window, s.main = newRing(1, middle), newRing(middle, arena)
 }
 
 func (s *shard) lock() {
 	if !s.mu.TryLock() {
 		s.mu.Lock()
-		s.n.contended++
+		s.contended++
 	}
 }
 
-func (s *shard) unlock() {
-	oldest := int64(never)
-	if s.lru.last != nil {
-		oldest = s.lru.last.usedAt
+// use notes that a session was asked for. The sketch is told later, when the
+// record moves or goes: a read does not wait for one more place in memory.
+func (s *shard) use(r ref) {
+	if s.uses(r) < maxUses {
+		s.words[r+1] += flagUse
 	}
-	if s.oldest.Load() != oldest { // a load is far cheaper than a store
-		s.oldest.Store(oldest)
-	}
-	s.mu.Unlock()
 }
 
-// slot returns the link to the session, or the end of the chain that it would
-// be in.
-func (s *shard) slot(id ID, hash uint64) **session {
-	p := &s.buckets[int(hash>>32)&(len(s.buckets)-1)]
-	for *p != nil && (*p).id != id {
-		p = &(*p).chain
+// worth is how often a session was asked for lately, about.
+func (s *shard) worth(r ref) uint64 { return s.sketch.count(s.half(s.id(r))) + s.uses(r) }
+
+// settle tells the sketch of the uses of a record, which are then forgotten.
+func (s *shard) settle(r ref) {
+	half := s.half(s.id(r))
+	for range s.uses(r) {
+		s.sketch.add(half)
 	}
-	return p
+	s.words[r+1] &^= useMask
 }
 
-// add takes in a session whose ID is not there.
-func (s *shard) add(e *session, hash uint64) {
-	*s.slot(e.id, hash) = e
-	s.lru.push(e)
-	heap.Push(&s.expiry, e)
+// satisfies asks the condition about the session, 0 for none.
+func (s *shard) satisfies(cond Condition, r ref) bool {
+	switch {
+	case cond == nil:
+		return true
+	case r == 0:
+		return cond(Tag{}, false)
+	}
+	return cond(TagOf(s.data(r)), true)
+}
+
+// drop takes a record out of the index and of its wheel list, and wipes it. Its
+// place stays dead until its ring comes around.
+func (s *shard) drop(r ref) {
+	s.deleteSlot(s.slotOf(s.half(s.id(r)), r))
+	s.unlink(r)
+	n := s.length(r)
+	g := s.ringOf(r)
+	g.live--
+	g.dead += n
+	s.liveWords -= n
+	s.n.dataBytes -= int64(s.size(r))
+	s.wipe(r)
+}
+
+// ringOf is the ring that a record is in.
+func (s *shard) ringOf(r ref) *ring {
+	if s.flags(r)&flagMain != 0 {
+		return &s.main
+	}
+	return &s.window
+}
+
+// add stores a session whose ID is not there.
+func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, end int64, mark uint8) {
+	for s.used >= maxLoad(s.homes) {
+		s.evict(c, now, &s.n.evicted.Memory)
+	}
+	n := recordWords(int(id.n), len(data))
+	r := s.window.reserve(n)
+	for r == 0 {
+		s.advance(c, now)
+		r = s.window.reserve(n)
+	}
+	s.write(r, id, data, now, end, mark)
+	s.link(r)
+	for at, _ := s.search(half, id); !s.insert(at, newSlot(half, r)); at, _ = s.search(half, id) {
+		// All slots from there on to the last are taken.
+		c.remove(s, s.index[len(s.index)-1].ref(), &s.n.evicted.Memory)
+	}
+	s.sketch.add(half)
+	s.liveWords += n
 	s.n.stored++
-	s.n.sizes[sizeBucket(len(e.data))]++
-	s.n.sizeSum += uint64(len(e.data))
-	s.n.dataBytes += int64(len(e.data))
+	s.n.sizes[sizeBucket(len(data))]++
+	s.n.sizeSum += uint64(len(data))
+	s.n.dataBytes += int64(len(data))
+	s.balance(c, now)
 }
 
-// drop takes the session out and wipes it.
-func (s *shard) drop(e *session, hash uint64) {
-	*s.slot(e.id, hash) = e.chain
-	s.lru.remove(e)
-	heap.Remove(&s.expiry, int(e.pos))
-	s.n.dataBytes -= int64(len(e.data))
-	clear(e.data)
-	*e = session{}
+// windowShare is the part of the sessions, and of the arena, that the window
+// has: 1 of so many.
+const windowShare = 100
+
+// balance moves the oldest session of a window that has more than its share on,
+// while that costs no other its place.
+func (s *shard) balance(c *Cache, now int64) {
+	g := &s.window
+	if g.live*windowShare <= s.used {
+		return
+	}
+	r := g.tail
+	n := s.length(r)
+	switch {
+	case s.flags(r)&flagDead != 0:
+	case s.end(r) <= now:
+		c.remove(s, r, &s.n.expired)
+	default:
+		to := s.main.reserve(n)
+		if to == 0 {
+			return
+		}
+		s.promote(r, to, n)
+	}
+	g.dead -= n
+	g.pop(n)
 }
 
-// use makes e the most recently used session.
-func (s *shard) use(e *session, now int64) {
-	e.usedAt = now
-	s.lru.remove(e)
-	s.lru.push(e)
+// promote moves a record from the window to the main ring. The place that it
+// had is then dead.
+func (s *shard) promote(r, to ref, n int) {
+	s.settle(r)
+	s.window.live--
+	s.window.dead += n
+	s.move(r, to, n)
+	s.words[to+1] |= flagMain
 }
 
-// smallest returns the up to n sessions of the lowest IDs after the given one,
-// in order. It locks the shard.
-func (s *shard) smallest(after ID, n int, now int64) []Entry {
-	var found []Entry
-	var last ID // once n were found, of the n lowest so far
-	s.lock()
-	for e := s.lru.last; e != nil; e = e.newer {
-		if e.expired(now) || e.id.compare(after) <= 0 || last != (ID{}) && e.id.compare(last) > 0 {
+// advance gives up the oldest record of the window: it moves on or is evicted.
+func (s *shard) advance(c *Cache, now int64) {
+	g := &s.window
+	r := g.tail
+	n := s.length(r)
+	switch {
+	case s.flags(r)&flagDead != 0:
+	case s.end(r) <= now:
+		c.remove(s, r, &s.n.expired)
+	default:
+		if to := s.admit(c, r, n, now); to != 0 {
+			s.promote(r, to, n)
+		} else {
+			s.settle(r)
+			c.remove(s, r, &s.n.evicted.Memory)
+		}
+	}
+	g.dead -= n
+	g.pop(n)
+}
+
+// A record that loses is admitted all the same, one time in luckOf, when it is
+// asked for that often. Without luck what was popular once, at the end of the
+// ring, would shut out all others until the sketch forgets it. The figures are
+// those of otter and Caffeine.
+const (
+	luckFrom = 6
+	luckOf   = 128
+)
+
+// admit makes room in the main ring for a record of the window, or returns 0
+// when that would cost one that is asked for as often or more.
+func (s *shard) admit(c *Cache, r ref, n int, now int64) (to ref) {
+	if to = s.main.reserve(n); to != 0 {
+		return to
+	}
+	for {
+		victim := s.victim(c, now)
+		// Looking for one may have made the room already.
+		if to = s.main.reserve(n); to != 0 {
+			return to
+		}
+		if !s.wins(r, victim) {
+			return 0
+		}
+		s.evictMain(c, victim, &s.n.evicted.Memory)
+		if to = s.main.reserve(n); to != 0 {
+			return to
+		}
+	}
+}
+
+// wins reports whether a record of the window is worth more than one of the main
+// ring.
+func (s *shard) wins(r, victim ref) bool {
+	worth := s.worth(r)
+	return worth > s.worth(victim) || worth >= luckFrom && rand.Uint32N(luckOf) == 0
+}
+
+const (
+	// maxSpared bounds the records that go round again, for having been used,
+	// for one that comes in.
+	maxSpared = 8
+	// While records that ended early take up more than a part of the main ring,
+	// 1 of deadShare, others are moved together rather than evicted, up to
+	// maxMoved for one that comes in.
+	deadShare = 16
+	maxMoved  = 128
+)
+
+// victim is the record of the main ring that is next to be evicted, or 0 when
+// there is none. Those before it have gone round again, or had ended.
+func (s *shard) victim(c *Cache, now int64) ref {
+	g := &s.main
+	for spared, moved := 0, 0; g.records > 0; {
+		r := g.tail
+		n := s.length(r)
+		switch {
+		case s.flags(r)&flagDead != 0:
+			g.dead -= n
+			g.pop(n)
 			continue
+		case s.end(r) <= now:
+			c.remove(s, r, &s.n.expired)
+			continue
+		case s.uses(r) > 0 && spared < maxSpared:
+			spared++
+			s.words[r+1] -= flagUse
+			s.sketch.add(s.half(s.id(r)))
+		case g.dead*deadShare > int(g.limit-g.first) && moved < maxMoved:
+			moved++
+		default:
+			return r
 		}
-		found = append(found, e.entry())
-		if len(found) == 2*n {
-			sortByID(found)
-			found = found[:n]
-			last = found[n-1].ID
+		g.pop(n)
+		g.live--
+		s.move(r, g.reserve(n), n) // there is room: what it gave up, at least
+	}
+	return 0
+}
+
+// evictMain evicts the oldest record of the main ring.
+func (s *shard) evictMain(c *Cache, r ref, reason *uint64) {
+	n := s.length(r)
+	s.settle(r)
+	c.remove(s, r, reason)
+	s.main.dead -= n
+	s.main.pop(n)
+}
+
+// evict drops one session, and reports whether there was one.
+func (s *shard) evict(c *Cache, now int64, reason *uint64) bool {
+	g := &s.window
+	for g.records > 0 && s.flags(g.tail)&flagDead != 0 {
+		n := s.length(g.tail)
+		g.dead -= n
+		g.pop(n)
+	}
+	victim := s.victim(c, now)
+	switch {
+	case victim == 0 && g.live == 0:
+		return false
+	case victim == 0, g.live > 0 && !s.wins(g.tail, victim):
+		n := s.length(g.tail)
+		s.settle(g.tail)
+		c.remove(s, g.tail, reason)
+		g.dead -= n
+		g.pop(n)
+	default:
+		s.evictMain(c, victim, reason)
+		s.balance(c, now)
+	}
+	return true
+}
+
+// move copies a record of n words to another place, and wipes what is left of
+// it at the old one.
+func (s *shard) move(from, to ref, n int) {
+	if from == to {
+		return
+	}
+	half := s.half(s.id(from))
+	at := s.slotOf(half, from)
+	copy(s.words[to:int(to)+n], s.words[from:int(from)+n])
+	s.index[at] = newSlot(half, to)
+	s.join(to)
+	left := from
+	if to < from && int(to)+n > int(from) {
+		left = to + ref(n)
+	}
+	clear(s.words[left : int(from)+n])
+}
+
+// Work under one lock: a tick without records is a step, a record is several.
+const (
+	sweepSteps  = 4096
+	recordSteps = 32
+)
+
+// sweep ends the records whose time has come, and reports whether it left some
+// for the lock's next holder.
+func (s *shard) sweep(c *Cache, now int64) (more bool) {
+	w := &s.wheel
+	for steps := 0; w.tick < now>>tickShift; {
+		if steps >= sweepSteps {
+			return true
+		}
+		r := w.lists[w.due()]
+		switch {
+		case r == 0:
+			w.tick++
+			steps++
+			continue
+		case s.end(r) <= now:
+			c.remove(s, r, &s.n.expired)
+		default: // from an upper level to one below
+			s.unlink(r)
+			s.link(r)
+		}
+		steps += recordSteps
+	}
+	return false
+}
+
+// wipeAll ends all records at once and returns how many were live.
+func (s *shard) wipeAll(now int64) (live int) {
+	for _, e := range s.index {
+		if e != 0 && s.end(e.ref()) > now {
+			live++
 		}
 	}
-	s.unlock()
-	sortByID(found)
-	return found[:min(n, len(found))]
-}
-
-func sortByID(entries []Entry) {
-	slices.SortFunc(entries, func(a, b Entry) int { return a.ID.compare(b.ID) })
-}
-
-// list is a list of sessions by their last use.
-type list struct{ first, last *session }
-
-// push puts e at the front.
-func (l *list) push(e *session) {
-	e.older, e.newer = l.first, nil
-	if l.first == nil {
-		l.last = e
-	} else {
-		l.first.newer = e
+	for _, g := range []*ring{&s.window, &s.main} {
+		if g.wrapped {
+			clear(s.words[g.tail:g.wrap])
+			clear(s.words[g.first:g.head])
+		} else {
+			clear(s.words[g.tail:g.head])
+		}
+		*g = newRing(g.first, g.limit)
 	}
-	l.first = e
+	clear(s.index)
+	s.used, s.liveWords = 0, 0
+	s.wheel.lists = [len(s.wheel.lists)]ref{}
+	s.n.dataBytes = 0
+	return live
 }
 
-func (l *list) remove(e *session) {
-	if e.newer == nil {
-		l.first = e.older
-	} else {
-		e.newer.older = e.older
+// listSlots is how many slots a listing looks at under one lock, and then on to
+// the next empty one.
+const listSlots = 1024
+
+// list appends sessions to the page until it has limit, in the order of the
+// index, those after the given ID or, for the zero ID, all. It locks the shard.
+func (s *shard) list(page []Entry, after ID, limit int, now int64) []Entry {
+	s.lock()
+	defer s.mu.Unlock()
+	if s.closed || s.used == 0 {
+		return page
 	}
-	if e.older == nil {
-		l.last = e.newer
-	} else {
-		e.older.newer = e.newer
+	at := 0
+	if after != (ID{}) {
+		var found bool
+		if at, found = s.search(s.half(after.b[:after.n]), &after); found {
+			at++
+		}
 	}
-}
-
-// expiryHeap is a container/heap of sessions, the first to expire on top.
-//
-// It has room for at most twice the sessions in it, or for minHeap. Growing
-// keeps that by itself; shrinking is up to Pop, or a heap that once held many
-// small sessions would keep memory that is accounted to none.
-type expiryHeap []*session
-
-const minHeap = 32
-
-func (h expiryHeap) Len() int           { return len(h) }
-func (h expiryHeap) Less(i, j int) bool { return h[i].expiresAt < h[j].expiresAt }
-
-func (h expiryHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].pos, h[j].pos = int32(i), int32(j)
-}
-
-// Push is part of heap.Interface.
-func (h *expiryHeap) Push(x any) {
-	e := x.(*session)
-	e.pos = int32(len(*h))
-	*h = append(*h, e)
-}
-
-// Pop is part of heap.Interface.
-func (h *expiryHeap) Pop() any {
-	n := len(*h) - 1
-	e := (*h)[n]
-	(*h)[n] = nil
-	*h = (*h)[:n]
-	if cap(*h) > minHeap && cap(*h) > 2*n {
-		*h = append(make(expiryHeap, 0, max(n+n/4, minHeap)), *h...)
+	for seen := 1; at < len(s.index) && len(page) < limit; seen++ {
+		e := s.index[at]
+		at++
+		if e != 0 && s.end(e.ref()) > now {
+			page = append(page, s.entry(e.ref()))
+		}
+		// No write of others moves a session over an empty slot, so the place
+		// behind one is good to go on from.
+		if e == 0 && seen >= listSlots {
+			seen = 0
+			s.mu.Unlock()
+			s.lock()
+			if s.closed {
+				break
+			}
+		}
 	}
-	return e
+	return page
 }

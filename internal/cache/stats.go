@@ -95,13 +95,11 @@ func sizeBucket(size int) int {
 	return max(0, bits.Len(uint(size-1))-firstBoundBits)
 }
 
-// counters is a shard's part of the Stats.
+// counters is a shard's part of the Stats, without what it counts beside.
 type counters struct {
-	hits, misses                        uint64
 	stored                              uint64
 	replaced, removed, expired, flushed uint64
 	evicted                             Evicted
-	contended                           uint64
 	sizes                               [sizeBuckets]uint64 // not cumulative
 	sizeSum                             uint64
 	dataBytes                           int64
@@ -123,7 +121,7 @@ func (c *Cache) Stats() Stats {
 			Closed:       c.rejected.closed.Load(),
 		},
 		Entries:     int(c.sessions.used.Load()),
-		Bytes:       c.memory.used.Load(),
+		Bytes:       c.cfg.Memory,
 		Capacity:    c.cfg.Memory,
 		MaxSessions: c.cfg.MaxSessions,
 	}
@@ -131,9 +129,11 @@ func (c *Cache) Stats() Stats {
 		s := &c.shards[i]
 		s.lock()
 		n := s.n
-		s.unlock()
-		st.Hits += n.hits
-		st.Misses += n.misses
+		st.Hits += s.hits
+		st.Misses += s.misses
+		st.Contended += s.contended
+		st.Bytes -= int64((len(s.words) - s.liveWords) * wordSize)
+		s.mu.Unlock()
 		st.Stored += n.stored
 		st.Replaced += n.replaced
 		st.Removed += n.removed
@@ -141,7 +141,6 @@ func (c *Cache) Stats() Stats {
 		st.Flushed += n.flushed
 		st.Evicted.Memory += n.evicted.Memory
 		st.Evicted.Sessions += n.evicted.Sessions
-		st.Contended += n.contended
 		st.DataBytes += n.dataBytes
 		st.Sizes.Sum += n.sizeSum
 		for b, count := range n.sizes {

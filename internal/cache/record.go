@@ -1,0 +1,102 @@
+package cache
+
+import "time"
+
+// A record is a session in a shard's arena, in words of 8 bytes:
+//
+//	0        end (48 bits), size - 1 (16 bits)
+//	1        start (44 bits), mark (8), length of the ID (6), flags (6)
+//	2        the neighbours in the timing wheel: prev (32), next (32)
+//	3…       the ID, and right behind it the session
+//
+// Times are milliseconds since 1970. A record that has ended keeps its first
+// two words, which say how long it is, until its ring comes around; the rest
+// is zero.
+const headerWords = 3
+
+const (
+	flagDead = 1 << iota // has ended; only takes up space
+	flagMain             // is in the main ring
+	flagUse              // the unit of the number of times that it was read, up to maxUses
+	useMask  = maxUses * flagUse
+	maxUses  = 7
+)
+
+const (
+	endShift   = 16
+	startShift = 20
+	markShift  = 12
+	idShift    = 6
+	idMask     = 1<<6 - 1
+	flagsMask  = 1<<idShift - 1
+)
+
+// maxTime is the last end or start that fits into the 44 bits of a start: the
+// year 2527.
+const maxTime = 1<<44 - 1
+
+// ref is where a record is: the number of its first word in the arena. 0 is
+// none.
+type ref uint32
+
+// milliseconds is a time as records have it, rounded down.
+func milliseconds(t time.Time) int64 { return min(max(t.UnixMilli(), 0), maxTime) }
+
+// recordWords is how many words a record takes.
+func recordWords(idSize, size int) int { return headerWords + (idSize+size+7)/8 }
+
+func (s *shard) end(r ref) int64    { return int64(s.words[r] >> endShift) }
+func (s *shard) size(r ref) int     { return int(uint16(s.words[r])) + 1 }
+func (s *shard) idSize(r ref) int   { return int(s.words[r+1]>>idShift) & idMask }
+func (s *shard) length(r ref) int   { return recordWords(s.idSize(r), s.size(r)) }
+func (s *shard) flags(r ref) uint64 { return s.words[r+1] & flagsMask }
+func (s *shard) uses(r ref) uint64  { return s.words[r+1] & useMask / flagUse }
+
+// touch reads from the cache lines that the first touchWords of a record are in.
+// The processor fetches them from memory side by side then, where what reads
+// them later would wait for one after another.
+func (s *shard) touch(r ref) {
+	w := s.words[r : r+touchWords]
+	s.touched = w[8] + w[16] + w[24]
+}
+
+const touchWords = 25
+
+// id is the record's session ID, in the arena.
+func (s *shard) id(r ref) []byte {
+	at := (int(r) + headerWords) * wordSize
+	return s.bytes[at : at+s.idSize(r)]
+}
+
+// data is the record's session, in the arena.
+func (s *shard) data(r ref) []byte {
+	at := (int(r)+headerWords)*wordSize + s.idSize(r)
+	return s.bytes[at : at+s.size(r)]
+}
+
+func (s *shard) entry(r ref) Entry {
+	e := Entry{
+		Size:      s.size(r),
+		StoredAt:  time.UnixMilli(int64(s.words[r+1] >> startShift)).UTC(),
+		ExpiresAt: time.UnixMilli(s.end(r)).UTC(),
+		Mark:      uint8(s.words[r+1] >> markShift),
+	}
+	e.ID.n = uint8(copy(e.ID.b[:], s.id(r)))
+	return e
+}
+
+// write makes a record of the session at r, where there is room for it.
+func (s *shard) write(r ref, id *ID, data []byte, start, end int64, mark uint8) {
+	s.words[r] = uint64(end)<<endShift | uint64(len(data)-1)
+	s.words[r+1] = uint64(start)<<startShift | uint64(mark)<<markShift | uint64(id.n)<<idShift
+	s.words[r+2] = 0
+	copy(s.id(r), id.b[:id.n])
+	copy(s.data(r), data)
+}
+
+// wipe ends a record: nothing but its length is left of it.
+func (s *shard) wipe(r ref) {
+	clear(s.words[int(r)+2 : int(r)+s.length(r)])
+	s.words[r+1] = s.words[r+1]&(idMask<<idShift) | s.words[r+1]&flagMain | flagDead
+	s.words[r] &= 1<<endShift - 1
+}
