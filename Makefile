@@ -46,6 +46,15 @@ fmt: ## Format the code.
 bench: ## Run the benchmarks.
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./internal/...
 
+.PHONY: bench-cache
+bench-cache: ## Compare the session cache with others; installs Redis and memcached as root on Debian.
+	tools/test-deps.sh redis-server memcached
+	cd bench && go run ./cachebench
+
+.PHONY: bench-hitratio
+bench-hitratio: ## Compare eviction policies by their hits; takes some minutes.
+	cd bench && go run ./hitratio
+
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME (30s).
 	tools/fuzz.sh $(FUZZTIME)

@@ -3,7 +3,7 @@
 # compiler for the race detector, the peers that sessions come from (OpenSSL,
 # Node.js), curl as a client, and Chromium for the reference page. As root on
 # Debian it installs what is missing; elsewhere it says what that is, and fails in
-# CI (CI=true).
+# CI (CI=true). Arguments are programs that are needed besides.
 set -eu
 
 # Node.js 18 is the first with fetch.
@@ -16,10 +16,14 @@ command -v curl >/dev/null || missing="$missing curl"
 command -v chromium >/dev/null || missing="$missing chromium"
 [ "$(node_major || true)" -ge 18 ] 2>/dev/null || missing="$missing nodejs"
 
+for program; do
+	command -v "$program" >/dev/null || missing="$missing $program"
+done
+
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-	echo "tests that need these Debian packages, or the like, are skipped: $missing" >&2
+	echo "what needs these Debian packages, or the like, is skipped: $missing" >&2
 	[ "${CI:-}" != true ] || exit 1
 	exit 0
 fi
