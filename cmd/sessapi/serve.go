@@ -116,6 +116,8 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		}
 		s.onStop("session cache", func(context.Context) error { sessions.Close(); return nil })
 		m.AddCache(sessions)
+		log.Info("session cache", "bytes", int64(c.CacheMemory),
+			"memory_locked", sessions.Locked(), "memory_dumpable", sessions.Dumpable())
 	}
 
 	s.api = handlers.New(handlers.Config{

@@ -224,11 +224,17 @@ type CacheStatus struct {
 	Hits          *uint64 `json:"hits,omitempty"`
 
 	// MaxSessions The bound by number; absent without one.
-	MaxSessions *int64  `json:"max_sessions,omitempty"`
-	Misses      *uint64 `json:"misses,omitempty"`
-	Removed     *uint64 `json:"removed,omitempty"`
-	Replaced    *uint64 `json:"replaced,omitempty"`
-	Stored      *uint64 `json:"stored,omitempty"`
+	MaxSessions *int64 `json:"max_sessions,omitempty"`
+
+	// MemoryDumpable Whether sessions would be in a core dump of the process.
+	MemoryDumpable *bool `json:"memory_dumpable,omitempty"`
+
+	// MemoryLocked Whether the system keeps the sessions out of swap.
+	MemoryLocked *bool   `json:"memory_locked,omitempty"`
+	Misses       *uint64 `json:"misses,omitempty"`
+	Removed      *uint64 `json:"removed,omitempty"`
+	Replaced     *uint64 `json:"replaced,omitempty"`
+	Stored       *uint64 `json:"stored,omitempty"`
 }
 
 // FieldError defines model for FieldError.

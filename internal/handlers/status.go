@@ -31,18 +31,20 @@ func (a *API) cacheStatus() api.CacheStatus {
 	}
 	s := a.cfg.Cache.Stats()
 	status := api.CacheStatus{
-		Enabled:       true,
-		Entries:       new(int64(s.Entries)),
-		Bytes:         new(s.Bytes),
-		CapacityBytes: new(s.Capacity),
-		Hits:          &s.Hits,
-		Misses:        &s.Misses,
-		Stored:        &s.Stored,
-		Replaced:      &s.Replaced,
-		Removed:       &s.Removed,
-		Expired:       &s.Expired,
-		Flushed:       &s.Flushed,
-		Evicted:       new(s.Evicted.Memory + s.Evicted.Sessions),
+		Enabled:        true,
+		Entries:        new(int64(s.Entries)),
+		Bytes:          new(s.Bytes),
+		CapacityBytes:  new(s.Capacity),
+		MemoryLocked:   new(a.cfg.Cache.Locked()),
+		MemoryDumpable: new(a.cfg.Cache.Dumpable()),
+		Hits:           &s.Hits,
+		Misses:         &s.Misses,
+		Stored:         &s.Stored,
+		Replaced:       &s.Replaced,
+		Removed:        &s.Removed,
+		Expired:        &s.Expired,
+		Flushed:        &s.Flushed,
+		Evicted:        new(s.Evicted.Memory + s.Evicted.Sessions),
 	}
 	if s.MaxSessions != 0 {
 		status.MaxSessions = new(int64(s.MaxSessions))

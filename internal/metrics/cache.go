@@ -13,6 +13,7 @@ type cacheCollector struct {
 	hits, misses, stored, replaced, removed, expired, flushed *prometheus.Desc
 	evicted, rejected, contended                              *prometheus.Desc
 	entries, maxSessions, bytes, dataBytes, capacity, sizes   *prometheus.Desc
+	locked, dumpable                                          *prometheus.Desc
 }
 
 func newCacheCollector(c *cache.Cache) *cacheCollector {
@@ -36,6 +37,8 @@ func newCacheCollector(c *cache.Cache) *cacheCollector {
 		bytes:       d("bytes", "Memory in use, index and data together."),
 		dataBytes:   d("data_bytes", "Sizes of all sessions in the cache together."),
 		capacity:    d("capacity_bytes", "Bound of the memory."),
+		locked:      d("memory_locked", "1 when the system keeps the sessions out of swap."),
+		dumpable:    d("memory_dumpable", "1 when sessions would be in a core dump of the process."),
 		sizes:       d("session_size_bytes", "Sizes of the sessions that were stored."),
 	}
 }
@@ -72,6 +75,15 @@ func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.bytes, s.Bytes)
 	gauge(c.dataBytes, s.DataBytes)
 	gauge(c.capacity, s.Capacity)
+	flag := func(d *prometheus.Desc, on bool) {
+		n := int64(0)
+		if on {
+			n = 1
+		}
+		gauge(d, n)
+	}
+	flag(c.locked, c.cache.Locked())
+	flag(c.dumpable, c.cache.Dumpable())
 	buckets := make(map[float64]uint64, len(s.Sizes.Buckets))
 	for _, b := range s.Sizes.Buckets {
 		buckets[float64(b.UpperBound)] = b.Count
