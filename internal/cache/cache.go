@@ -145,6 +145,8 @@ const (
 	// so differ less in how many.
 	shardMemory = 4 << 20
 	maxShards   = 1024
+	// maxShardMemory keeps a ref within 31 bits.
+	maxShardMemory = 8 << 30
 	// shardRecords is how many of the largest sessions fit into a shard, at
 	// least, when there is more than one.
 	shardRecords = 64
@@ -188,6 +190,7 @@ func New(cfg Config) (*Cache, error) {
 		c.sessions.limit = int64(cfg.MaxSessions)
 		shards = min(shards, c.sessions.limit/shardSessions)
 	}
+	shards = max(shards, 2*cfg.Memory/maxShardMemory)
 	c.shards = make([]shard, powerOfTwo(shards))
 	var err error
 	each := (int(cfg.Memory)/len(c.shards) - int(unsafe.Sizeof(shard{}))) &^ (lineSlots*wordSize - 1)

@@ -621,13 +621,21 @@ func TestSessionsInUseStay(t *testing.T) {
 	}
 }
 
+// TestLargeMemory has much more memory than it uses, in many shards and, for a
+// bound of few sessions, in as few as can be.
 func TestLargeMemory(t *testing.T) {
-	c := newCache(t, cache.Config{Memory: 16 << 30, MaxSessionBytes: cache.MaxSize})
-	for n := range uint64(1000) {
-		mustPut(t, c, numbered(n), filled(160, 1), time.Now().Add(time.Hour))
-	}
-	page, more := c.List(cache.ID{}, 100)
-	if len(page) != 100 || !more || c.Flush() != 1000 {
-		t.Errorf("%d sessions listed, more is %v", len(page), more)
+	for _, cfg := range []cache.Config{
+		{Memory: 16 << 30, MaxSessionBytes: cache.MaxSize},
+		{Memory: 16 << 30, MaxSessionBytes: cache.MaxSize, MaxSessions: 1000},
+	} {
+		c := newCache(t, cfg)
+		for n := range uint64(1000) {
+			mustPut(t, c, numbered(n), filled(160, 1), time.Now().Add(time.Hour))
+		}
+		page, more := c.List(cache.ID{}, 100)
+		if _, _, ok := c.Get(nil, numbered(999)); !ok || len(page) != 100 || !more || c.Stats().Entries != 1000 {
+			t.Errorf("%d sessions listed, more is %v, %v", len(page), more, ok)
+		}
+		c.Close()
 	}
 }

@@ -374,10 +374,14 @@ func (s *shard) sweep(c *Cache, now int64) (more bool) {
 
 // wipeAll ends all records at once and returns how many were live.
 func (s *shard) wipeAll(now int64) (live int) {
-	for _, e := range s.index {
-		if e != 0 && s.end(e.ref()) > now {
+	for at, e := range s.index {
+		if e == 0 {
+			continue // not even written to, for that would take up memory
+		}
+		if s.end(e.ref()) > now {
 			live++
 		}
+		s.index[at] = 0
 	}
 	for _, g := range []*ring{&s.window, &s.main} {
 		if g.wrapped {
@@ -388,7 +392,6 @@ func (s *shard) wipeAll(now int64) (live int) {
 		}
 		*g = newRing(g.first, g.limit)
 	}
-	clear(s.index)
 	s.used, s.liveWords = 0, 0
 	s.wheel.lists = [len(s.wheel.lists)]ref{}
 	s.n.dataBytes = 0
