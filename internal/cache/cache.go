@@ -144,9 +144,10 @@ const (
 	// is. More shards keep goroutines apart; fewer have more sessions each, and
 	// so differ less in how many.
 	shardMemory = 4 << 20
-	maxShards   = 1024
-	// maxShardMemory keeps a ref within 31 bits.
-	maxShardMemory = 8 << 30
+	maxShards   = 1024 // of 1 GiB at most, so that a ref stays within 31 bits
+	// maxShardMemory bounds what is done for all of a shard under its lock, also
+	// where few sessions are worth few shards.
+	maxShardMemory = 64 << 20
 	// shardRecords is how many of the largest sessions fit into a shard, at
 	// least, when there is more than one.
 	shardRecords = 64
@@ -190,7 +191,7 @@ func New(cfg Config) (*Cache, error) {
 		c.sessions.limit = int64(cfg.MaxSessions)
 		shards = min(shards, c.sessions.limit/shardSessions)
 	}
-	shards = max(shards, 2*cfg.Memory/maxShardMemory)
+	shards = max(shards, min(2*cfg.Memory/maxShardMemory, maxShards))
 	c.shards = make([]shard, powerOfTwo(shards))
 	var err error
 	each := (int(cfg.Memory)/len(c.shards) - int(unsafe.Sizeof(shard{}))) &^ (lineSlots*wordSize - 1)
@@ -418,9 +419,18 @@ func (c *Cache) sweep() {
 		case <-tick.C:
 		}
 		now := milliseconds(c.now())
-		for i := range c.shards {
-			for more := true; more; {
-				more = c.sweepShard(&c.shards[i], now)
+		// Round the shards, for others to get at their locks in between.
+		for more := true; more; {
+			more = false
+			for i := range c.shards {
+				select {
+				case <-c.closing:
+					return
+				default:
+				}
+				if c.sweepShard(&c.shards[i], now) {
+					more = true
+				}
 			}
 		}
 	}

@@ -337,3 +337,43 @@ func TestCloseWhileWriting(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// TestListAcrossLocks lists a full index, in which every write pushes others
+// along, while the listing gives up its lock now and then: no page has a session
+// twice.
+func TestListAcrossLocks(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
+	end := time.Now().Add(time.Hour)
+	stop := make(chan struct{})
+	var writers sync.WaitGroup
+	for w := range uint64(4) {
+		writers.Go(func() {
+			rnd := rand.New(rand.NewPCG(w, 1))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				id := numbered(rnd.Uint64N(20_000))
+				if rnd.IntN(3) == 0 {
+					_ = c.Delete(id, nil)
+				} else {
+					_, _ = c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end})
+				}
+			}
+		})
+	}
+	for range 3000 {
+		page, _ := c.List(cache.ID{}, cache.MaxPage)
+		seen := make(map[cache.ID]bool, len(page))
+		for _, e := range page {
+			if seen[e.ID] {
+				t.Errorf("%v is twice in a page", e.ID)
+			}
+			seen[e.ID] = true
+		}
+	}
+	close(stop)
+	writers.Wait()
+}

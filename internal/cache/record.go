@@ -57,7 +57,7 @@ func (s *shard) uses(r ref) uint64  { return s.words[r+1] & useMask / flagUse }
 // them later would wait for one after another.
 func (s *shard) touch(r ref) {
 	w := s.words[r : r+touchWords]
-	s.touched = w[8] + w[16] + w[24]
+	s.touched = (w[8] ^ w[16] ^ w[24]) & 1 // a bit, for it must not hold what the words do
 }
 
 const touchWords = 25

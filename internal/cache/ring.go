@@ -41,6 +41,17 @@ func (g *ring) reserve(n int) ref {
 	return at
 }
 
+// fits reports whether there is room for a record of n words.
+func (g *ring) fits(n int) bool {
+	switch {
+	case g.records == 0:
+		return n <= int(g.limit-g.first)
+	case g.wrapped:
+		return n <= int(g.tail-g.head)
+	}
+	return n <= int(g.limit-g.head) || n <= int(g.tail-g.first)
+}
+
 // pop gives up the oldest record, of n words.
 func (g *ring) pop(n int) {
 	g.tail += ref(n)

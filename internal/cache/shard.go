@@ -225,7 +225,7 @@ func (s *shard) admit(c *Cache, r ref, n int, now int64) (to ref) {
 		return to
 	}
 	for {
-		victim := s.victim(c, now)
+		victim := s.victim(c, now, n)
 		// Looking for one may have made the room already.
 		if to = s.main.reserve(n); to != 0 {
 			return to
@@ -247,6 +247,9 @@ func (s *shard) wins(r, victim ref) bool {
 	return worth > s.worth(victim) || worth >= luckFrom && rand.Uint32N(luckOf) == 0
 }
 
+// never is more words than a ring has.
+const never = 1 << 31
+
 const (
 	// maxSpared bounds the records that go round again, for having been used,
 	// for one that comes in.
@@ -258,11 +261,12 @@ const (
 	maxMoved  = 128
 )
 
-// victim is the record of the main ring that is next to be evicted, or 0 when
-// there is none. Those before it have gone round again, or had ended.
-func (s *shard) victim(c *Cache, now int64) ref {
+// victim is the record of the main ring that is next to be evicted. Those before
+// it have gone round again, or had ended. It is 0 when there is none, or when
+// there is room for so many words by now.
+func (s *shard) victim(c *Cache, now int64, room int) ref {
 	g := &s.main
-	for spared, moved := 0, 0; g.records > 0; {
+	for spared, moved := 0, 0; g.records > 0 && !g.fits(room); {
 		r := g.tail
 		n := s.length(r)
 		switch {
@@ -306,7 +310,7 @@ func (s *shard) evict(c *Cache, now int64, reason *uint64) bool {
 		g.dead -= n
 		g.pop(n)
 	}
-	victim := s.victim(c, now)
+	victim := s.victim(c, now, never)
 	switch {
 	case victim == 0 && g.live == 0:
 		return false
@@ -341,6 +345,23 @@ func (s *shard) move(from, to ref, n int) {
 	clear(s.words[left : int(from)+n])
 }
 
+// clockSlack is how many ticks the clock may be behind the wheel before that is
+// set back: clocks are often corrected by a little.
+const clockSlack = 4
+
+// rewind sets the wheel to another time and puts all records into it anew.
+func (s *shard) rewind(now int64) {
+	s.wheel = wheel{tick: now >> tickShift}
+	if s.used == 0 {
+		return
+	}
+	for _, e := range s.index {
+		if e != 0 {
+			s.link(e.ref())
+		}
+	}
+}
+
 // Work under one lock: a tick without records is a step, a record is several.
 const (
 	sweepSteps  = 4096
@@ -351,6 +372,9 @@ const (
 // for the lock's next holder.
 func (s *shard) sweep(c *Cache, now int64) (more bool) {
 	w := &s.wheel
+	if s.used == 0 || now>>tickShift < w.tick-clockSlack {
+		s.rewind(now)
+	}
 	for steps := 0; w.tick < now>>tickShift; {
 		if steps >= sweepSteps {
 			return true
@@ -423,14 +447,18 @@ func (s *shard) list(page []Entry, after ID, limit int, now int64) []Entry {
 		if e != 0 && s.end(e.ref()) > now {
 			page = append(page, s.entry(e.ref()))
 		}
-		// No write of others moves a session over an empty slot, so the place
-		// behind one is good to go on from.
+		// The place behind an empty slot is good to go on from: what others
+		// write moves no session back over it, and those that it moves on over
+		// it are of hashes that have their place before it.
 		if e == 0 && seen >= listSlots {
 			seen = 0
 			s.mu.Unlock()
 			s.lock()
 			if s.closed {
 				break
+			}
+			for from := at; at < len(s.index) && s.index[at] != 0 && s.home(s.index[at].half()) < from; {
+				at++
 			}
 		}
 	}
