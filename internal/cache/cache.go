@@ -166,8 +166,8 @@ const (
 
 // New returns an empty cache. Its owner calls Close.
 func New(cfg Config) (*Cache, error) {
-	if cfg.Memory < MinMemory || cfg.Memory > MaxMemory {
-		return nil, fmt.Errorf("cache: memory of %d bytes, must be %d to %d", cfg.Memory, MinMemory, MaxMemory)
+	if largest := min(int64(MaxMemory), math.MaxInt); cfg.Memory < MinMemory || cfg.Memory > largest {
+		return nil, fmt.Errorf("cache: memory of %d bytes, must be %d to %d", cfg.Memory, MinMemory, largest)
 	}
 	if cfg.MaxSessions < 0 {
 		return nil, fmt.Errorf("cache: at most %d sessions, must be 0 for no bound or more", cfg.MaxSessions)

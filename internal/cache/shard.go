@@ -2,6 +2,7 @@ package cache
 
 import (
 	"hash/maphash"
+	"math"
 	"math/rand/v2"
 	"sync"
 )
@@ -247,9 +248,6 @@ func (s *shard) wins(r, victim ref) bool {
 	return worth > s.worth(victim) || worth >= luckFrom && rand.Uint32N(luckOf) == 0
 }
 
-// never is more words than a ring has.
-const never = 1 << 31
-
 const (
 	// maxSpared bounds the records that go round again, for having been used,
 	// for one that comes in.
@@ -310,7 +308,7 @@ func (s *shard) evict(c *Cache, now int64, reason *uint64) bool {
 		g.dead -= n
 		g.pop(n)
 	}
-	victim := s.victim(c, now, never)
+	victim := s.victim(c, now, math.MaxInt)
 	switch {
 	case victim == 0 && g.live == 0:
 		return false
