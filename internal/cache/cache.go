@@ -29,6 +29,7 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,19 +70,30 @@ type Config struct {
 	// others.
 	MaxSessionBytes int
 
-	// Now is the clock; nil is time.Now. It may be called by several
+	// Now is the clock; nil is the system's. It may be called by several
 	// goroutines at once. The cache goes by its wall time.
 	Now func() time.Time
 }
 
-// Entry describes a session.
+// Entry describes a session. It is small enough to be returned in registers.
 type Entry struct {
-	ID        ID
-	Size      int       // in bytes
-	StoredAt  time.Time // UTC, to the millisecond
-	ExpiresAt time.Time // UTC, to the millisecond; from then on the session is gone
-	Mark      uint8     // as given to Put
+	Size      int // in bytes
+	StoredAt  Time
+	ExpiresAt Time  // from then on the session is gone
+	Mark      uint8 // as given to Put
 }
+
+// Listed is a session of a listing.
+type Listed struct {
+	ID ID
+	Entry
+}
+
+// Time is a wall time in milliseconds since 1970.
+type Time int64
+
+// UTC returns the time as Go has it.
+func (t Time) UTC() time.Time { return time.UnixMilli(int64(t)).UTC() }
 
 // Condition decides whether a write goes ahead. It gets the tag of the session
 // that is there, or false when there is none. It is called with a lock held, in
@@ -107,16 +119,16 @@ type PutOptions struct {
 // use, also after Close.
 type Cache struct {
 	cfg      Config
-	now      func() time.Time
+	now      func() int64 // in milliseconds, as records have it
 	seed     maphash.Seed
 	memory   memory
 	shards   []shard // a power of two
 	sessions budget
 	rejected rejections
 
-	close   sync.Once
-	closing chan struct{}
-	sweeper sync.WaitGroup
+	close    sync.Once
+	closing  chan struct{}
+	sweepers sync.WaitGroup
 }
 
 // budget is a bound shared by all shards.
@@ -177,13 +189,13 @@ func New(cfg Config) (*Cache, error) {
 	}
 	c := &Cache{
 		cfg:      cfg,
-		now:      cfg.Now,
+		now:      wallClock,
 		seed:     maphash.MakeSeed(),
 		sessions: budget{limit: math.MaxInt64},
 		closing:  make(chan struct{}),
 	}
-	if c.now == nil {
-		c.now = time.Now
+	if cfg.Now != nil {
+		c.now = func() int64 { return milliseconds(cfg.Now()) }
 	}
 	largest := int64(recordWords(maxIDLen, cfg.MaxSessionBytes) * wordSize)
 	shards := min(cfg.Memory/shardMemory, maxShards, cfg.Memory/(shardRecords*largest))
@@ -198,7 +210,7 @@ func New(cfg Config) (*Cache, error) {
 	if c.memory, err = allocate(each * len(c.shards)); err != nil {
 		return nil, fmt.Errorf("cache: cannot take %d bytes: %w", each*len(c.shards), err)
 	}
-	tick := milliseconds(c.now()) >> tickShift
+	tick := c.now() >> tickShift
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.seed = c.seed
@@ -208,7 +220,10 @@ func New(cfg Config) (*Cache, error) {
 			s.sketch.limit = min(s.sketch.limit, addsPerSlot*(1+cfg.MaxSessions/len(c.shards)))
 		}
 	}
-	c.sweeper.Go(c.sweep)
+	sweepers := min(runtime.GOMAXPROCS(0), len(c.shards))
+	for i := range sweepers {
+		c.sweepers.Go(func() { c.sweep(i, sweepers) })
+	}
 	return c, nil
 }
 
@@ -220,7 +235,7 @@ func powerOfTwo(n int64) int64 { return 1 << (bits.Len64(uint64(max(n, 1))) - 1)
 func (c *Cache) Close() {
 	c.close.Do(func() {
 		close(c.closing)
-		c.sweeper.Wait()
+		c.sweepers.Wait()
 		c.flush(true)
 		// Nothing refers to it any more: every shard is closed.
 		if err := c.memory.free(); err != nil {
@@ -243,7 +258,7 @@ func (c *Cache) Flush() int { return c.flush(false) }
 
 // flush empties shard by shard, and closes them if that is asked for.
 func (c *Cache) flush(closing bool) int {
-	now := milliseconds(c.now())
+	now := c.now()
 	live := 0
 	for i := range c.shards {
 		s := &c.shards[i]
@@ -266,12 +281,11 @@ func (c *Cache) flush(closing bool) int {
 // which is the caller's, and the description. Without such a session ok is
 // false and data is dst. Get does not allocate when dst has the room.
 func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
-	now := milliseconds(c.now())
-	hash := c.hash(&id)
-	s := c.shard(hash)
+	s, half := c.place(&id)
+	now := c.now()
 	s.lock()
 	defer s.mu.Unlock()
-	r := c.live(s, half(hash), &id, now)
+	r := c.live(s, half, &id, now)
 	if r == 0 {
 		s.misses++
 		return dst, Entry{}, false
@@ -290,7 +304,8 @@ func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 // evicts nothing, with one exception: when o.If held, others had to make room,
 // and another writer of the same ID was faster, they are evicted all the same.
 func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error) {
-	now, end := milliseconds(c.now()), milliseconds(o.ExpiresAt)
+	s, half := c.place(&id)
+	now, end := c.now(), milliseconds(o.ExpiresAt)
 	switch {
 	case id == ID{}:
 		return false, ErrInvalidID
@@ -304,10 +319,8 @@ func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error)
 		c.rejected.expired.Add(1)
 		return false, ErrExpired
 	}
-	hash := c.hash(&id)
-	s := c.shard(hash)
 	for {
-		replaced, full, err := c.insert(s, half(hash), &id, data, now, end, o)
+		replaced, full, err := c.insert(s, half, &id, data, now, end, o)
 		if !full {
 			return replaced, err
 		}
@@ -356,18 +369,18 @@ func (c *Cache) evict(s *shard, now int64) {
 func (c *Cache) evictFrom(s *shard, now int64) bool {
 	s.lock()
 	defer s.mu.Unlock()
+	s.moves = moveWords
 	return !s.closed && s.evict(c, now, &s.n.evicted.Sessions)
 }
 
 // Delete removes and wipes the session, if cond holds for it; nil always does.
 // The errors are ErrNotFound, also for an expired session, and ErrPrecondition.
 func (c *Cache) Delete(id ID, cond Condition) error {
-	now := milliseconds(c.now())
-	hash := c.hash(&id)
-	s := c.shard(hash)
+	s, half := c.place(&id)
+	now := c.now()
 	s.lock()
 	defer s.mu.Unlock()
-	r := c.live(s, half(hash), &id, now)
+	r := c.live(s, half, &id, now)
 	switch {
 	case r == 0:
 		return ErrNotFound
@@ -384,12 +397,12 @@ func (c *Cache) Delete(id ID, cond Condition) error {
 // the life of the cache and otherwise unspecified. A session that is there from
 // start to end of a listing is listed exactly once, whatever is written
 // meanwhile. Expired sessions are not listed.
-func (c *Cache) List(after ID, limit int) (page []Entry, more bool) {
+func (c *Cache) List(after ID, limit int) (page []Listed, more bool) {
 	// The order is by shard, then as in the index: a position that follows
 	// from the ID alone. One session more than asked for tells whether there
 	// is more.
 	limit = max(0, min(limit, MaxPage))
-	now := milliseconds(c.now())
+	now := c.now()
 	first := 0
 	if after != (ID{}) {
 		first = c.shardIndex(c.hash(&after))
@@ -408,8 +421,9 @@ func (c *Cache) List(after ID, limit int) (page []Entry, more bool) {
 // round itself.
 const sweepEvery = 250 * time.Millisecond
 
-// sweep removes expired sessions until the cache is closed.
-func (c *Cache) sweep() {
+// sweep removes expired sessions until the cache is closed, from every step-th
+// shard, beginning with the given one.
+func (c *Cache) sweep(first, step int) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -418,11 +432,11 @@ func (c *Cache) sweep() {
 			return
 		case <-tick.C:
 		}
-		now := milliseconds(c.now())
+		now := c.now()
 		// Round the shards, for others to get at their locks in between.
 		for more := true; more; {
 			more = false
-			for i := range c.shards {
+			for i := first; i < len(c.shards); i += step {
 				select {
 				case <-c.closing:
 					return
@@ -442,15 +456,18 @@ func (c *Cache) sweepShard(s *shard, now int64) (more bool) {
 	return s.sweep(c, now)
 }
 
-// hash decides the place of an ID: its lower half the shard, its upper half the
-// slot.
+// place returns the shard of an ID, by the lower half of its hash, and the upper
+// half, which is for the slot. That is being fetched from memory then.
+func (c *Cache) place(id *ID) (s *shard, half uint32) {
+	hash := c.hash(id)
+	s, half = &c.shards[c.shardIndex(hash)], uint32(hash>>32)
+	prefetchLine(unsafe.Pointer(&s.index[s.home(half)]))
+	return s, half
+}
+
 func (c *Cache) hash(id *ID) uint64 { return maphash.Bytes(c.seed, id.b[:id.n]) }
 
-func half(hash uint64) uint32 { return uint32(hash >> 32) }
-
 func (c *Cache) shardIndex(hash uint64) int { return int(uint32(hash)) & (len(c.shards) - 1) }
-
-func (c *Cache) shard(hash uint64) *shard { return &c.shards[c.shardIndex(hash)] }
 
 // live returns the session or 0. It removes one that it finds expired. The
 // shard is locked.

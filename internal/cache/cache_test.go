@@ -18,6 +18,9 @@ import (
 
 func newCache(t testing.TB, cfg cache.Config) *cache.Cache {
 	t.Helper()
+	if cfg.Now == nil {
+		cfg.Now = time.Now // the clock of the bubble, in tests that have one
+	}
 	c, err := cache.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +109,7 @@ func TestPutGet(t *testing.T) {
 	}
 	copy(data, "XXXXX")
 	got, e, ok := c.Get([]byte("dst"), id)
-	if want := (cache.Entry{ID: id, Size: 5, StoredAt: start.UTC(), ExpiresAt: end.UTC(), Mark: 7}); !ok || string(got) != "dstfirst" || e != want {
+	if want := (cache.Entry{Size: 5, StoredAt: cache.Time(start.UnixMilli()), ExpiresAt: cache.Time(end.UnixMilli()), Mark: 7}); !ok || string(got) != "dstfirst" || e != want {
 		t.Errorf("Get = %q, %+v, %v, want %+v", got, e, ok, want)
 	}
 	copy(got, "XXXXXXXX")
@@ -119,7 +122,7 @@ func TestPutGet(t *testing.T) {
 		t.Fatalf("Put = %v, %v", replaced, err)
 	}
 	got, e, ok = c.Get(nil, id)
-	if !ok || string(got) != "second, and longer" || e.Mark != 0 || !e.StoredAt.Equal(k.now()) {
+	if !ok || string(got) != "second, and longer" || e.Mark != 0 || !e.StoredAt.UTC().Equal(k.now()) {
 		t.Errorf("Get = %q, %+v, %v", got, e, ok)
 	}
 	st := c.Stats()
@@ -173,7 +176,7 @@ func TestExpiryIsExact(t *testing.T) {
 	}
 
 	mustPut(t, c, id, []byte{1}, time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC))
-	if _, e, ok := c.Get(nil, id); !ok || e.ExpiresAt.Year() != 2527 {
+	if _, e, ok := c.Get(nil, id); !ok || e.ExpiresAt.UTC().Year() != 2527 {
 		t.Errorf("far end: %v, %v", e, ok)
 	}
 }
@@ -409,13 +412,16 @@ func TestClockJumps(t *testing.T) {
 		check("beyond where it was", 2)
 		k.add(29 * 24 * time.Hour)
 		check("a month on", 0)
+		put(6, time.Hour)
+		k.add(250 * 365 * 24 * time.Hour) // far more ticks than a sweep could step over
+		check("250 years on", 0)
 	})
 }
 
 func TestClose(t *testing.T) {
 	// The bubble fails the test when a goroutine is left in it.
 	synctest.Test(t, func(t *testing.T) {
-		c, err := cache.New(cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
+		c, err := cache.New(cache.Config{Memory: 1 << 20, MaxSessionBytes: 100, Now: time.Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -465,16 +471,16 @@ func TestFlush(t *testing.T) {
 func TestList(t *testing.T) {
 	c := newCache(t, cache.Config{Memory: 4 << 20, MaxSessionBytes: 100})
 	end := time.Now().Add(time.Hour)
-	var want []cache.Entry // in the order of the cache
+	var want []cache.Listed // in the order of the cache
 	const sessions = 2500
 	for n := range uint64(sessions) {
 		mustPut(t, c, numbered(n), filled(1+int(n%100), 1), end)
 	}
 	for _, limit := range []int{cache.MaxPage, math.MaxInt, 1, 7, 500} {
-		var got []cache.Entry
+		var got []cache.Listed
 		var after cache.ID
 		for more := true; more; {
-			var page []cache.Entry
+			var page []cache.Listed
 			page, more = c.List(after, limit)
 			if len(page) > min(limit, cache.MaxPage) || more && len(page) < min(limit, cache.MaxPage) {
 				t.Fatalf("a page of %d with the limit %d, more is %v", len(page), limit, more)
@@ -487,7 +493,7 @@ func TestList(t *testing.T) {
 			seen := map[cache.ID]bool{}
 			for _, e := range got {
 				_, direct, ok := c.Get(nil, e.ID)
-				if !ok || direct != e || seen[e.ID] {
+				if !ok || direct != e.Entry || seen[e.ID] {
 					t.Fatalf("listed %+v, there is %+v, seen before is %v", e, direct, seen[e.ID])
 				}
 				seen[e.ID] = true
@@ -590,6 +596,24 @@ func TestReplaceInFullCache(t *testing.T) {
 			t.Fatalf("replaced %v, %v, %+v", replaced, err, c.Stats())
 		}
 	}
+}
+
+// TestExpiredMakeRoom has as many sessions as there may be, the oldest of which
+// has ended and is not swept yet.
+func TestExpiredMakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newClock(time.Unix(1e9, 0))
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessions: 10, MaxSessionBytes: 100, Now: k.now})
+		mustPut(t, c, numbered(0), filled(50, 1), k.now().Add(time.Second))
+		for n := range uint64(9) {
+			mustPut(t, c, numbered(1+n), filled(50, 1), k.now().Add(time.Hour))
+		}
+		k.add(time.Minute)
+		mustPut(t, c, numbered(10), filled(50, 1), k.now().Add(time.Hour))
+		if st := c.Stats(); st.Entries != 10 || st.Expired != 1 || st.Evicted.Sessions != 0 {
+			t.Errorf("%d sessions, %d expired, %d evicted", st.Entries, st.Expired, st.Evicted.Sessions)
+		}
+	})
 }
 
 // TestSessionsInUseStay lets many times as many sessions pass through as fit,

@@ -291,7 +291,7 @@ func TestListWhileWriting(t *testing.T) {
 		seen := map[cache.ID]bool{}
 		var after cache.ID
 		for more := true; more; {
-			var page []cache.Entry
+			var page []cache.Listed
 			page, more = c.List(after, 1+round)
 			for _, e := range page {
 				if seen[e.ID] {

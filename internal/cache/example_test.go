@@ -29,7 +29,7 @@ func Example() {
 
 	buf := make([]byte, 0, 16<<10) // kept and used again by the caller
 	data, e, ok := c.Get(buf, id)
-	fmt.Println(ok, e.ID, e.Size, string(data))
+	fmt.Println(ok, e.Size, string(data))
 
 	_ = c.Delete(id, nil)
 	_, _, ok = c.Get(buf, id)
@@ -37,6 +37,6 @@ func Example() {
 	// Output:
 	// stored: <nil>
 	// stored: cache: the condition does not hold
-	// true 5fd2a1c90b 26 what the server serialized
+	// true 26 what the server serialized
 	// false
 }

@@ -12,10 +12,5 @@ func (c *Cache) Holds(data []byte) bool {
 			return false
 		}
 	}
-	for i := range c.shards {
-		if c.shards[i].touched > 1 {
-			return true
-		}
-	}
 	return bytes.Contains(c.memory.bytes, data)
 }

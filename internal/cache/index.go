@@ -1,6 +1,9 @@
 package cache
 
-import "bytes"
+import (
+	"bytes"
+	"unsafe"
+)
 
 // The index of a shard finds records by the hash of their ID. It is a hash
 // table with linear probing whose slots are sorted by hash: the place where a
@@ -43,7 +46,7 @@ func (s *shard) search(half uint32, id *ID) (at int, found bool) {
 			return at, false
 		}
 		if e.half() == half {
-			s.touch(e.ref())
+			prefetchRecord(unsafe.Pointer(&s.words[e.ref()]))
 			other := s.id(e.ref())
 			if bytes.Equal(id.b[:id.n], other) {
 				return at, true

@@ -82,7 +82,7 @@ type model struct {
 // runModel runs up to so many steps, in a synctest bubble.
 func runModel(t *testing.T, ops io.ByteReader, steps int) {
 	m := &model{T: t, ops: ops, alive: map[cache.ID]*record{}}
-	m.cfg = cache.Config{Memory: cache.MinMemory, MaxSessionBytes: 300}
+	m.cfg = cache.Config{Memory: cache.MinMemory, MaxSessionBytes: 300, Now: time.Now}
 	if shape := m.next(); shape&1 != 0 {
 		m.cfg.MaxSessionBytes = cache.MaxSize
 	} else if shape&2 != 0 {
@@ -212,14 +212,17 @@ func (m *model) get(id cache.ID) {
 		m.Fatalf("Get returned a session that has ended: %+v", e)
 	default:
 		m.want.Hits++
-		if string(got[:3]) != "dst" || !bytes.Equal(got[3:], r.data) || e != r.entry(id) {
-			m.Fatalf("Get: %d bytes, %+v, want %+v", len(got), e, r.entry(id))
+		if string(got[:3]) != "dst" || !bytes.Equal(got[3:], r.data) || e != r.entry() {
+			m.Fatalf("Get: %d bytes, %+v, want %+v", len(got), e, r.entry())
 		}
 	}
 }
 
-func (r *record) entry(id cache.ID) cache.Entry {
-	return cache.Entry{ID: id, Size: len(r.data), StoredAt: r.storedAt.UTC(), ExpiresAt: r.expireAt.UTC(), Mark: r.mark}
+func (r *record) entry() cache.Entry {
+	return cache.Entry{
+		Size: len(r.data), StoredAt: cache.Time(r.storedAt.UnixMilli()),
+		ExpiresAt: cache.Time(r.expireAt.UnixMilli()), Mark: r.mark,
+	}
 }
 
 // patternSize is the size of the pattern that tells one session from another,
@@ -374,14 +377,14 @@ func (m *model) reconcile() {
 	var after cache.ID
 	limit := 1 + int(m.next())
 	for more := true; more; {
-		var page []cache.Entry
+		var page []cache.Listed
 		page, more = m.c.List(after, limit)
 		if len(page) > limit || more && len(page) < limit {
 			m.Fatalf("a page of %d, limit %d, more is %v", len(page), limit, more)
 		}
 		for _, e := range page {
 			r := m.alive[e.ID]
-			if r == nil || e != r.entry(e.ID) || listed[e.ID] {
+			if r == nil || e.Entry != r.entry() || listed[e.ID] {
 				m.Fatalf("listed %+v, listed before is %v", e, listed[e.ID])
 			}
 			listed[e.ID] = true

@@ -52,16 +52,6 @@ func (s *shard) length(r ref) int   { return recordWords(s.idSize(r), s.size(r))
 func (s *shard) flags(r ref) uint64 { return s.words[r+1] & flagsMask }
 func (s *shard) uses(r ref) uint64  { return s.words[r+1] & useMask / flagUse }
 
-// touch reads from the cache lines that the first touchWords of a record are in.
-// The processor fetches them from memory side by side then, where what reads
-// them later would wait for one after another.
-func (s *shard) touch(r ref) {
-	w := s.words[r : r+touchWords]
-	s.touched = (w[8] ^ w[16] ^ w[24]) & 1 // a bit, for it must not hold what the words do
-}
-
-const touchWords = 25
-
 // id is the record's session ID, in the arena.
 func (s *shard) id(r ref) []byte {
 	at := (int(r) + headerWords) * wordSize
@@ -75,14 +65,12 @@ func (s *shard) data(r ref) []byte {
 }
 
 func (s *shard) entry(r ref) Entry {
-	e := Entry{
+	return Entry{
 		Size:      s.size(r),
-		StoredAt:  time.UnixMilli(int64(s.words[r+1] >> startShift)).UTC(),
-		ExpiresAt: time.UnixMilli(s.end(r)).UTC(),
+		StoredAt:  Time(s.words[r+1] >> startShift),
+		ExpiresAt: Time(s.end(r)),
 		Mark:      uint8(s.words[r+1] >> markShift),
 	}
-	e.ID.n = uint8(copy(e.ID.b[:], s.id(r)))
-	return e
 }
 
 // write makes a record of the session at r, where there is room for it.

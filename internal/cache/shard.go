@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
+	"unsafe"
 )
 
 // shard holds the sessions whose IDs hash to it, in memory of its own that is
@@ -23,8 +24,7 @@ type shard struct {
 	hits      uint64
 	misses    uint64
 	contended uint64
-	touched   uint64 // see touch
-	_         [24]byte
+	_         [32]byte
 
 	words  []uint64 // the arena; word 0 is nobody's, so that ref 0 is none
 	bytes  []byte   // the same memory
@@ -36,6 +36,7 @@ type shard struct {
 
 	used         int // slots, as many as sessions
 	liveWords    int // of all records that have not ended
+	moves        int // words of records of the main ring that may move yet, see victim
 	window, main ring
 	sketch       sketch
 	wheel        wheel
@@ -60,7 +61,7 @@ func (s *shard) divide(b []byte, largest int) {
 		limit: addsPerSlot * s.homes,
 	}
 	s.bytes, s.words = b, wordsOf[uint64](b)
-	arena := ref(len(s.words) - touchWords)
+	arena := ref(len(s.words))
 	middle := 1 + max(arena/windowShare, ref(largest))
 	s.window, s.main = newRing(1, middle), newRing(middle, arena)
 }
@@ -127,10 +128,11 @@ func (s *shard) ringOf(r ref) *ring {
 
 // add stores a session whose ID is not there.
 func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, end int64, mark uint8) {
+	n := recordWords(int(id.n), len(data))
+	s.moves = moveWords + movesPerWord*n
 	for s.used >= maxLoad(s.homes) {
 		s.evict(c, now, &s.n.evicted.Memory)
 	}
-	n := recordWords(int(id.n), len(data))
 	r := s.window.reserve(n)
 	for r == 0 {
 		s.advance(c, now)
@@ -253,10 +255,13 @@ const (
 	// for one that comes in.
 	maxSpared = 8
 	// While records that ended early take up more than a part of the main ring,
-	// 1 of deadShare, others are moved together rather than evicted, up to
-	// maxMoved for one that comes in.
+	// 1 of deadShare, others are moved together rather than evicted.
 	deadShare = 16
-	maxMoved  = 128
+	// All that moves in the main ring under one lock has so many words at most,
+	// and one record beyond. As many for each word that is stored as makes room
+	// for that when deadShare is reached.
+	moveWords    = 4096
+	movesPerWord = deadShare
 )
 
 // victim is the record of the main ring that is next to be evicted. Those before
@@ -264,7 +269,7 @@ const (
 // there is room for so many words by now.
 func (s *shard) victim(c *Cache, now int64, room int) ref {
 	g := &s.main
-	for spared, moved := 0, 0; g.records > 0 && !g.fits(room); {
+	for spared := 0; g.records > 0 && !g.fits(room); {
 		r := g.tail
 		n := s.length(r)
 		switch {
@@ -275,15 +280,17 @@ func (s *shard) victim(c *Cache, now int64, room int) ref {
 		case s.end(r) <= now:
 			c.remove(s, r, &s.n.expired)
 			continue
+		case s.moves <= 0:
+			return r
 		case s.uses(r) > 0 && spared < maxSpared:
 			spared++
 			s.words[r+1] -= flagUse
 			s.sketch.add(s.half(s.id(r)))
-		case g.dead*deadShare > int(g.limit-g.first) && moved < maxMoved:
-			moved++
+		case g.dead*deadShare > int(g.limit-g.first):
 		default:
 			return r
 		}
+		s.moves -= n
 		g.pop(n)
 		g.live--
 		s.move(r, g.reserve(n), n) // there is room: what it gave up, at least
@@ -300,16 +307,24 @@ func (s *shard) evictMain(c *Cache, r ref, reason *uint64) {
 	s.main.pop(n)
 }
 
-// evict drops one session, and reports whether there was one.
+// evict drops one session, and reports whether there was one. One that has
+// expired will do.
 func (s *shard) evict(c *Cache, now int64, reason *uint64) bool {
+	used := s.used
 	g := &s.window
 	for g.records > 0 && s.flags(g.tail)&flagDead != 0 {
 		n := s.length(g.tail)
 		g.dead -= n
 		g.pop(n)
 	}
+	if g.live > 0 && s.end(g.tail) <= now {
+		c.remove(s, g.tail, &s.n.expired)
+		return true
+	}
 	victim := s.victim(c, now, math.MaxInt)
 	switch {
+	case s.used < used: // looking for one came across some
+		return true
 	case victim == 0 && g.live == 0:
 		return false
 	case victim == 0, g.live > 0 && !s.wins(g.tail, victim):
@@ -343,13 +358,18 @@ func (s *shard) move(from, to ref, n int) {
 	clear(s.words[left : int(from)+n])
 }
 
-// clockSlack is how many ticks the clock may be behind the wheel before that is
-// set back: clocks are often corrected by a little.
-const clockSlack = 4
+// The clock may be so many ticks from the wheel before that is set anew rather
+// than turned: behind, for clocks are often corrected by a little, and ahead, for
+// each tick is a step.
+const (
+	clockSlack = 4
+	clockLeap  = nearLists * midLists
+)
 
-// rewind sets the wheel to another time and puts all records into it anew.
+// rewind sets the wheel to another time and puts all records into it anew. Those
+// that have ended are due then.
 func (s *shard) rewind(now int64) {
-	s.wheel = wheel{tick: now >> tickShift}
+	s.wheel = wheel{tick: max(now>>tickShift-1, 0)}
 	if s.used == 0 {
 		return
 	}
@@ -370,7 +390,7 @@ const (
 // for the lock's next holder.
 func (s *shard) sweep(c *Cache, now int64) (more bool) {
 	w := &s.wheel
-	if s.used == 0 || now>>tickShift < w.tick-clockSlack {
+	if ahead := now>>tickShift - w.tick; s.used == 0 || ahead < -clockSlack || ahead > clockLeap {
 		s.rewind(now)
 	}
 	for steps := 0; w.tick < now>>tickShift; {
@@ -378,11 +398,13 @@ func (s *shard) sweep(c *Cache, now int64) (more bool) {
 			return true
 		}
 		r := w.lists[w.due()]
-		switch {
-		case r == 0:
+		if r == 0 {
 			w.tick++
 			steps++
 			continue
+		}
+		s.prefetchBehind(r)
+		switch {
 		case s.end(r) <= now:
 			c.remove(s, r, &s.n.expired)
 		default: // from an upper level to one below
@@ -392,6 +414,19 @@ func (s *shard) sweep(c *Cache, now int64) (more bool) {
 		steps += recordSteps
 	}
 	return false
+}
+
+// prefetchBehind fetches what ending the record behind r in its list needs, and
+// the record behind that.
+func (s *shard) prefetchBehind(r ref) {
+	_, next := s.neighbours(r)
+	if next == 0 {
+		return
+	}
+	prefetchLine(unsafe.Pointer(&s.index[s.home(s.half(s.id(next)))]))
+	if _, next = s.neighbours(next); next != 0 {
+		prefetchRecord(unsafe.Pointer(&s.words[next]))
+	}
 }
 
 // wipeAll ends all records at once and returns how many were live.
@@ -426,7 +461,7 @@ const listSlots = 1024
 
 // list appends sessions to the page until it has limit, in the order of the
 // index, those after the given ID or, for the zero ID, all. It locks the shard.
-func (s *shard) list(page []Entry, after ID, limit int, now int64) []Entry {
+func (s *shard) list(page []Listed, after ID, limit int, now int64) []Listed {
 	s.lock()
 	defer s.mu.Unlock()
 	if s.closed || s.used == 0 {
@@ -443,7 +478,8 @@ func (s *shard) list(page []Entry, after ID, limit int, now int64) []Entry {
 		e := s.index[at]
 		at++
 		if e != 0 && s.end(e.ref()) > now {
-			page = append(page, s.entry(e.ref()))
+			id, _ := MakeID(s.id(e.ref())) // it was valid when it was stored
+			page = append(page, Listed{id, s.entry(e.ref())})
 		}
 		// The place behind an empty slot is good to go on from: what others
 		// write moves no session back over it, and those that it moves on over

@@ -19,7 +19,7 @@ const (
 	maxCount   = 15
 	// addsPerSlot is how many additions there are between two halvings, for
 	// each slot of the index.
-	addsPerSlot = 9
+	addsPerSlot = 10
 )
 
 // counter is a place in a sketch.

@@ -99,9 +99,9 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	case params.MaxBytes != nil:
 		a.fail(w, r, invalidRequest("max_bytes: is for the byte representations; send Accept: %s or %s", mediaBytes, mediaPEM))
 	default:
-		description := describeEntry(entry)
+		description := describeEntry(id, entry)
 		if entry.Mark == markOpenSSL {
-			if description.Openssl, err = describeOpenSSL(entry.ID, data); err != nil {
+			if description.Openssl, err = describeOpenSSL(id, data); err != nil {
 				a.fail(w, r, fmt.Errorf("a session that was stored as OpenSSL's: %w", err))
 				return
 			}
@@ -404,7 +404,7 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 	entries, more := a.cfg.Cache.List(after, int(limit))
 	page := api.SessionPage{Sessions: make([]api.Session, len(entries))}
 	for i, entry := range entries {
-		page.Sessions[i] = describeEntry(entry)
+		page.Sessions[i] = describeEntry(entry.ID, entry.Entry)
 	}
 	if more {
 		cursor := a.cursor(entries[len(entries)-1].ID)
@@ -415,13 +415,13 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 }
 
 // describeEntry describes a session as the cache knows it.
-func describeEntry(e cache.Entry) api.Session {
+func describeEntry(id cache.ID, e cache.Entry) api.Session {
 	format := api.Opaque
 	if e.Mark == markOpenSSL {
 		format = api.Openssl
 	}
 	return api.Session{
-		ID: e.ID.String(), Size: e.Size, Format: format,
+		ID: id.String(), Size: e.Size, Format: format,
 		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(),
 	}
 }

@@ -1,0 +1,9 @@
+//go:build !amd64 && !arm64
+
+package cache
+
+import "unsafe"
+
+func prefetchLine(unsafe.Pointer) {}
+
+func prefetchRecord(unsafe.Pointer) {}
