@@ -1,10 +1,13 @@
 #!/bin/sh
 # Makes sure that the programs are there that the tests run beside Go: a C
-# compiler for the race detector, the peers that sessions come from (OpenSSL,
-# Node.js), curl as a client, and Chromium for the reference page. As root on
-# Debian it installs what is missing; elsewhere it says what that is, and fails in
-# CI (CI=true). Arguments are programs that are needed besides.
+# compiler for the race detector, the peers that sessions come from and that take
+# ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
+# Server), curl as a client, and Chromium for the reference page. As root on
+# Debian it installs what is missing, and starts no service; elsewhere it says
+# what that is, and fails in CI (CI=true). Arguments are programs that are needed
+# besides.
 set -eu
+PATH=$PATH:/usr/sbin # where Debian has servers
 
 # Node.js 18 is the first with fetch.
 node_major() { node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'; }
@@ -14,6 +17,11 @@ command -v cc >/dev/null || missing="$missing gcc libc6-dev"
 command -v openssl >/dev/null || missing="$missing openssl"
 command -v curl >/dev/null || missing="$missing curl"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v nginx >/dev/null || missing="$missing nginx"
+command -v haproxy >/dev/null || missing="$missing haproxy"
+command -v apache2 >/dev/null || missing="$missing apache2"
+command -v h2o >/dev/null || missing="$missing h2o"
+command -v traffic_manager >/dev/null || missing="$missing trafficserver"
 [ "$(node_major || true)" -ge 18 ] 2>/dev/null || missing="$missing nodejs"
 
 for program; do
@@ -26,6 +34,15 @@ if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 	echo "what needs these Debian packages, or the like, is skipped: $missing" >&2
 	[ "${CI:-}" != true ] || exit 1
 	exit 0
+fi
+
+# Debian starts a server as it installs it, unless this file says no.
+policy=/usr/sbin/policy-rc.d
+if ! [ -e "$policy" ]; then
+	trap 'rm -f "$policy"' EXIT
+	trap 'exit 1' HUP INT TERM
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
 fi
 
 export DEBIAN_FRONTEND=noninteractive

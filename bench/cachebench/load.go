@@ -337,6 +337,46 @@ func runStall(_ context.Context, row string, n int) (figures, error) {
 	return f, err
 }
 
+// runSweep has all sessions end at once and waits until none is left.
+func runSweep(_ context.Context, _ string, n int) (figures, error) {
+	runtime.GOMAXPROCS(2)
+	c, err := openSessapi(memoryFor(n))
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	// About three times as long as the filling takes on an idle machine.
+	end := time.Now().Add(time.Second + time.Duration(n)*2*time.Microsecond)
+	s := sessapiStore{c, end}
+	if _, err := fill(s, 0, n); err != nil {
+		return nil, err
+	}
+	runtime.GC()
+	time.Sleep(time.Until(end))
+
+	h := new(histogram)
+	dst := make([]byte, 0, sessionSize)
+	var id sessionID
+	const givenUp = time.Minute
+	for reads := 0; ; reads++ {
+		if reads%1024 == 0 { // Stats locks all shards
+			if c.Stats().Entries == 0 {
+				break
+			}
+			if time.Since(end) > givenUp {
+				return nil, errors.New("the sessions are not swept")
+			}
+		}
+		id.set(rand.Uint64N(uint64(n)))
+		start := time.Now()
+		s.get(&id, dst)
+		h.add(time.Since(start))
+	}
+	f := h.figures()
+	f["wiped"] = time.Since(end).Seconds()
+	return f, nil
+}
+
 // stall counts how long each call of read takes in stallTime, while write is
 // called too. Both go by the sequence of IDs: write from n on, and read one of
 // the latest n.

@@ -124,6 +124,25 @@ var measures = []measure{
 		run: runStall,
 	},
 	{
+		name: "sweep",
+		about: "%d sessions end in the same millisecond, while a goroutine reads random ones. " +
+			"How long until the last is wiped, and how long single Gets take meanwhile.",
+		sessions: 10_000_000,
+		rows:     []string{sessapi},
+		columns: []column{
+			{"wiped", "s until all are wiped", "%.2f"},
+			{"p99.99", "p99.99 µs", "%.0f"},
+			{"p50", "p50 µs", "%.2f"},
+			{"p99", "p99 µs", "%.1f"},
+			{"p99.9", "p99.9 µs", "%.0f"},
+			{"max", "max µs", "%.0f"},
+		},
+		goals: []goal{{"≤ 1 s", func(m map[string]figures) bool {
+			return m[sessapi]["wiped"] <= 1
+		}}},
+		run: runSweep,
+	},
+	{
 		name:     "scaling",
 		about:    "sessapi's Get as above with 1 and 2 goroutines on as many cores, %d sessions.",
 		sessions: 512 << 10,

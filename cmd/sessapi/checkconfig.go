@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"log/slog"
-	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -13,14 +12,17 @@ type checkConfigCommand struct {
 	config.Config
 }
 
-// Run has only the ticket-key file left to check: the settings themselves were
-// checked when they were read.
+// Run checks what a setting by itself does not show.
 func (c checkConfigCommand) Run(env environment) error {
+	ring, err := newRing(c.Config)
+	if err != nil {
+		return err
+	}
 	if c.TicketKeyFile != "" {
-		if _, err := keys.OpenFile(c.TicketKeyFile, keys.NewRing(time.Now), slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := keys.OpenFile(c.TicketKeyFile, ring, slog.New(slog.DiscardHandler)); err != nil {
 			return fmt.Errorf("--ticket-key-file: %w", err)
 		}
 	}
-	_, err := fmt.Fprintln(env.stdout, "The settings are good.")
+	_, err = fmt.Fprintln(env.stdout, "The settings are good.")
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/term"
@@ -61,6 +62,7 @@ func (c serveCommand) Run(env environment) error {
 type service struct {
 	log       *slog.Logger
 	api       *handlers.API
+	ring      *keys.Ring
 	keyFile   *keys.File // nil without one
 	listeners []boundServer
 	failed    chan error // a server that stopped by itself
@@ -86,7 +88,7 @@ func (s *service) onStop(name string, do func(ctx context.Context) error) {
 // newService builds the service and binds its listeners. After an error nothing
 // is left behind.
 func newService(c config.Config, log *slog.Logger) (s *service, err error) {
-	s = &service{log: log, failed: make(chan error, 2)}
+	s = &service{log: log, failed: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop())
@@ -95,7 +97,11 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}()
 
 	m := metrics.New(version())
-	ring := keys.NewRing(time.Now)
+	ring, err := newRing(c)
+	if err != nil {
+		return s, err
+	}
+	s.ring = ring
 	m.AddTicketKeys(ring)
 	if c.TicketKeyFile != "" {
 		if s.keyFile, err = keys.OpenFile(c.TicketKeyFile, ring, log); err != nil {
@@ -133,6 +139,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		Recorder:        m,
 		Metrics:         m.Handler(),
 	})
+	m.AddWaiting(s.api.Waiting)
 	if c.OpsListen == nil {
 		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout)
 	}
@@ -142,6 +149,16 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		return s, err
 	}
 	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout)
+}
+
+// newRing returns a ring with keys of its own.
+func newRing(c config.Config) (*keys.Ring, error) {
+	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
+	if kept := life.Retention(); kept > keys.MaxKeys {
+		return nil, fmt.Errorf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
+			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)
+	}
+	return keys.NewRing(time.Now, life), nil
 }
 
 // listen binds a server to an address.
@@ -179,35 +196,32 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	return nil
 }
 
-// start serves, and follows the ticket-key file and the reload signal.
+// start serves, rotates the ticket keys, and follows their file and the reload
+// signal.
 func (s *service) start(reload <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
-	watching := make(chan struct{})
-	go func() {
-		defer close(watching)
-		s.follow(ctx, reload)
-	}()
-	s.onStop("ticket-key file", func(context.Context) error { cancel(); <-watching; return nil })
-	for _, l := range s.listeners {
-		go func() {
-			if err := l.Serve(l.listener); !errors.Is(err, http.ErrServerClosed) {
-				s.failed <- err
-			}
-		}()
+	var running sync.WaitGroup
+	running.Go(func() { s.ring.RotateWhenDue(ctx, s.log) })
+	running.Go(func() { s.follow(ctx, reload) })
+	if s.keyFile != nil {
+		running.Go(func() { s.keyFile.Watch(ctx) })
 	}
+	s.onStop("ticket keys", func(context.Context) error { cancel(); running.Wait(); return nil })
+	serve := func(server *http.Server, listener net.Listener) {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- err
+		}
+	}
+	for _, l := range s.listeners {
+		go serve(l.Server, l.listener)
+	}
+	main := s.listeners[len(s.listeners)-1]
+	go serve(main.Server, s.api.Returning())
 	s.log.Info("serving", "version", version())
 }
 
-// follow takes new ticket keys from the file until ctx ends.
+// follow reads the ticket-key file when it is told to, until ctx ends.
 func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
-	if s.keyFile != nil {
-		watched := make(chan struct{})
-		go func() {
-			defer close(watched)
-			s.keyFile.Watch(ctx)
-		}()
-		defer func() { <-watched }()
-	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -228,7 +242,7 @@ func (s *service) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if s.api != nil {
-		s.api.Drain()
+		s.api.Drain(ctx)
 	}
 	var errs []error
 	for len(s.teardowns) > 0 {

@@ -111,16 +111,16 @@ func (e ProblemCode) Valid() bool {
 
 // Defines values for SessionFormat.
 const (
-	Opaque  SessionFormat = "opaque"
-	Openssl SessionFormat = "openssl"
+	SessionFormatOpaque  SessionFormat = "opaque"
+	SessionFormatOpenssl SessionFormat = "openssl"
 )
 
 // Valid indicates whether the value is a known member of the SessionFormat enum.
 func (e SessionFormat) Valid() bool {
 	switch e {
-	case Opaque:
+	case SessionFormatOpaque:
 		return true
-	case Openssl:
+	case SessionFormatOpenssl:
 		return true
 	default:
 		return false
@@ -168,13 +168,37 @@ func (e TicketKeyRole) Valid() bool {
 
 // Defines values for TicketKeyFormat.
 const (
-	Ats TicketKeyFormat = "ats"
+	TicketKeyFormatAts     TicketKeyFormat = "ats"
+	TicketKeyFormatDnsdist TicketKeyFormat = "dnsdist"
+	TicketKeyFormatEnvoy   TicketKeyFormat = "envoy"
+	TicketKeyFormatGo      TicketKeyFormat = "go"
+	TicketKeyFormatH2O     TicketKeyFormat = "h2o"
+	TicketKeyFormatHaproxy TicketKeyFormat = "haproxy"
+	TicketKeyFormatHttpd   TicketKeyFormat = "httpd"
+	TicketKeyFormatNginx   TicketKeyFormat = "nginx"
+	TicketKeyFormatOpenssl TicketKeyFormat = "openssl"
 )
 
 // Valid indicates whether the value is a known member of the TicketKeyFormat enum.
 func (e TicketKeyFormat) Valid() bool {
 	switch e {
-	case Ats:
+	case TicketKeyFormatAts:
+		return true
+	case TicketKeyFormatDnsdist:
+		return true
+	case TicketKeyFormatEnvoy:
+		return true
+	case TicketKeyFormatGo:
+		return true
+	case TicketKeyFormatH2O:
+		return true
+	case TicketKeyFormatHaproxy:
+		return true
+	case TicketKeyFormatHttpd:
+		return true
+	case TicketKeyFormatNginx:
+		return true
+	case TicketKeyFormatOpenssl:
 		return true
 	default:
 		return false
@@ -437,6 +461,9 @@ type TicketKeys struct {
 	Generation uint64      `json:"generation"`
 	Keys       []TicketKey `json:"keys"`
 
+	// NextRotationAt When the service rotates the set by itself; not of a set that was pushed.
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+
 	// Source Where the active set came from.
 	Source    TicketKeySource `json:"source"`
 	UpdatedAt time.Time       `json:"updated_at"`
@@ -460,6 +487,9 @@ type SessionID = string
 // TTLSeconds defines model for TTLSeconds.
 type TTLSeconds = int64
 
+// FormatCannotCarry defines model for FormatCannotCarry.
+type FormatCannotCarry = Problem
+
 // Internal defines model for Internal.
 type Internal = Problem
 
@@ -474,6 +504,9 @@ type InvalidSessionRequest = Problem
 
 // InvalidTicketKeys defines model for InvalidTicketKeys.
 type InvalidTicketKeys = Problem
+
+// KeyNotFound defines model for KeyNotFound.
+type KeyNotFound = Problem
 
 // NotAcceptable defines model for NotAcceptable.
 type NotAcceptable = Problem
@@ -563,26 +596,69 @@ type PutSessionParams struct {
 
 // GetTicketKeysParams defines parameters for GetTicketKeys.
 type GetTicketKeysParams struct {
-	// Format The layout of the keys. `ats`: Apache Traffic Server's key file,
-	// records of 48 bytes, each the key's name (16), HMAC secret (16) and AES
-	// key (16), the first encrypts. Keys of 256 bits are written with secrets
-	// of 128 bits that are derived from theirs, the same on every node:
-	// HKDF-SHA256 over the HMAC secret and the AES key, with the name as salt
-	// and `sessapi ats v1` as info.
+	// Format How a server reads ticket keys. A key is a name of 16 bytes, an HMAC
+	// secret and an AES key.
+	//
+	// | format | | a key | encrypts |
+	// | --- | --- | --- | --- |
+	// | `ats` | records | name, HMAC 16, AES 16 | first |
+	// | `httpd` | one key a file | name, HMAC 16, AES 16 | the only one |
+	// | `nginx` | one key a file | name, AES 16, HMAC 16, or name, HMAC 32, AES 32 | the first file |
+	// | `envoy` | one key a file | name, HMAC 32, AES 32 | the first file |
+	// | `haproxy` | base64 lines, at least 3 | name, AES 16, HMAC 16, or name, AES 32, HMAC 32 | the last but one; the last is next |
+	// | `dnsdist` | records | name, AES 32, HMAC 32 | last |
+	// | `h2o` | YAML | as hex: AES key, HMAC secret of 64 | by time |
+	// | `openssl` | one key a file | name, HMAC 32, AES 32 | the only one |
+	// | `go` | base64 lines | 32 bytes for `SetSessionTicketKeys` | first |
+	//
+	// In a body, the keys of a format of one key a file stand one behind
+	// another. `h2o` and `go` cannot be sent: their secrets are derived.
+	//
+	// Secrets of a size that the set has not are derived from those of the key,
+	// the same on every node: HKDF-SHA256 over the HMAC secret and the AES key,
+	// with the name as salt and `sessapi FORMAT v1` as info.
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
+
+	// Key Which file is meant, from 0 (the key that encrypts), in a format of
+	// one key a file: `httpd`, `nginx`, `envoy`, `openssl`. Without it that
+	// is 0.
+	Key *int `form:"key,omitempty" json:"key,omitempty"`
 
 	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
+
+	// Prefer `wait=N` (RFC 7240): while the generation is that of `If-None-Match`,
+	// hold the answer for up to N seconds, 600 at most. Other preferences
+	// are passed over.
+	Prefer *string `json:"Prefer,omitempty"`
 }
+
+// ReplaceTicketKeysTextBody defines parameters for ReplaceTicketKeys.
+type ReplaceTicketKeysTextBody = string
 
 // ReplaceTicketKeysParams defines parameters for ReplaceTicketKeys.
 type ReplaceTicketKeysParams struct {
-	// Format The layout of the keys. `ats`: Apache Traffic Server's key file,
-	// records of 48 bytes, each the key's name (16), HMAC secret (16) and AES
-	// key (16), the first encrypts. Keys of 256 bits are written with secrets
-	// of 128 bits that are derived from theirs, the same on every node:
-	// HKDF-SHA256 over the HMAC secret and the AES key, with the name as salt
-	// and `sessapi ats v1` as info.
+	// Format How a server reads ticket keys. A key is a name of 16 bytes, an HMAC
+	// secret and an AES key.
+	//
+	// | format | | a key | encrypts |
+	// | --- | --- | --- | --- |
+	// | `ats` | records | name, HMAC 16, AES 16 | first |
+	// | `httpd` | one key a file | name, HMAC 16, AES 16 | the only one |
+	// | `nginx` | one key a file | name, AES 16, HMAC 16, or name, HMAC 32, AES 32 | the first file |
+	// | `envoy` | one key a file | name, HMAC 32, AES 32 | the first file |
+	// | `haproxy` | base64 lines, at least 3 | name, AES 16, HMAC 16, or name, AES 32, HMAC 32 | the last but one; the last is next |
+	// | `dnsdist` | records | name, AES 32, HMAC 32 | last |
+	// | `h2o` | YAML | as hex: AES key, HMAC secret of 64 | by time |
+	// | `openssl` | one key a file | name, HMAC 32, AES 32 | the only one |
+	// | `go` | base64 lines | 32 bytes for `SetSessionTicketKeys` | first |
+	//
+	// In a body, the keys of a format of one key a file stand one behind
+	// another. `h2o` and `go` cannot be sent: their secrets are derived.
+	//
+	// Secrets of a size that the set has not are derived from those of the key,
+	// the same on every node: HKDF-SHA256 over the HMAC secret and the AES key,
+	// with the name as salt and `sessapi FORMAT v1` as info.
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
 	// IfMatch The generation that the change is based on, as its ETag.
@@ -606,6 +682,9 @@ type PutSessionJSONRequestBody = SessionUpload
 
 // ReplaceTicketKeysJSONRequestBody defines body for ReplaceTicketKeys for application/json ContentType.
 type ReplaceTicketKeysJSONRequestBody = TicketKeyUpload
+
+// ReplaceTicketKeysTextRequestBody defines body for ReplaceTicketKeys for text/plain ContentType.
+type ReplaceTicketKeysTextRequestBody = ReplaceTicketKeysTextBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1326,6 +1405,19 @@ func (siw *ServerInterfaceWrapper) GetTicketKeys(w http.ResponseWriter, r *http.
 		return
 	}
 
+	// ------------- Optional query parameter "key" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "key", r.URL.Query(), &params.Key, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "key"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "key", Err: err})
+		}
+		return
+	}
+
 	headers := r.Header
 
 	// ------------- Optional header parameter "If-None-Match" -------------
@@ -1344,6 +1436,25 @@ func (siw *ServerInterfaceWrapper) GetTicketKeys(w http.ResponseWriter, r *http.
 		}
 
 		params.IfNoneMatch = &IfNoneMatch
+
+	}
+
+	// ------------- Optional header parameter "Prefer" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Prefer")]; found {
+		var Prefer string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Prefer", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Prefer", valueList[0], &Prefer, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Prefer", Err: err})
+			return
+		}
+
+		params.Prefer = &Prefer
 
 	}
 

@@ -41,6 +41,9 @@ type Config struct {
 
 	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of its content reloads it."`
 
+	RotateEvery    time.Duration `default:"12h" validate:"eq=0s|min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
+	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"How long a ticket may be used. Keys are kept for as long."`
+
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
 	AccessLog Switch `default:"off" help:"Log each request, on or off."`

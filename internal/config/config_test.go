@@ -44,6 +44,8 @@ func TestDefaults(t *testing.T) {
 		SessionMaxBytes:   16 << 10,
 		SessionDefaultTTL: 300 * time.Second,
 		SessionMaxTTL:     7 * 24 * time.Hour,
+		RotateEvery:       12 * time.Hour,
+		TicketLifetime:    24 * time.Hour,
 		LogLevel:          "info",
 		LogFormat:         "auto",
 	}

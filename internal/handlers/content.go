@@ -20,6 +20,8 @@ const (
 	mediaJSON  = "application/json"
 	mediaBytes = "application/octet-stream"
 	mediaPEM   = "application/x-pem-file"
+	mediaText  = "text/plain"
+	mediaYAML  = "application/yaml"
 )
 
 // negotiate picks the one of the media types that Accept prefers (RFC 9110,

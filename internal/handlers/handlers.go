@@ -9,9 +9,11 @@
 package handlers
 
 import (
+	"context"
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +28,10 @@ const (
 	// what it makes of that, about three times the largest session: 1024 stay
 	// within 64 MiB with sessions of up to 16 KiB.
 	DefaultMaxInFlight = 1024
+	// DefaultMaxWaiting is how many requests are held at a time, for a change of
+	// the ticket keys, when [Config.MaxWaiting] is 0. They have places of their
+	// own: a fleet that follows the keys takes none from those who want a session.
+	DefaultMaxWaiting = 16 << 10
 	// maxOpsInFlight is the same for health and metrics, which have places of
 	// their own: they answer however busy the service is.
 	maxOpsInFlight = 32
@@ -61,6 +67,9 @@ type Config struct {
 	// MaxInFlight bounds the requests that are served at a time, health and
 	// metrics aside; 0 is DefaultMaxInFlight.
 	MaxInFlight int
+	// MaxWaiting bounds the requests that are held for a change of the ticket
+	// keys; 0 is DefaultMaxWaiting.
+	MaxWaiting int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -80,11 +89,15 @@ type API struct {
 
 	started  time.Time
 	run      [4]byte // random, tells the cursors of one run from those of another
-	draining atomic.Bool
+	drain    sync.Once
+	draining chan struct{} // closed by Drain
 	buffers  *bufferPool
 
-	// A token for each request being served.
-	inFlight, opsInFlight chan struct{}
+	// A token for each request being served, or held.
+	inFlight, opsInFlight, waiting chan struct{}
+	held                           atomic.Int64
+	holding                        sync.WaitGroup // connections that were detached
+	lobby                          *lobby
 }
 
 var _ api.ServerInterface = (*API)(nil)
@@ -97,17 +110,46 @@ func New(c Config) *API {
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = DefaultMaxInFlight
 	}
+	if c.MaxWaiting == 0 {
+		c.MaxWaiting = DefaultMaxWaiting
+	}
 	a := &API{
 		cfg:         c,
 		started:     c.Now(),
 		buffers:     newBufferPool(maxUploadBytes(c.MaxSessionBytes) + 1),
 		inFlight:    make(chan struct{}, c.MaxInFlight),
 		opsInFlight: make(chan struct{}, maxOpsInFlight),
+		waiting:     make(chan struct{}, c.MaxWaiting),
+		draining:    make(chan struct{}),
+		lobby:       newLobby(c.MaxWaiting),
 	}
 	_, _ = rand.Read(a.run[:]) // never fails
 	return a
 }
 
-// Drain makes /readyz say that the service is about to stop. Requests are
-// still served.
-func (a *API) Drain() { a.draining.Store(true) }
+// Drain makes /readyz say that the service is about to stop, and answers those
+// who wait for a change, until ctx ends. Requests are still served.
+func (a *API) Drain(ctx context.Context) {
+	a.drain.Do(func() { close(a.draining) })
+	answered := make(chan struct{})
+	go func() {
+		a.holding.Wait()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+	}
+}
+
+// Waiting is how many requests are held for a change of the ticket keys.
+func (a *API) Waiting() int { return int(a.held.Load()) }
+
+func (a *API) isDraining() bool {
+	select {
+	case <-a.draining:
+		return true
+	default:
+		return false
+	}
+}

@@ -37,7 +37,7 @@ func newAPI(tb testing.TB) *API {
 	tb.Cleanup(func() { c.Close() })
 	return New(Config{
 		Cache: c, MaxSessionBytes: 1 << 10, DefaultTTL: time.Hour, MaxTTL: time.Hour,
-		Ring: keys.NewRing(time.Now), Log: slog.New(slog.DiscardHandler), Recorder: discardRecorder{},
+		Ring: keys.NewRing(time.Now, keys.Lifecycle{}), Log: slog.New(slog.DiscardHandler), Recorder: discardRecorder{},
 		Metrics: http.NotFoundHandler(),
 	})
 }

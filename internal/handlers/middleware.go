@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
@@ -26,22 +27,26 @@ func (a *API) observe(next http.Handler) http.Handler {
 		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 		defer func() {
 			status := ww.Status()
-			if status == 0 {
-				status = http.StatusOK
+			if status == 0 { // its connection is held; who does that records it
+				return
 			}
-			took := a.cfg.Now().Sub(start)
 			route := chi.RouteContext(r.Context()).RoutePattern()
-			a.cfg.Recorder.Request(route, r.Method, status, took)
-			if a.cfg.AccessLog {
-				a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
-					slog.String("request_id", requestID(w, r)),
-					slog.String("method", r.Method), slog.String("route", route),
-					slog.Int("status", status), slog.Int("bytes", ww.BytesWritten()),
-					slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
-			}
+			a.record(w, r, route, status, ww.BytesWritten(), a.cfg.Now().Sub(start))
 		}()
 		next.ServeHTTP(ww, r)
 	})
+}
+
+// record tells of a request that was answered.
+func (a *API) record(w http.ResponseWriter, r *http.Request, route string, status, size int, took time.Duration) {
+	a.cfg.Recorder.Request(route, r.Method, status, took)
+	if a.cfg.AccessLog {
+		a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+			slog.String("request_id", requestID(w, r)),
+			slog.String("method", r.Method), slog.String("route", route),
+			slog.Int("status", status), slog.Int("bytes", size),
+			slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
+	}
 }
 
 // recoverPanics turns a panic into an internal problem. The log gets where it
@@ -113,7 +118,7 @@ func (a *API) checkInput(next http.Handler) http.Handler {
 				return
 			}
 		}
-		for _, name := range []string{"If-Match", "If-None-Match"} {
+		for _, name := range []string{"If-Match", "If-None-Match", "Prefer"} {
 			if lines := r.Header[name]; len(lines) > 1 {
 				r.Header[name] = []string{strings.Join(lines, ", ")}
 			}

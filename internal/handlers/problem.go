@@ -76,6 +76,7 @@ func (a *API) asProblem(err error) *problem {
 	var (
 		p             *problem
 		keysErr       *keys.InvalidError
+		cannotCarry   *keys.CannotCarryError
 		tooManyValues *api.TooManyValuesForParamError
 		badParam      *api.InvalidParamFormatError
 	)
@@ -100,6 +101,10 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
+	case errors.Is(err, keys.ErrNoSuchKey):
+		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
+	case errors.As(err, &cannotCarry):
+		return &problem{code: api.ProblemCodeFormatCannotCarry, detail: sentence(cannotCarry)}
 	case errors.As(err, &keysErr):
 		fields := make([]api.FieldError, len(keysErr.Issues))
 		for i, issue := range keysErr.Issues {

@@ -416,9 +416,9 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 
 // describeEntry describes a session as the cache knows it.
 func describeEntry(id cache.ID, e cache.Entry) api.Session {
-	format := api.Opaque
+	format := api.SessionFormatOpaque
 	if e.Mark == markOpenSSL {
-		format = api.Openssl
+		format = api.SessionFormatOpenssl
 	}
 	return api.Session{
 		ID: id.String(), Size: e.Size, Format: format,

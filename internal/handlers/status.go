@@ -74,7 +74,7 @@ func (a *API) GetLivez(w http.ResponseWriter, _ *http.Request) {
 // GetReadyz implements [api.ServerInterface].
 func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 	server := api.HealthCheck{Name: "server", Status: api.Ok}
-	if a.draining.Load() {
+	if a.isDraining() {
 		server.Status, server.Detail = api.Failing, new("draining")
 	}
 	health := api.Health{Status: server.Status, Checks: []api.HealthCheck{server}}

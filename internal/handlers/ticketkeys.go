@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -23,46 +24,114 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 		a.fail(w, r, err)
 		return
 	}
-	if params.Format == nil {
-		a.serveDescription(w, r, ifNoneMatch)
-		return
-	}
-	format, err := keys.ParseFormat(string(*params.Format))
+	wait, err := preferredWait(params.Prefer)
 	if err != nil {
-		a.fail(w, r, invalidRequest("format: must be %s", keys.ATS))
-		return
-	}
-	if _, err := negotiate(r, mediaBytes); err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	set, description := a.cfg.Ring.Snapshot()
-	defer set.Wipe()
-	if setGeneration(w, description.Generation); isCurrent(ifNoneMatch, description.Generation) {
-		w.WriteHeader(http.StatusNotModified)
-		return
+	if params.Format == nil {
+		err = a.describeTicketKeys(w, r, params, ifNoneMatch, wait)
+	} else {
+		err = a.sendTicketKeys(w, r, params, ifNoneMatch, wait)
 	}
-	encoded := format.Append(nil, set)
-	defer clear(encoded)
-	h := w.Header()
-	h.Set("Content-Type", mediaBytes)
-	h.Set("Content-Length", strconv.Itoa(len(encoded)))
-	w.WriteHeader(http.StatusOK)
-	_, _ = w.Write(encoded) // a client that went away is no error of ours
+	if err != nil {
+		a.fail(w, r, err)
+	}
 }
 
-func (a *API) serveDescription(w http.ResponseWriter, r *http.Request, ifNoneMatch *etagList) {
+func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *etagList, wait time.Duration) error {
+	if params.Key != nil {
+		return invalidRequest("key: needs a format")
+	}
 	if _, err := negotiate(r, mediaJSON); err != nil {
-		a.fail(w, r, err)
-		return
+		return err
 	}
-	description := a.cfg.Ring.Description()
-	if isCurrent(ifNoneMatch, description.Generation) {
+	a.whenChanged(w, r, has, wait, func(w http.ResponseWriter, _ *http.Request) {
+		description := a.cfg.Ring.Description()
+		if isCurrent(has, description.Generation) {
+			setGeneration(w, description.Generation)
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		writeDescription(w, description)
+	})
+	return nil
+}
+
+func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *etagList, wait time.Duration) error {
+	format, err := parseFormat(params.Format)
+	if err != nil {
+		return err
+	}
+	file := 0 // the one that encrypts
+	if params.Key != nil {
+		switch file = *params.Key; {
+		case !format.OneKey():
+			return invalidRequest("key: %s has all keys in one file", format)
+		case file < 0 || file >= keys.MaxKeys:
+			return invalidRequest("key: must be from 0 to %d", keys.MaxKeys-1)
+		}
+	}
+	mediaType, err := negotiate(r, formatMediaType(format))
+	if err != nil {
+		return err
+	}
+	a.whenChanged(w, r, has, wait, func(w http.ResponseWriter, r *http.Request) {
+		set, description := a.cfg.Ring.Snapshot()
+		defer set.Wipe()
+		if isCurrent(has, description.Generation) {
+			setGeneration(w, description.Generation)
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		var encoded []byte
+		var err error
+		if format.OneKey() {
+			encoded, err = format.AppendKey(nil, set, file)
+		} else {
+			encoded, err = format.Append(nil, set)
+		}
+		if err != nil {
+			a.fail(w, r, err)
+			return
+		}
+		defer clear(encoded)
 		setGeneration(w, description.Generation)
-		w.WriteHeader(http.StatusNotModified)
-		return
+		h := w.Header()
+		h.Set("Content-Type", mediaType)
+		h.Set("Content-Length", strconv.Itoa(len(encoded)))
+		w.WriteHeader(http.StatusOK)
+		_, _ = w.Write(encoded) // a client that went away is no error of ours
+	})
+	return nil
+}
+
+// parseFormat reads the parameter; without one the format is that of Traffic
+// Server.
+func parseFormat(param *api.TicketKeyFormat) (keys.Format, error) {
+	if param == nil {
+		return keys.ATS, nil
 	}
-	writeDescription(w, description)
+	format, err := keys.ParseFormat(string(*param))
+	if err != nil {
+		names := make([]string, len(keys.Formats()))
+		for i, f := range keys.Formats() {
+			names[i] = f.String()
+		}
+		return 0, invalidRequest("format: must be one of %s", strings.Join(names, ", "))
+	}
+	return format, nil
+}
+
+// formatMediaType is how keys in the format are sent.
+func formatMediaType(format keys.Format) string {
+	switch {
+	case format == keys.H2O:
+		return mediaYAML
+	case format.Text():
+		return mediaText
+	}
+	return mediaBytes
 }
 
 // generationETag is the ETag of everything that is said about a generation.
@@ -83,7 +152,16 @@ func setGeneration(w http.ResponseWriter, generation uint64) {
 
 // ReplaceTicketKeys implements [api.ServerInterface].
 func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params api.ReplaceTicketKeysParams) {
-	mediaType, err := bodyType(r, mediaBytes, mediaJSON)
+	format, err := parseFormat(params.Format)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if !format.Readable() {
+		a.fail(w, r, invalidRequest("format: %s cannot be taken: its secrets are derived from those of the keys", format))
+		return
+	}
+	mediaType, err := bodyType(r, formatMediaType(format), mediaJSON)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -92,13 +170,6 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 	if err != nil {
 		a.fail(w, r, err)
 		return
-	}
-	format := keys.ATS
-	if params.Format != nil {
-		if format, err = keys.ParseFormat(string(*params.Format)); err != nil {
-			a.fail(w, r, invalidRequest("format: must be %s", keys.ATS))
-			return
-		}
 	}
 	body, err := readBody(make([]byte, 0, maxKeysBody+1), w, r, maxKeysBody, errTooManyKeys)
 	defer func() { clear(body) }()
@@ -257,6 +328,9 @@ func describeKeys(d keys.Description) api.TicketKeys {
 		UpdatedAt:  d.UpdatedAt.UTC(),
 		Source:     api.TicketKeySource(d.Source),
 		Keys:       make([]api.TicketKey, len(d.Keys)),
+	}
+	if !d.NextRotationAt.IsZero() {
+		out.NextRotationAt = new(d.NextRotationAt.UTC())
 	}
 	for i, k := range d.Keys {
 		out.Keys[i] = api.TicketKey{

@@ -12,7 +12,7 @@ import (
 
 // A set is pushed, rotated, and written for Traffic Server.
 func Example() {
-	ring := keys.NewRing(time.Now)
+	ring := keys.NewRing(time.Now, keys.Lifecycle{})
 
 	file, err := os.ReadFile("testdata/two.ats") // two keys, by openssl rand 96
 	if err != nil {
@@ -40,7 +40,10 @@ func Example() {
 	for _, k := range description.Keys {
 		fmt.Print(k.Role, " ")
 	}
-	out := keys.ATS.Append(nil, set)
+	out, err := keys.ATS.Append(nil, set)
+	if err != nil {
+		panic(err)
+	}
 	defer clear(out)
 	fmt.Println(len(out), "bytes")
 	fmt.Println("the same key first:", bytes.Equal(out[:48], file[:48]))
@@ -53,4 +56,41 @@ func Example() {
 	// current next previous 144 bytes
 	// the same key first: true
 	// ticket key bd2bc1816b6495bb04eed5486a195496 (128 bits)
+}
+
+// A fresh set is written for HAProxy, which wants three keys, and for nginx,
+// which wants each in a file of its own.
+func ExampleFormat_Append() {
+	ring := keys.NewRing(time.Now, keys.Lifecycle{})
+	set, _ := ring.Snapshot()
+	_, err := keys.HAProxy.Append(nil, set)
+	fmt.Println(err)
+
+	if _, err := ring.Rotate(nil); err != nil {
+		panic(err)
+	}
+	set, _ = ring.Snapshot()
+	defer set.Wipe()
+	text, err := keys.HAProxy.Append(nil, set)
+	if err != nil {
+		panic(err)
+	}
+	defer clear(text)
+	fmt.Println(bytes.Count(text, []byte("\n")), "lines")
+
+	for i := range 3 {
+		file, err := keys.NGINX.AppendKey(nil, set, i)
+		if err != nil {
+			panic(err)
+		}
+		defer clear(file)
+		fmt.Printf("ssl_session_ticket_key %d.key; # %d bytes\n", i, len(file))
+	}
+
+	// Output:
+	// keys: haproxy cannot carry the set: it needs at least 3 keys with a next among them, and this set has 2: rotate once, or push a set with a next
+	// 3 lines
+	// ssl_session_ticket_key 0.key; # 80 bytes
+	// ssl_session_ticket_key 1.key; # 80 bytes
+	// ssl_session_ticket_key 2.key; # 80 bytes
 }

@@ -224,7 +224,7 @@ func (f *File) read() ([]byte, error) {
 		return nil, withoutPath(err)
 	}
 	defer file.Close()
-	limit := MaxKeys * layouts[ATS].recordSize()
+	limit := MaxKeys * layouts[ATS].records[0].size()
 	buf := make([]byte, limit+1)
 	n, err := io.ReadFull(file, buf)
 	switch {

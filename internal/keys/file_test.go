@@ -42,7 +42,7 @@ func (l *logBuffer) String() string {
 }
 
 // atsFile returns a key file of these test keys.
-func atsFile(numbers ...int) []byte { return ATS.Append(nil, testSet(size128, numbers...)) }
+func atsFile(numbers ...int) []byte { return written(ATS, testSet(size128, numbers...)) }
 
 // replaceFile renames a new file over path.
 func replaceFile(t *testing.T, path string, data []byte) {
@@ -63,7 +63,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 func openFile(t *testing.T, path string) (*File, *logBuffer) {
 	t.Helper()
 	log := new(logBuffer)
-	f, err := OpenFile(path, NewRing(clock()), slog.New(slog.NewTextHandler(log, nil)))
+	f, err := OpenFile(path, NewRing(clock(), twiceADay), slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +145,7 @@ func TestOpenFileFails(t *testing.T) {
 
 func checkOpenFails(t *testing.T, path, want string, is func(error) bool) {
 	t.Helper()
-	ring := NewRing(clock())
+	ring := NewRing(clock(), twiceADay)
 	before := ring.Description()
 	_, err := OpenFile(path, ring, slog.New(slog.DiscardHandler))
 	if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), path) != 1 || !is(err) {

@@ -1,20 +1,67 @@
 package keys
 
 import (
-	"bufio"
 	"bytes"
-	"encoding/hex"
+	"encoding/base64"
 	"errors"
-	"os"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
-func TestParseFormat(t *testing.T) {
-	f, err := ParseFormat("ats")
-	if err != nil || f != ATS || f.String() != "ats" {
-		t.Errorf("ats is %v, %v", f, err)
+// written returns what the format makes of a set that it can carry.
+func written(f Format, set Set) []byte {
+	data, err := f.Append(nil, set)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+// fullSet returns a set of four keys, so that it is as long in 48-byte records
+// as in no number of 80-byte ones, and the other way round.
+func fullSet(size int) Set { return withNext(testSet(size, 1, 2, 3), testKey(4, size)) }
+
+// ordered returns the keys in the order of their roles.
+func ordered(set Set) []Key {
+	var keys []Key
+	for _, k := range set.all() {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+func TestFormatNames(t *testing.T) {
+	var names, text, oneKey, readable []string
+	for i, f := range Formats() {
+		if int(f) != i {
+			t.Errorf("format %d is number %d", f, i)
+		}
+		if got, err := ParseFormat(f.String()); got != f || err != nil {
+			t.Errorf("ParseFormat(%q): %v, %v", f, got, err)
+		}
+		names = append(names, f.String())
+		for list, is := range map[*[]string]bool{&text: f.Text(), &oneKey: f.OneKey(), &readable: f.Readable()} {
+			if is {
+				*list = append(*list, f.String())
+			}
+		}
+	}
+	for _, test := range []struct {
+		got  []string
+		want string
+	}{
+		{names, "ats httpd nginx envoy haproxy dnsdist h2o openssl go"},
+		{text, "haproxy h2o go"},
+		{oneKey, "httpd nginx envoy openssl"},
+		{readable, "ats httpd nginx envoy haproxy dnsdist openssl"},
+	} {
+		if got := strings.Join(test.got, " "); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
 	}
 	for _, name := range []string{"", "ATS", "ats ", "pem"} {
 		if _, err := ParseFormat(name); !errors.Is(err, ErrUnknownFormat) {
@@ -23,126 +70,446 @@ func TestParseFormat(t *testing.T) {
 	}
 }
 
-func TestATSParse(t *testing.T) {
-	data := make([]byte, 65*48)
+func TestParseCopies(t *testing.T) {
+	for _, f := range []Format{ATS, NGINX, HAProxy, DNSDist} {
+		data := written(f, fullSet(size128))
+		set, err := f.Parse(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := set.clone()
+		clear(data)
+		if !set.equal(&before) {
+			t.Errorf("a set of %s shares memory with the data", f)
+		}
+	}
+}
+
+func TestParseRecords(t *testing.T) {
+	data := make([]byte, 65*80)
 	for i := range data {
 		data[i] = byte(i % 251)
 	}
 	for _, test := range []struct {
-		size int
-		want []string
+		format Format
+		size   int
+		want   string // field and kind; empty when it is taken
 	}{
-		{48, nil},
-		{96, nil},
-		{64 * 48, nil},
-		{0, []string{"keys count"}},
-		{1, []string{"keys[0] length"}},
-		{47, []string{"keys[0] length"}},
-		{49, []string{"keys[1] length"}},
-		{80, []string{"keys[1] length"}},
-		{95, []string{"keys[1] length"}},
-		{97, []string{"keys[2] length"}},
-		{64*48 - 1, []string{"keys[63] length"}},
-		{64*48 + 1, []string{"keys count"}},
-		{65 * 48, []string{"keys count"}},
+		{ATS, 48, ""},
+		{ATS, 96, ""},
+		{ATS, 64 * 48, ""},
+		{ATS, 0, "keys count"},
+		{ATS, 1, "keys[0] length"},
+		{ATS, 47, "keys[0] length"},
+		{ATS, 49, "keys[1] length"},
+		{ATS, 80, "keys[1] length"},
+		{ATS, 95, "keys[1] length"},
+		{ATS, 97, "keys[2] length"},
+		{ATS, 64*48 - 1, "keys[63] length"},
+		{ATS, 64*48 + 1, "keys count"},
+		{ATS, 65 * 48, "keys count"},
+		{DNSDist, 64 * 80, ""},
+		{DNSDist, 65 * 80, "keys count"},
+		{NGINX, 48, ""},
+		{NGINX, 80, ""},
+		{NGINX, 4 * 48, ""},
+		{NGINX, 4 * 80, ""},
+		{NGINX, 64 * 48, ""},
+		{NGINX, 64 * 80, ""},
+		{NGINX, 0, "keys count"},
+		{NGINX, 1, "keys length"},
+		{NGINX, 47, "keys length"},
+		{NGINX, 81, "keys length"},
+		{NGINX, 128, "keys length"}, // one of each
+		{NGINX, 240, "keys length"}, // 5 of 48 or 3 of 80
+		{NGINX, 480, "keys length"},
+		{NGINX, 65 * 48, "keys length"}, // 39 of 80
+		{NGINX, 66 * 48, "keys count"},
+		{NGINX, 65 * 80, "keys count"},
 	} {
-		set, err := ATS.Parse(data[:test.size])
-		if got := issuesOf(t, err); !slices.Equal(got, test.want) {
-			t.Errorf("%d bytes: issues %q, want %q", test.size, got, test.want)
+		set, err := test.format.Parse(data[:test.size])
+		if got := strings.Join(issuesOf(t, err), ", "); got != test.want {
+			t.Errorf("%s, %d bytes: issues %q, want %q", test.format, test.size, got, test.want)
 		}
-		if err == nil && (len(set.Keys) != test.size/48 || set.Next != nil) {
-			t.Errorf("%d bytes: %d keys, next %v", test.size, len(set.Keys), set.Next)
+		if err == nil && ((len(set.Keys)*48 != test.size && len(set.Keys)*80 != test.size) || set.Next != nil) {
+			t.Errorf("%s, %d bytes: %d keys, next %v", test.format, test.size, len(set.Keys), set.Next)
 		}
 	}
-	_, err := ATS.Parse(data[:95])
-	if want := "invalid ticket keys: keys[1] has 47 of the 48 bytes of a record (95 bytes in all)"; err.Error() != want {
+	for _, test := range []struct {
+		format Format
+		size   int
+		want   string
+	}{
+		{ATS, 95, "keys[1] has 47 of the 48 bytes of a record (95 bytes in all)"},
+		{NGINX, 95, "keys have 95 bytes, which is no number of records of 48 or 80 bytes"},
+		{NGINX, 240, "keys have 240 bytes, which can be records of 48 or 80 bytes"},
+	} {
+		if _, err := test.format.Parse(data[:test.size]); err == nil || err.Error() != "invalid ticket keys: "+test.want {
+			t.Errorf("%v, want %q", err, test.want)
+		}
+	}
+}
+
+func TestParseLines(t *testing.T) {
+	line := func(n, size int) string {
+		k := testKey(n, size)
+		name := k.Name()
+		return base64.StdEncoding.EncodeToString(k.AppendHMACSecret(k.AppendAESKey(name[:])))
+	}
+	a, b, c, long := line(1, size128), line(2, size128), line(3, size128), line(4, size256)
+	const big = 64 << 10
+	for _, test := range []struct {
+		name, text string
+		want       string // fields and kinds; empty when it is taken
+	}{
+		{"LF", a + "\n" + b + "\n" + c + "\n", ""},
+		{"CRLF", a + "\r\n" + b + "\r\n" + c + "\r\n", ""},
+		{"both", a + "\r\n" + b + "\n" + c + "\r\n", ""},
+		{"no line end at the end", a + "\n" + b + "\n" + c, ""},
+		{"CR at the end", a + "\n" + b + "\n" + c + "\r", ""},
+		{"empty", "", "keys count"},
+		{"one empty line", "\n", "line 1 length"},
+		{"one empty line with CRLF", "\r\n", "line 1 length"},
+		{"one key", a + "\n", "keys count"},
+		{"two keys", a + "\n" + b + "\n", "keys count"},
+		{"an empty line at the end", a + "\n" + b + "\n" + c + "\n\n", "line 4 length"},
+		{"an empty line before", a + "\n\n" + b + "\n" + c + "\n", "line 2 length"},
+		{"a comment", "# keys\n" + a + "\n" + b + "\n" + c + "\n", "line 1 encoding"},
+		{"CR only", a + "\r" + b + "\r" + c + "\r", "line 1 length"},
+		{"CR in a line", a + "\n" + b[:4] + "\r" + b[4:] + "\n" + c + "\n", "line 2 encoding"},
+		{"two CRs", a + "\r\r\n" + b + "\n" + c + "\n", "line 1 encoding"},
+		{"space at the end", a + " \n" + b + "\n" + c + "\n", "line 1 encoding"},
+		{"truncated", a + "\n" + b + "\n" + c[:len(c)-1], "line 3 encoding"},
+		{"truncated by four", a + "\n" + b + "\n" + c[:len(c)-4], "line 3 length"},
+		{"a digit too many", a + "\n" + b + "A\n" + c, "line 2 encoding"},
+		{"no padding", strings.Repeat(strings.TrimRight(long, "=")+"\n", 3), "line 1 encoding, line 2 encoding, line 3 encoding"},
+		{"the alphabet of URLs", strings.Repeat("-"+a[1:]+"\n", 2) + c, "line 1 encoding, line 2 encoding"},
+		{"byte order mark", "\ufeff" + a + "\n" + b + "\n" + c, "line 1 encoding"},
+		{"two sizes", a + "\n" + b + "\n" + long, "line 3 mixed_size"},
+		{"keys of go", strings.Repeat(base64.StdEncoding.EncodeToString(make([]byte, 32))+"\n", 3), "line 1 length, line 2 length, line 3 length"},
+		{"64 keys", strings.Repeat(a+"\n", 64), ""}, // their names are for Validate
+		{"65 keys", strings.Repeat(a+"\n", 65), "keys count"},
+		{"line ends only", strings.Repeat("\n", big), "keys count"},
+		{"one long line", strings.Repeat("A", big), "line 1 length"},
+		{"three long lines", strings.Repeat(strings.Repeat("A", big/3)+"\n", 3), "line 1 length, line 2 length, line 3 length"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			set, err := HAProxy.Parse([]byte(test.text))
+			if got := strings.Join(issuesOf(t, err), ", "); got != test.want {
+				t.Fatalf("issues %q, want %q", got, test.want)
+			}
+			if err == nil && (set.Next == nil || set.len() != strings.Count(strings.TrimSuffix(test.text, "\n"), "\n")+1) {
+				t.Errorf("read %v", set)
+			}
+		})
+	}
+	_, err := HAProxy.Parse([]byte(a + "\n!\n" + long))
+	if want := "invalid ticket keys: line 2 is not base64; line 3 has 80 bytes, the lines before have 48"; err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
 	}
 }
 
-func TestATSLayout(t *testing.T) {
-	data := slicesOf(1, 16, 2, 16, 3, 16, 4, 16, 5, 16, 6, 16)
-	set, err := ATS.Parse(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []Key{
-		NewKey(slicesOf(1, 16), slicesOf(2, 16), slicesOf(3, 16)),
-		NewKey(slicesOf(4, 16), slicesOf(5, 16), slicesOf(6, 16)),
-	}
-	if !slices.EqualFunc(set.Keys, want, Key.Equal) {
-		t.Errorf("parsed %v", set)
-	}
-	clear(data)
-	if !set.Keys[0].Equal(want[0]) {
-		t.Error("the set shares memory with the data")
-	}
-	set.Next = new(NewKey(slicesOf(7, 16), slicesOf(8, 16), slicesOf(9, 16)))
-	got := ATS.Append([]byte{0}, set)
-	if !bytes.Equal(got, slicesOf(0, 1, 1, 16, 2, 16, 3, 16, 7, 16, 8, 16, 9, 16, 4, 16, 5, 16, 6, 16)) {
-		t.Errorf("appended %x", got)
+// A body that is too large is refused before memory is taken for its keys.
+func TestParseIsBounded(t *testing.T) {
+	for _, data := range [][]byte{make([]byte, 64<<10), bytes.Repeat([]byte("\n"), 64<<10), bytes.Repeat([]byte("A"), 64<<10)} {
+		for _, f := range Formats() {
+			if n := testing.AllocsPerRun(10, func() { _, _ = f.Parse(data) }); n > 20 {
+				t.Errorf("%s takes %v allocations to refuse %d bytes of %q", f, n, len(data), data[0])
+			}
+		}
 	}
 }
 
-// testdata/ats-derived.txt is a list of keys of 256 bits (name, HMAC secret,
-// AES key) and of the 32 bytes that take the place of their secrets in a file
-// of 48-byte records. The last column was computed by
-//
-//	openssl kdf -keylen 32 -kdfopt digest:SHA256 -kdfopt hexkey:$HMAC_SECRET$AES_KEY \
-//		-kdfopt hexsalt:$NAME -kdfopt info:'sessapi ats v1' HKDF
-func TestATSDerived(t *testing.T) {
-	file, err := os.Open("testdata/ats-derived.txt")
-	if err != nil {
-		t.Fatal(err)
+// Whatever is wrong with a body, the active set stays.
+func TestBadInput(t *testing.T) {
+	own := func(f Format) []byte { // of records that are its own
+		if layouts[f].recordOf(48) < 0 {
+			return written(f, fullSet(size256))
+		}
+		return written(f, fullSet(size128))
 	}
-	defer file.Close()
-	vectors := 0
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if strings.HasPrefix(lines.Text(), "#") {
+	for _, f := range Formats() {
+		if !f.Readable() {
 			continue
 		}
-		var columns [4][]byte
-		for i, text := range strings.Fields(lines.Text()) {
-			if columns[i], err = hex.DecodeString(text); err != nil {
+		good := own(f)
+		bad := map[string][]byte{
+			"empty":            nil,
+			"too long":         append(slices.Clone(good), 'A'),
+			"newline too many": append(slices.Clone(good), '\n'),
+			"CRLF too many":    append(slices.Clone(good), "\r\n"...),
+			"first byte gone":  good[1:],
+			"twice":            slices.Concat(good, good), // so names are there twice
+		}
+		if f == HAProxy {
+			bad["truncated"] = good[:len(good)-2] // of a digit: the line end may be missing
+		} else {
+			bad["truncated"] = good[:len(good)-1]
+		}
+		for _, other := range Formats() {
+			body := own(other)
+			if !f.Text() && !other.Text() && layouts[f].recordOf(len(body)/4) >= 0 {
+				continue // records of one length, which nothing tells apart
+			}
+			if f != other {
+				bad["the body of "+other.String()] = body
+			}
+		}
+		for name, data := range bad {
+			t.Run(f.String()+"/"+name, func(t *testing.T) {
+				r := ringWith(t, testSet(size128, 9))
+				before := r.Description()
+				_, err := r.Load(f, data, Update{Source: SourceAPI})
+				if len(issuesOf(t, err)) == 0 {
+					t.Error("taken")
+				}
+				if after := r.Description(); !same(before, after) {
+					t.Errorf("%v became %v", before, after)
+				}
+			})
+		}
+		if _, err := ringWith(t, testSet(size128, 9)).Load(f, good, Update{Source: SourceAPI}); err != nil {
+			t.Errorf("%s: the good body: %v", f, err)
+		}
+	}
+}
+
+func TestLoadWhatIsActive(t *testing.T) {
+	for _, size := range []int{size128, size256} {
+		for _, f := range Formats() {
+			active := fullSet(size)
+			r := ringWith(t, active)
+			unchanged := func(what string, data []byte) {
+				t.Helper()
+				before := r.Description()
+				d, err := r.Load(f, data, Update{Source: SourceAPI})
+				if err != nil || !same(before, d) {
+					t.Errorf("%s of %d: %s changed the set: %v", f, 8*size, what, err)
+				}
+			}
+			data := written(f, active)
+			if !f.Readable() {
+				before := r.Description()
+				if _, err := r.Load(f, data, Update{Source: SourceAPI}); !errors.Is(err, ErrNotReadable) {
+					t.Errorf("%s: %v", f, err)
+				}
+				if !same(before, r.Description()) {
+					t.Errorf("%s changed the set", f)
+				}
+				continue
+			}
+			unchanged("what it makes of the set", data)
+			if f == HAProxy {
+				unchanged("CRLF", bytes.ReplaceAll(data, []byte("\n"), []byte("\r\n")))
+			}
+			if !f.OneKey() {
+				continue
+			}
+			for i := range active.len() {
+				file, err := f.AppendKey(nil, active, i)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i == 0 {
+					unchanged("the file that encrypts", file)
+					continue
+				}
+				d, err := r.Load(f, file, Update{Source: SourceAPI})
+				if err != nil || len(d.Keys) != 1 || d.Keys[0].Name != ordered(active)[i].Name() {
+					t.Errorf("%s: file %d: %v, %v", f, i, d.Keys, err)
+				}
+				r = ringWith(t, active)
+			}
+		}
+	}
+}
+
+// A set that a format cannot carry is replaced by one in that format.
+func TestLoadOverWhatCannotBeCarried(t *testing.T) {
+	r := NewRing(clock(), twiceADay)
+	if d, err := r.Load(HAProxy, written(HAProxy, fullSet(size128)), Update{Source: SourceAPI}); err != nil || len(d.Keys) != 4 {
+		t.Errorf("%v, %v", d.Keys, err)
+	}
+}
+
+func TestAppendKey(t *testing.T) {
+	set := fullSet(size128)
+	for _, f := range Formats() {
+		if !f.OneKey() {
+			if dst, err := f.AppendKey([]byte("dst"), set, 0); !errors.Is(err, ErrNoSuchKey) || string(dst) != "dst" {
+				t.Errorf("%s: %q, %v", f, dst, err)
+			}
+			continue
+		}
+		var files []byte
+		for i := range set.len() {
+			before := len(files)
+			var err error
+			if files, err = f.AppendKey(files, set, i); err != nil {
+				t.Fatal(err)
+			}
+			if one, err := f.Parse(files[before:]); err != nil || len(one.Keys) != 1 || one.Keys[0].Name() != ordered(set)[i].Name() {
+				t.Errorf("%s: file %d is %v, %v", f, i, one, err)
+			}
+		}
+		if !bytes.Equal(files, written(f, set)) {
+			t.Errorf("%s: the files one after another are not the set", f)
+		}
+		for _, i := range []int{-1, 4, math.MaxInt, math.MinInt} {
+			if dst, err := f.AppendKey([]byte("dst"), set, i); !errors.Is(err, ErrNoSuchKey) || string(dst) != "dst" {
+				t.Errorf("%s: file %d: %q, %v", f, i, dst, err)
+			}
+		}
+	}
+}
+
+func TestCannotCarry(t *testing.T) {
+	next := func(set Set) Set { return withNext(set, testKey(9, size128)) }
+	for _, test := range []struct {
+		set    Set
+		rotate int // times until it is carried
+		want   string
+	}{
+		{testSet(size128, 1), 2, "this set has 1 and no next: rotate 2 times"},
+		{testSet(size128, 1, 2), 1, "this set has 2 and no next: rotate once"},
+		{testSet(size128, 1, 2, 3), 1, "this set has 3 and no next: rotate once"},
+		{next(testSet(size128, 1)), 1, "this set has 2: rotate once"},
+		{next(testSet(size128, 1, 2)), 0, ""},
+	} {
+		r := ringWith(t, test.set)
+		for left := test.rotate; left > 0; left-- {
+			set, _ := r.Snapshot()
+			_, err := HAProxy.Append(nil, set)
+			cannot, ok := errors.AsType[*CannotCarryError](err)
+			if !ok || cannot.Format != HAProxy {
+				t.Fatalf("%v: %v", set, err)
+			}
+			if left == test.rotate {
+				want := "keys: haproxy cannot carry the set: it needs at least 3 keys with a next among them, and " + test.want + ", or push a set with a next"
+				if err.Error() != want {
+					t.Errorf("%q, want %q", err, want)
+				}
+			}
+			if _, err := r.Rotate(nil); err != nil {
 				t.Fatal(err)
 			}
 		}
-		set := Set{Keys: []Key{NewKey(columns[0], columns[1], columns[2])}}
-		if got, want := ATS.Append(nil, set), slices.Concat(columns[0], columns[3]); !bytes.Equal(got, want) {
-			t.Errorf("name %x: %x, want %x", columns[0], got, want)
+		set, _ := r.Snapshot()
+		if data, err := HAProxy.Append(nil, set); err != nil || bytes.Count(data, []byte("\n")) != set.len() {
+			t.Errorf("%v: %v", set, err)
 		}
-		vectors++
-	}
-	if vectors != 3 {
-		t.Errorf("%d vectors", vectors)
 	}
 }
 
-// A buffer that is too small is left before the first secret is written to it.
-func TestATSAppendLeavesNoSecretsBehind(t *testing.T) {
-	small := make([]byte, 0, 60)
-	ATS.Append(small, withNext(testSet(size128, 1, 2), testKey(3, size128)))
-	if !bytes.Equal(small[:60], make([]byte, 60)) {
-		t.Errorf("left %x", small[:60])
+// H2O encrypts with the current key, whatever the time, as
+// find_ticket_for_encryption in its src/ssl.c chooses: of the entries, sorted
+// by not_before from the latest on, the first whose not_before has come, if its
+// not_after has not passed.
+func TestH2OEncryptsWithCurrent(t *testing.T) {
+	set := fullSet(size256)
+	type entry struct {
+		name                string
+		notBefore, notAfter int64
+	}
+	var entries []entry
+	for text := range strings.SplitSeq(strings.TrimPrefix(string(written(H2O, set)), "- "), "\n- ") {
+		var e entry
+		var cipher, hash, key string
+		if _, err := fmt.Sscanf(text, "name: %s\n  cipher: %s\n  hash: %s\n  key: %s\n  not_before: %d\n  not_after: %d",
+			&e.name, &cipher, &hash, &key, &e.notBefore, &e.notAfter); err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, e)
+	}
+	slices.SortFunc(entries, func(a, b entry) int { return int(b.notBefore - a.notBefore) })
+	for _, now := range []string{"1971-01-01", "2026-01-01", "2100-01-01"} {
+		at, err := time.Parse(time.DateOnly, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(entries, func(e entry) bool { return e.notBefore <= at.Unix() })
+		if i < 0 || entries[i].notAfter < at.Unix() || entries[i].name != set.Keys[0].Name().String() {
+			t.Errorf("%s: entry %d of %v encrypts", now, i, entries)
+		}
+	}
+	if len(entries) != set.len() {
+		t.Errorf("%d entries", len(entries))
 	}
 }
 
-func FuzzParseATS(f *testing.F) {
-	f.Fuzz(func(t *testing.T, data []byte) {
-		set, err := ATS.Parse(data)
-		if wellFormed := len(data) > 0 && len(data)%48 == 0 && len(data) <= MaxKeys*48; wellFormed != (err == nil) {
-			t.Fatalf("%d bytes: %v", len(data), err)
+// A buffer that is too small is left before the first secret is written to it,
+// and for one that is large enough.
+func TestAppendLeavesNoSecretsBehind(t *testing.T) {
+	for _, f := range Formats() {
+		for _, size := range []int{size128, size256} {
+			small := make([]byte, 0, 60)
+			set := withNext(testSet(size, 1, 2), testKey(3, size))
+			data, err := f.Append(small, set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(small[:60], make([]byte, 60)) {
+				t.Errorf("%s left %x", f, small[:60])
+			}
+			grown := 0
+			for _, k := range set.all() {
+				grown += layouts[f].size(k)
+			}
+			if len(data) > grown || (f != H2O && len(data) != grown) {
+				t.Errorf("%s: %d bytes written, room made for %d", f, len(data), grown)
+			}
+		}
+	}
+	longest := make([]int, MaxKeys)
+	for i := range longest {
+		longest[i] = i
+	}
+	if data, room := written(H2O, testSet(size256, longest...)), MaxKeys*layouts[H2O].size(testKey(1, size256)); len(data) > room {
+		t.Errorf("h2o: %d bytes written, room made for %d", len(data), room)
+	}
+}
+
+func FuzzFormats(f *testing.F) {
+	formats := Formats()
+	f.Fuzz(func(t *testing.T, number uint8, data []byte) {
+		format := formats[int(number)%len(formats)]
+		input := bytes.Clone(data)
+		set, err := format.Parse(data)
+		if !bytes.Equal(data, input) {
+			t.Fatal("the data was changed")
 		}
 		if err != nil {
-			issuesOf(t, err)
+			if format.Readable() {
+				issuesOf(t, err)
+			} else if !errors.Is(err, ErrNotReadable) {
+				t.Fatal(err)
+			}
 			return
 		}
-		if got := ATS.Append(nil, set); !bytes.Equal(got, data) {
-			t.Fatalf("read %x, wrote %x", data, got)
+		if n := set.len(); n < 1 || n > MaxKeys {
+			t.Fatalf("%d keys", n)
+		}
+		again, err := format.Append(nil, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !format.Text() && !bytes.Equal(again, data) {
+			t.Fatalf("read %x, wrote %x", data, again)
+		}
+		reread, err := format.Parse(again)
+		if err != nil || !reread.equal(&set) {
+			t.Fatalf("wrote %x, read %v, not %v: %v", again, reread, set, err)
+		}
+		for _, other := range formats { // also of sets that Validate would refuse
+			if _, err := other.Append(nil, set); err != nil {
+				if _, ok := errors.AsType[*CannotCarryError](err); !ok {
+					t.Fatal(err)
+				}
+			}
 		}
 		issuesOf(t, set.Validate())
 		set.Wipe()
-		for _, k := range set.Keys {
+		for _, k := range set.all() {
 			if !wiped(k) {
 				t.Fatalf("%v is not wiped", k)
 			}
@@ -150,29 +517,34 @@ func FuzzParseATS(f *testing.F) {
 	})
 }
 
-func BenchmarkATSParse(b *testing.B) {
-	data := ATS.Append(nil, testSet(size128, 1, 2, 3, 4))
-	b.ReportAllocs()
-	for b.Loop() {
-		set, err := ATS.Parse(data)
-		if err != nil {
-			b.Fatal(err)
-		}
-		set.Wipe()
+func BenchmarkParse(b *testing.B) {
+	for _, f := range []Format{ATS, HAProxy} {
+		b.Run(f.String(), func(b *testing.B) {
+			data := written(f, fullSet(size128))
+			b.ReportAllocs()
+			for b.Loop() {
+				set, err := f.Parse(data)
+				if err != nil {
+					b.Fatal(err)
+				}
+				set.Wipe()
+			}
+		})
 	}
 }
 
-func BenchmarkATSAppend(b *testing.B) {
-	for _, test := range []struct {
-		name string
-		size int
-	}{{"verbatim", size128}, {"derived", size256}} {
-		b.Run(test.name, func(b *testing.B) {
-			set := testSet(test.size, 1, 2, 3, 4)
-			buf := make([]byte, 0, 4*48)
+func BenchmarkAppend(b *testing.B) {
+	set := fullSet(size256)
+	for _, f := range []Format{ATS, NGINX, HAProxy, H2O, Go} {
+		b.Run(f.String(), func(b *testing.B) {
+			buf := make([]byte, 0, 4<<10)
 			b.ReportAllocs()
 			for b.Loop() {
-				clear(ATS.Append(buf, set))
+				data, err := f.Append(buf, set)
+				if err != nil {
+					b.Fatal(err)
+				}
+				clear(data)
 			}
 		})
 	}

@@ -129,7 +129,7 @@ func TestGenerateDrawsAgain(t *testing.T) {
 		make([]byte, 48), // all zero
 		slicesOf(1, 16, 'a', 1, 'b', 15, 3, 15, 4, 1), // text as HMAC secret
 		slicesOf(1, 16, 3, 15, 4, 1, 3, 15, 4, 1),     // the same twice
-		ATS.Append(nil, Set{Keys: []Key{good}}),
+		written(ATS, Set{Keys: []Key{good}}),
 	}
 	n := 0
 	k := generate(func(buf []byte) (int, error) {
@@ -144,7 +144,7 @@ func TestGenerateDrawsAgain(t *testing.T) {
 func TestKeyRedacts(t *testing.T) {
 	k := testKey(1, size256)
 	set := withNext(testSet(size256, 1, 2), testKey(1, size256))
-	ring := NewRing(clock())
+	ring := NewRing(clock(), twiceADay)
 	if _, err := ring.Replace(testSet(size256, 1, 2), Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}

@@ -2,18 +2,12 @@ package keys
 
 import (
 	"crypto/rand"
-	"crypto/subtle"
 	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 )
-
-// Retention is how many keys a rotation keeps at least: next, current, and the
-// previous keys that live tickets may be sealed with. That is the ticket
-// lifetime of 24 h over the rotation interval of 12 h, rounded up, and 2.
-const Retention = 4
 
 var (
 	// ErrPrecondition reports that the [Condition] of an update did not hold.
@@ -55,7 +49,10 @@ type Description struct {
 	Generation uint64
 	UpdatedAt  time.Time // of the last change
 	Source     Source
-	Keys       []KeyDescription // current, next, previous from the newest on
+	// NextRotationAt is when the ring rotates the set by itself; zero when it
+	// does not.
+	NextRotationAt time.Time
+	Keys           []KeyDescription // current, next, previous from the newest on
 }
 
 // KeyDescription is what can be told of a key without its secrets.
@@ -88,21 +85,25 @@ type Rejected struct {
 // Ring holds the active set of ticket keys and replaces it. There is always a
 // valid one. All methods are safe for concurrent use.
 type Ring struct {
-	now func() time.Time
+	now  func() time.Time
+	life Lifecycle
 
 	mu          sync.RWMutex // guards all that follows and the secrets of set
 	set         Set
-	description Description // of set, keys in the order of set.all
+	description Description   // of set, keys in the order of set.all, without NextRotationAt
+	pushed      bool          // the set is not the ring's to rotate
+	activated   time.Time     // when the current key became so, for the monotonic clock
+	changed     chan struct{} // closed with the next change
 	updates     map[Source]uint64
 	invalid     map[Kind]uint64
 	unexpected  uint64 // updates whose condition did not hold
 }
 
 // NewRing returns a ring with a current and a next key of 256 bits, fresh from
-// the operating system's random source. now is the clock, time.Now but for
-// tests.
-func NewRing(now func() time.Time) *Ring {
-	r := &Ring{now: now, updates: make(map[Source]uint64), invalid: make(map[Kind]uint64)}
+// the operating system's random source. now is the wall clock, time.Now but for
+// tests. [Ring.RotateWhenDue] rotates it.
+func NewRing(now func() time.Time, life Lifecycle) *Ring {
+	r := &Ring{now: now, life: life, changed: make(chan struct{}), updates: make(map[Source]uint64), invalid: make(map[Kind]uint64)}
 	for _, source := range sources {
 		r.updates[source] = 0
 	}
@@ -115,8 +116,9 @@ func NewRing(now func() time.Time) *Ring {
 }
 
 // Load replaces the active set by the one that data is in the format. It
-// returns what [Ring.Replace] does. Data that is what the format makes of the
-// active set changes nothing, also where the format cannot tell all of it.
+// returns what [Ring.Replace] does, or [ErrNotReadable]. Data that is what the
+// format makes of the active set changes nothing, also where the format cannot
+// tell all of it; nor does the file that encrypts of a [Format.OneKey] format.
 func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
@@ -124,9 +126,7 @@ func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	}
 	defer set.Wipe()
 	return r.replace(set, u, func(active *Set) bool {
-		written := format.Append(nil, *active)
-		defer clear(written)
-		return subtle.ConstantTimeCompare(written, data) == 1
+		return set.equal(active) || format.writes(data, *active)
 	})
 }
 
@@ -148,6 +148,7 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool) (Desc
 			return active, nil
 		}
 		c := set.clone()
+		r.pushed = true
 		return &c, nil
 	})
 }
@@ -160,19 +161,11 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool) (Desc
 // that they cannot open. In a set without a next key the step therefore only
 // adds one; the following step makes it current.
 //
-// The step keeps [Retention] keys, or as many as there were when those are
-// more. What falls out is the oldest previous key. The error is
-// [ErrPrecondition].
+// The step keeps [Lifecycle.Retention] keys, or as many as there were when those
+// are more, and those that a live ticket may be sealed with, up to [MaxKeys].
+// What falls out is the oldest previous key. The error is [ErrPrecondition].
 func (r *Ring) Rotate(condition Condition) (Description, error) {
-	return r.update(Update{SourceRotation, condition}, func(active *Set) (*Set, error) {
-		keys := slices.Clone(active.Keys)
-		if active.Next != nil {
-			keys = slices.Insert(keys, 0, *active.Next)
-		}
-		keep := max(Retention, active.len()) - 1 // without the key that is to be next
-		next := active.fresh()
-		return &Set{Keys: keys[:min(len(keys), keep)], Next: &next}, nil
-	})
+	return r.update(Update{SourceRotation, condition}, func(*Set) (*Set, error) { return r.rotation(), nil })
 }
 
 // Revoke takes the key of that name out of the active set and returns the
@@ -230,7 +223,7 @@ func (r *Ring) update(u Update, step func(active *Set) (*Set, error)) (Descripti
 // install makes the ring the owner of set and set the active one, and wipes the
 // keys that are not passed on.
 func (r *Ring) install(set *Set, source Source, generation uint64) {
-	now := r.now()
+	now := r.now().Round(0) // without the monotonic clock: the wall clock may go another way
 	keys := make([]KeyDescription, 0, set.len())
 	passedOn := make(map[**material]bool, set.len())
 	for role, k := range set.all() {
@@ -241,6 +234,7 @@ func (r *Ring) install(set *Set, source Source, generation uint64) {
 		}
 		if role == RoleCurrent && d.Role != RoleCurrent {
 			d.ActivatedAt = now
+			r.activated = time.Now()
 		}
 		d.Role = role
 		keys = append(keys, d)
@@ -253,6 +247,23 @@ func (r *Ring) install(set *Set, source Source, generation uint64) {
 	r.set = *set
 	r.description = Description{Generation: generation, UpdatedAt: now, Source: source, Keys: keys}
 	r.updates[source]++
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// Changed returns a channel that is closed with the next change of the set. Who
+// waits for one takes the channel first and then looks at the set.
+func (r *Ring) Changed() <-chan struct{} {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.changed
+}
+
+// Generation is that of the active set.
+func (r *Ring) Generation() uint64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.description.Generation
 }
 
 // find returns the description of k when it is in the active set.
@@ -287,6 +298,7 @@ func (r *Ring) Description() Description {
 
 func (r *Ring) describe() Description {
 	d := r.description
+	d.NextRotationAt = r.nextRotation()
 	d.Keys = slices.Clone(d.Keys)
 	return d
 }

@@ -35,7 +35,7 @@ func never(uint64) bool { return false }
 // ringWith returns a ring whose active set is a copy of set.
 func ringWith(t testing.TB, set Set) *Ring {
 	t.Helper()
-	r := NewRing(clock())
+	r := NewRing(clock(), twiceADay)
 	if _, err := r.Replace(set, Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func roster(d Description) string {
 }
 
 func TestNewRing(t *testing.T) {
-	r := NewRing(clock())
+	r := NewRing(clock(), twiceADay)
 	d := r.Description()
 	if d.Generation != uint64(start.UnixMilli()) || d.Source != SourceGenerated {
 		t.Errorf("generation %d, source %s", d.Generation, d.Source)
@@ -79,7 +79,7 @@ func TestNewRing(t *testing.T) {
 	if err := set.Validate(); err != nil {
 		t.Error(err)
 	}
-	if NewRing(clock()).Description().Keys[0].Fingerprint == d.Keys[0].Fingerprint {
+	if NewRing(clock(), twiceADay).Description().Keys[0].Fingerprint == d.Keys[0].Fingerprint {
 		t.Error("two rings made the same key")
 	}
 }
@@ -101,8 +101,8 @@ func TestRotate(t *testing.T) {
 		set  Set
 		want []string // the keys after each step
 	}{
-		{"one pushed", testSet(size128, 1), []string{"c1 n?", "c? n? p1", "c? n? p? p1", "c? n? p? p?"}},
-		{"with next", withNext(testSet(size256, 1, 2), testKey(3, size256)), []string{"c3 n? p1 p2", "c? n? p3 p1", "c? n? p? p3"}},
+		{"one pushed", testSet(size128, 1), []string{"c1 n?", "c? n? p1", "c? n? p? p1", "c? n? p? p? p1"}},
+		{"with next", withNext(testSet(size256, 1, 2), testKey(3, size256)), []string{"c3 n? p1 p2", "c? n? p3 p1 p2", "c? n? p? p3 p1 p2"}},
 		{"as many as are kept", testSet(size128, 1, 2, 3, 4), []string{"c1 n? p2 p3", "c? n? p1 p2"}},
 		{"more than are kept", testSet(size128, 1, 2, 3, 4, 5, 6), []string{"c1 n? p2 p3 p4 p5", "c? n? p1 p2 p3 p4"}},
 		{"full", testSet(size128, numbers(64)...), []string{"c0 n?" + full.String() + " p62", "c? n? p0" + full.String()}},
@@ -188,7 +188,7 @@ func TestRevoke(t *testing.T) {
 }
 
 func TestReplaceCopiesAndWipes(t *testing.T) {
-	r := NewRing(clock())
+	r := NewRing(clock(), twiceADay)
 	old := held(r)
 	set := withNext(testSet(size128, 1, 2), testKey(3, size128))
 	if _, err := r.Replace(set, Update{Source: SourceAPI}); err != nil {
@@ -302,7 +302,7 @@ func TestRefusedUpdates(t *testing.T) {
 		return err
 	}
 	_, replaceErr := r.Replace(testSet(size128, 4), Update{Source: SourceAPI, If: never})
-	_, loadErr := r.Load(ATS, ATS.Append(nil, testSet(size128, 4)), Update{Source: SourceAPI, If: never})
+	_, loadErr := r.Load(ATS, written(ATS, testSet(size128, 4)), Update{Source: SourceAPI, If: never})
 	_, rotateErr := r.Rotate(never)
 	_, revokeErr := r.Revoke(name, never)
 	_, sameErr := r.Replace(set, Update{Source: SourceAPI, If: never})
@@ -330,7 +330,7 @@ func TestRefusedUpdates(t *testing.T) {
 	if stats.Rejected.Precondition != 5 {
 		t.Errorf("%d times precondition", stats.Rejected.Precondition)
 	}
-	if want := map[Kind]uint64{KindCount: 3, KindDuplicateName: 1, KindMixedSize: 1, KindLength: 1, KindWeak: 1}; !maps.Equal(stats.Rejected.Invalid, want) {
+	if want := map[Kind]uint64{KindCount: 3, KindDuplicateName: 1, KindMixedSize: 1, KindLength: 1, KindEncoding: 0, KindWeak: 1}; !maps.Equal(stats.Rejected.Invalid, want) {
 		t.Errorf("rejected %v, want %v", stats.Rejected.Invalid, want)
 	}
 }
@@ -348,14 +348,14 @@ func TestCondition(t *testing.T) {
 }
 
 func TestStats(t *testing.T) {
-	r := NewRing(clock())
+	r := NewRing(clock(), twiceADay)
 	if want := (map[Source]uint64{SourceGenerated: 1, SourceAPI: 0, SourceFile: 0, SourceRotation: 0}); !maps.Equal(r.Stats().Updates, want) {
 		t.Errorf("updates %v, want %v", r.Stats().Updates, want)
 	}
-	if want := (map[Kind]uint64{KindCount: 0, KindDuplicateName: 0, KindMixedSize: 0, KindLength: 0, KindWeak: 0}); !maps.Equal(r.Stats().Rejected.Invalid, want) {
+	if want := (map[Kind]uint64{KindCount: 0, KindDuplicateName: 0, KindMixedSize: 0, KindLength: 0, KindEncoding: 0, KindWeak: 0}); !maps.Equal(r.Stats().Rejected.Invalid, want) {
 		t.Errorf("rejected %v, want %v", r.Stats().Rejected.Invalid, want)
 	}
-	if _, err := r.Load(ATS, ATS.Append(nil, testSet(size128, 1, 2, 3)), Update{Source: SourceFile}); err != nil {
+	if _, err := r.Load(ATS, written(ATS, testSet(size128, 1, 2, 3)), Update{Source: SourceFile}); err != nil {
 		t.Fatal(err)
 	}
 	d, err := r.Rotate(nil)
@@ -408,14 +408,14 @@ func TestModel(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 
 	now := start
-	r := NewRing(func() time.Time { return now })
+	r := NewRing(func() time.Time { return now }, twiceADay)
 	m := model{bits: 256, created: make(map[string]time.Time), activated: make(map[string]time.Time), generation: uint64(start.UnixMilli()), source: SourceGenerated, updated: start}
 	d := r.Description()
 	m.keys, m.next = []string{d.Keys[0].Fingerprint}, d.Keys[1].Fingerprint
 	m.created[m.keys[0]], m.created[m.next], m.activated[m.keys[0]] = now, now, now
 
 	for step := range 5000 {
-		now = now.Add(time.Duration(random.IntN(3)) * time.Second)
+		now = now.Add(time.Duration(random.IntN(3)) * 20 * time.Minute)
 		active, _ := r.Snapshot()
 		old := held(r)
 		var condition Condition
@@ -440,6 +440,10 @@ func TestModel(t *testing.T) {
 			}
 			next = fresh
 			for len(keys)+1 > max(4, before) {
+				successor := m.activated[keys[len(keys)-2]]
+				if len(keys) < MaxKeys && !successor.IsZero() && now.Sub(successor) < twiceADay.TicketLifetime {
+					break
+				}
 				keys = keys[:len(keys)-1]
 			}
 			d, err = r.Rotate(condition)
@@ -569,6 +573,7 @@ func (m *model) description() Description {
 }
 
 func stripNames(d Description) Description {
+	d.NextRotationAt = time.Time{}
 	d.Keys = slices.Clone(d.Keys)
 	for i := range d.Keys {
 		d.Keys[i].Name = Name{}
@@ -605,7 +610,7 @@ func randomSet(random *rand.Rand, other Set) Set {
 // replace, rotate and revoke, which wipes what the readers copied from.
 func TestConcurrentSnapshots(t *testing.T) {
 	const writers, readers, updates = 4, 4, 300
-	r := NewRing(time.Now)
+	r := NewRing(time.Now, twiceADay)
 	type sighting struct {
 		generation uint64
 		digest     [sha256.Size]byte
@@ -704,7 +709,7 @@ func BenchmarkDescription(b *testing.B) {
 }
 
 func BenchmarkRotate(b *testing.B) {
-	r := NewRing(clock())
+	r := NewRing(clock(), twiceADay)
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := r.Rotate(nil); err != nil {

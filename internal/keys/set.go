@@ -35,19 +35,21 @@ type Kind string
 // The kinds of issues.
 const (
 	KindLength        Kind = "length"         // a name, secret or record has not the right number of bytes
-	KindCount         Kind = "count"          // the set has no key, or too many
+	KindCount         Kind = "count"          // the set has no key, too few for its format, or too many
+	KindEncoding      Kind = "encoding"       // text that is not base64
 	KindDuplicateName Kind = "duplicate_name" // a name that a key before it has
 	KindMixedSize     Kind = "mixed_size"     // secrets of 16 and of 32 bytes in one key or set
 	KindWeak          Kind = "weak"           // secrets that are not random
 )
 
-var kinds = []Kind{KindLength, KindCount, KindDuplicateName, KindMixedSize, KindWeak}
+var kinds = []Kind{KindLength, KindCount, KindEncoding, KindDuplicateName, KindMixedSize, KindWeak}
 
 // Issue is one reason to refuse a set.
 type Issue struct {
 	Kind Kind
 	// Field is where it is: "keys" for the list, "keys[3]" or "next" for a
-	// whole key, and with ".name", ".hmac_secret" or ".aes_key" for its parts.
+	// whole key, and with ".name", ".hmac_secret" or ".aes_key" for its parts;
+	// "line 3" for text that is no key yet.
 	Field string
 	// Reason is a predicate of Field for people, such as "has 47 bytes, a
 	// record has 48". It holds no secret.

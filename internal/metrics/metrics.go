@@ -106,6 +106,14 @@ func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 	}, func() float64 { return float64(f.Status().Failures) }))
 }
 
+// AddWaiting adds how many requests are held for a change of the ticket keys.
+func (m *Metrics) AddWaiting(waiting func() int) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: namespace, Subsystem: "ticket_keys", Name: "waiting_requests",
+		Help: "Requests that are held until the ticket keys change.",
+	}, func() float64 { return float64(waiting()) }))
+}
+
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{

@@ -44,7 +44,7 @@ func everything(t *testing.T) *Metrics {
 	_ = c.Delete(id, nil)
 	c.Get(nil, id)
 
-	ring := keys.NewRing(time.Now)
+	ring := keys.NewRing(time.Now, keys.Lifecycle{})
 	m.AddTicketKeys(ring)
 	if _, err := ring.Load(keys.ATS, make([]byte, 47), keys.Update{Source: keys.SourceAPI}); err == nil {
 		t.Fatal("47 bytes were taken for keys")
@@ -63,6 +63,7 @@ func everything(t *testing.T) *Metrics {
 		t.Fatal(err)
 	}
 	m.AddTicketKeyFile(file)
+	m.AddWaiting(func() int { return 3 })
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +108,7 @@ func TestFigures(t *testing.T) {
 		`sessapi_ticket_keys_source{source="generated"} 0`,
 		`sessapi_ticket_keys_updates_total{source="rotation"} 1`,
 		`sessapi_ticket_keys_updates_rejected_total{reason="length"} 1`,
+		`sessapi_ticket_keys_waiting_requests 3`,
 		`sessapi_ticket_key_file_reload_failures_total 1`,
 		`sessapi_http_requests_total{code="200",method="GET",route="/sessions/{id}"} 1`,
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,

@@ -93,7 +93,7 @@ func startService(tb testing.TB, configure ...func(*handlers.Config)) *service {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { s.cache.Close() })
-	s.ring = keys.NewRing(s.clock.Now)
+	s.ring = keys.NewRing(s.clock.Now, keys.Lifecycle{RotateEvery: 12 * time.Hour, TicketLifetime: 24 * time.Hour})
 	m := metrics.New("v0.0.0-test")
 	m.AddCache(s.cache)
 	m.AddTicketKeys(s.ring)

@@ -92,17 +92,28 @@ func drawRequest(t *rapid.T) *http.Request {
 		draw(t, "limit", query, rapid.OneOf(rapid.SampledFrom([]string{"1", "100", "1000"}), bad("0", "1001", "-1", "x", "")))
 	case "describe":
 		method, path = http.MethodGet, "/ticket-keys"
-		draw(t, "format", query, rapid.OneOf(rapid.Just("ats"), bad("atz", "")))
+		// A format without a key of its own takes no key, which no schema says.
+		if rapid.Bool().Draw(t, "one key a file") {
+			query.Set("format", rapid.SampledFrom([]string{"httpd", "nginx", "envoy", "openssl"}).Draw(t, "format"))
+			draw(t, "key", query, rapid.OneOf(rapid.SampledFrom([]string{"0", "1", "63"}), bad("-1", "64", "x", "")))
+		} else {
+			draw(t, "format", query, rapid.OneOf(rapid.SampledFrom([]string{"ats", "haproxy", "dnsdist", "h2o", "go"}), bad("atz", "")))
+		}
 		drawHeader(t, "If-None-Match", header, drawETags)
+		drawHeader(t, "Prefer", header, rapid.SampledFrom([]string{"wait=0", "respond-async", ""}))
 	case "replace":
 		method, path = http.MethodPost, "/ticket-keys"
-		contentType := rapid.SampledFrom([]string{typeBytes, typeJSON, typeJSON, "text/plain"}).Draw(t, "type")
+		contentType := rapid.SampledFrom([]string{typeBytes, typeJSON, typeJSON, "text/plain", "text/html"}).Draw(t, "type")
 		header.Set("Content-Type", contentType)
 		body = rapid.SliceOfN(rapid.Byte(), 1, 200).Draw(t, "body")
 		if contentType == typeJSON {
 			body = drawKeySet(t)
 		}
-		draw(t, "format", query, rapid.OneOf(rapid.Just("ats"), bad("atz")))
+		if contentType == "text/plain" { // and no other format, which no schema says
+			query.Set("format", "haproxy")
+		} else {
+			draw(t, "format", query, rapid.OneOf(rapid.SampledFrom([]string{"ats", "httpd", "nginx", "envoy", "dnsdist", "openssl"}), bad("atz")))
+		}
 		drawHeader(t, "If-Match", header, drawETags)
 	case "rotate":
 		method, path = http.MethodPost, "/ticket-keys/rotate"

@@ -48,7 +48,7 @@ func TestSessionLifecycle(t *testing.T) {
 
 	for _, accept := range []string{"*/*", "application/*", "application/json", "text/html, application/json;q=0.5"} {
 		described := decode[api.Session](t, s.get(path, accept).want(t, 200))
-		if described.ID != hexID(id) || described.Size != len(der) || described.Format != api.Openssl {
+		if described.ID != hexID(id) || described.Size != len(der) || described.Format != api.SessionFormatOpenssl {
 			t.Errorf("Accept: %s describes %+v", accept, described)
 		}
 		o := described.Openssl
@@ -69,7 +69,7 @@ func TestSessionLifecycle(t *testing.T) {
 		t.Errorf("replacing answers with %v", replaced.Header)
 	}
 	described := decode[api.Session](t, s.get(path, typeJSON).want(t, 200))
-	if described.Format != api.Opaque || described.Openssl != nil || described.Size != 6 {
+	if described.Format != api.SessionFormatOpaque || described.Openssl != nil || described.Size != 6 {
 		t.Errorf("opaque bytes are described as %+v", described)
 	}
 	s.get(path, typePEM).wantProblem(t, 406, api.ProblemCodeNotAcceptable)
@@ -380,7 +380,7 @@ func TestListSessions(t *testing.T) {
 			}
 			for _, session := range page.Sessions {
 				seen[session.ID]++
-				if session.Openssl != nil || session.Size != 1 || session.Format != api.Opaque {
+				if session.Openssl != nil || session.Size != 1 || session.Format != api.SessionFormatOpaque {
 					t.Fatalf("lists %+v", session)
 				}
 			}

@@ -54,7 +54,7 @@ func TestHealth(t *testing.T) {
 	if h := decode[api.Health](t, s.get("/readyz", "*/*").want(t, 200)); h.Status != api.Ok || len(h.Checks) != 1 {
 		t.Errorf("ready is %+v", h)
 	}
-	s.api.Drain()
+	s.api.Drain(t.Context())
 	if h := decode[api.Health](t, s.get("/readyz", "*/*").want(t, 503)); h.Status != api.Failing {
 		t.Errorf("draining is %+v", h)
 	}
@@ -74,7 +74,7 @@ func TestTicketKeyFileStatus(t *testing.T) {
 	if err := os.WriteFile(path, record(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ring := keys.NewRing(time.Now)
+	ring := keys.NewRing(time.Now, keys.Lifecycle{})
 	file, err := keys.OpenFile(path, ring, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

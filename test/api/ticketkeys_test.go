@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
 )
@@ -164,6 +165,7 @@ func TestTicketKeysRotateAndRevoke(t *testing.T) {
 		t.Errorf("rotation made %+v", after.Keys)
 	}
 	for range 5 {
+		s.clock.advance(12 * time.Hour)
 		after = describe(t, s.post("/ticket-keys/rotate", "", nil))
 	}
 	if len(after.Keys) != 4 {

@@ -43,6 +43,7 @@ func runTests(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
 		return 1
 	}
+	_ = os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin") // where Debian has servers
 	return m.Run()
 }
 
@@ -154,7 +155,7 @@ func run(tb testing.TB, name string, args ...string) string {
 	cmd.Stderr = &stderr
 	stdout, err := cmd.Output()
 	if err != nil {
-		tb.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, stdout, stderr.Bytes())
+		tb.Fatalf("%s %s: %v\n%s%s", name, strings.Join(args, " "), err, redact(string(stdout)), stderr.Bytes())
 	}
 	return string(stdout)
 }

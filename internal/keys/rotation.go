@@ -1,0 +1,122 @@
+package keys
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+)
+
+// Lifecycle says how long keys live: a key is next for an interval, handed out
+// but not in use, then encrypts for one, and then decrypts until no ticket that
+// it sealed is alive. The zero Lifecycle leaves all that to [Ring.Rotate].
+type Lifecycle struct {
+	// RotateEvery is the interval; 0 is none.
+	RotateEvery time.Duration
+	// TicketLifetime is how long a ticket may be used.
+	TicketLifetime time.Duration
+}
+
+// Retention is how many keys a rotation keeps: next, current, and as many
+// previous ones as there are intervals, begun ones too, in the life of a ticket.
+// Without an interval it is that of an interval as long as tickets live.
+func (l Lifecycle) Retention() int {
+	if l.RotateEvery == 0 {
+		return 3
+	}
+	return int((l.TicketLifetime+l.RotateEvery-1)/l.RotateEvery) + 2
+}
+
+// checkEvery is how often the wall clock is looked at.
+const checkEvery = time.Minute
+
+// RotateWhenDue rotates the set at the end of each interval until ctx ends. Who
+// brings the keys rotates them: a set that was pushed is left alone, also when it
+// was rotated by hand since.
+//
+// The interval is over when it has passed on the wall clock, which goes on while
+// a machine is suspended, or on the monotonic one, which is never set back. A
+// clock that leaps ahead makes for one rotation, however far it leaps.
+func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger) {
+	if r.life.RotateEvery == 0 {
+		return
+	}
+	for {
+		changed := r.Changed()
+		d, left := r.rotateIfDue()
+		if d != nil {
+			log.Info("ticket keys rotated", slog.Uint64("generation", d.Generation), slog.String("current", d.Keys[0].Name.String()))
+		}
+		timer := time.NewTimer(min(left, checkEvery))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-changed:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// rotateIfDue rotates a generated set whose interval is over, and returns what
+// is active then, else nil, and what is left of the interval.
+func (r *Ring) rotateIfDue() (rotated *Description, left time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pushed {
+		return nil, checkEvery
+	}
+	if r.untilDue() <= 0 {
+		r.install(r.rotation(), SourceRotation, r.description.Generation+1)
+		rotated = new(r.describe())
+	}
+	return rotated, r.untilDue()
+}
+
+// untilDue is what is left of the interval of the current key. The ring is
+// locked.
+func (r *Ring) untilDue() time.Duration {
+	passed := max(time.Since(r.activated), r.now().Sub(r.description.Keys[0].ActivatedAt))
+	return r.life.RotateEvery - passed
+}
+
+// nextRotation is when the set rotates by itself; zero when it does not. The
+// ring is locked.
+func (r *Ring) nextRotation() time.Time {
+	if r.pushed || r.life.RotateEvery == 0 {
+		return time.Time{}
+	}
+	at := r.description.Keys[0].ActivatedAt.Add(r.life.RotateEvery)
+	// The wall clock may have been set back since.
+	if latest := r.now().Add(r.life.RotateEvery - time.Since(r.activated)); latest.Before(at.Add(-time.Second)) {
+		return latest
+	}
+	return at
+}
+
+// rotation returns the set that follows the active one by a step. The ring is
+// locked.
+func (r *Ring) rotation() *Set {
+	keys := slices.Clone(r.set.Keys)
+	if r.set.Next != nil {
+		keys = slices.Insert(keys, 0, *r.set.Next)
+	}
+	// Of the previous keys that are too many, those go that have been so for
+	// longer than a ticket lives. Rotations by hand may come faster than the
+	// interval.
+	keep := max(r.life.Retention(), r.set.len()) - 1 // without the key that is to be next
+	for len(keys) > keep && (len(keys) >= MaxKeys || r.isOver(keys[len(keys)-2])) {
+		keys = keys[:len(keys)-1]
+	}
+	next := r.set.fresh()
+	return &Set{Keys: keys, Next: &next}
+}
+
+// isOver reports whether no ticket is alive that was sealed before the key was
+// activated. One that never was came with a set that somebody pushed, who has to
+// know.
+func (r *Ring) isOver(k Key) bool {
+	d, _ := r.find(k)
+	return d.ActivatedAt.IsZero() || r.now().Sub(d.ActivatedAt) >= r.life.TicketLifetime
+}

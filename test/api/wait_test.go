@@ -1,0 +1,220 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/handlers"
+)
+
+// slow is longer than anything here takes on a busy machine, and short enough
+// for a test that fails.
+const slow = 60
+
+// wait asks for the path in the background, with the generation that it has and
+// how many seconds to wait.
+func (s *service) wait(path, etag string, seconds int) <-chan answer {
+	answers := make(chan answer, 1)
+	go func() {
+		answers <- s.get(path, "*/*, application/octet-stream", "If-None-Match", etag, "Prefer", "wait="+strconv.Itoa(seconds))
+	}()
+	return answers
+}
+
+// awaitWaiters returns once so many requests are being held.
+func (s *service) awaitWaiters(tb testing.TB, want int) {
+	tb.Helper()
+	for deadline := time.Now().Add(slow * time.Second); s.api.Waiting() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			tb.Fatalf("%d requests are held, want %d", s.api.Waiting(), want)
+		}
+	}
+}
+
+func TestWaitForChange(t *testing.T) {
+	s := startService(t)
+	for _, path := range []string{"/ticket-keys", "/ticket-keys?format=ats", "/ticket-keys?format=nginx&key=1"} {
+		etag := s.get("/ticket-keys", typeJSON).want(t, 200).Header.Get("ETag")
+		held := s.wait(path, etag, slow)
+		s.awaitWaiters(t, 1)
+		rotated := s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+		a := (<-held).want(t, 200).wantHeader(t, "Preference-Applied", "wait="+strconv.Itoa(slow))
+		a.wantHeader(t, "ETag", rotated.Header.Get("ETag"))
+		s.awaitWaiters(t, 0)
+
+		// The client that is behind is answered at once.
+		(<-s.wait(path, etag, slow)).want(t, 200)
+		// One that has it all is told so when its time is over.
+		start := time.Now()
+		(<-s.wait(path, a.Header.Get("ETag"), 1)).want(t, 304).wantHeader(t, "Preference-Applied", "wait=1")
+		if took := time.Since(start); took < time.Second {
+			t.Errorf("%s: answered after %v", path, took)
+		}
+	}
+}
+
+// TestWaitIsNoChange has an update that changes nothing while somebody waits.
+func TestWaitIsNoChange(t *testing.T) {
+	s := startService(t)
+	set := slices.Concat(record(), record())
+	etag := s.post("/ticket-keys", typeBytes, set).want(t, 200).Header.Get("ETag")
+	held := s.wait("/ticket-keys", etag, slow)
+	s.awaitWaiters(t, 1)
+	s.post("/ticket-keys", typeBytes, set).want(t, 200)
+	s.post("/ticket-keys", typeBytes, set[1:]).want(t, 422)
+	s.awaitWaiters(t, 1)
+	s.post("/ticket-keys", typeBytes, record()).want(t, 200)
+	(<-held).want(t, 200)
+}
+
+func TestPrefer(t *testing.T) {
+	s := startService(t)
+	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	for _, test := range []struct {
+		prefer, applied string
+		status          int
+	}{
+		{"wait=0", "", 304},
+		{"respond-async", "", 304},
+		{"WAIT = 1", "wait=1", 304},
+		{`respond-async, wait="1"; x=y, wait=50`, "wait=1", 304},
+		{"wait", "", 400},
+		{"wait=soon", "", 400},
+		{"wait=-1", "", 400},
+		{"wait=1.5", "", 400},
+	} {
+		a := s.get("/ticket-keys", typeJSON, "If-None-Match", etag, "Prefer", test.prefer).want(t, test.status)
+		if test.status == 400 {
+			a.wantProblem(t, 400, api.ProblemCodeInvalidRequest)
+		}
+		a.wantHeader(t, "Preference-Applied", test.applied)
+	}
+	// Without a generation there is nothing to wait for.
+	s.get("/ticket-keys", typeJSON, "Prefer", "wait=600").want(t, 200).wantHeader(t, "Preference-Applied", "")
+	// More than the longest wait is the longest wait.
+	s.get("/ticket-keys", typeJSON, "If-None-Match", `"1"`, "Prefer", "wait=99999999999999999999").want(t, 200).
+		wantHeader(t, "Preference-Applied", "wait=600")
+}
+
+// TestWaitersGo has clients that hang up, and a service that stops.
+func TestWaitersGo(t *testing.T) {
+	s := startService(t)
+	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	ctx, cancel := context.WithCancel(t.Context())
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/ticket-keys", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("If-None-Match", etag)
+	request.Header.Set("Prefer", "wait=600")
+	gone := make(chan error)
+	go func() {
+		response, err := s.Client().Do(request)
+		if err == nil {
+			response.Body.Close()
+		}
+		gone <- err
+	}()
+	s.awaitWaiters(t, 1)
+	cancel()
+	if err := <-gone; err == nil {
+		t.Error("an answer for a client that hung up")
+	}
+	s.awaitWaiters(t, 0)
+
+	held := s.wait("/ticket-keys", etag, 600)
+	s.awaitWaiters(t, 1)
+	s.api.Drain(t.Context())
+	(<-held).want(t, 304)
+}
+
+// TestWaitersLeaveRoom fills the places of requests that are held and then those
+// of the others: neither takes from the other.
+func TestWaitersLeaveRoom(t *testing.T) {
+	s := startService(t, func(c *handlers.Config) { c.MaxInFlight, c.MaxWaiting = 1, 3 })
+	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	var held []<-chan answer
+	for range 3 {
+		held = append(held, s.wait("/ticket-keys", etag, slow))
+	}
+	s.awaitWaiters(t, 3)
+	(<-s.wait("/ticket-keys", etag, slow)).wantProblem(t, 503, api.ProblemCodeOverloaded)
+	s.get("/ticket-keys", typeJSON).want(t, 200)
+	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+	for _, a := range held {
+		(<-a).want(t, 200)
+	}
+}
+
+// TestWaitBeyondTimeouts waits for longer than the listener lets a request take.
+func TestWaitBeyondTimeouts(t *testing.T) {
+	s := startService(t)
+	server := httptest.NewUnstartedServer(s.api.Handler())
+	const timeout = 200 * time.Millisecond
+	server.Config.ReadTimeout, server.Config.WriteTimeout = timeout, timeout
+	server.Start()
+	defer server.Close()
+	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	request, err := http.NewRequest(http.MethodGet, server.URL+"/ticket-keys", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("If-None-Match", etag)
+	request.Header.Set("Prefer", "wait=1")
+	for range 2 { // the second on the same connection
+		s.do(request).want(t, 304).wantHeader(t, "Preference-Applied", "wait=1")
+	}
+}
+
+// TestManyWaiters has many clients wait at once and tells how soon they are
+// answered.
+func TestManyWaiters(t *testing.T) {
+	s := startService(t)
+	server := httptest.NewServer(s.api.Handler()) // without the checks of the contract
+	defer server.Close()
+	client := server.Client()
+	client.Transport.(*http.Transport).MaxConnsPerHost = 0
+	const waiters = 500
+	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	answered := make([]time.Time, waiters)
+	var running sync.WaitGroup
+	failed := make(chan error, waiters)
+	for i := range waiters {
+		running.Go(func() {
+			request, err := http.NewRequest(http.MethodGet, server.URL+"/ticket-keys?format=ats", nil)
+			if err != nil {
+				failed <- err
+				return
+			}
+			request.Header.Set("If-None-Match", etag)
+			request.Header.Set("Prefer", "wait="+strconv.Itoa(slow))
+			response, err := client.Do(request)
+			if err != nil {
+				failed <- err
+				return
+			}
+			defer response.Body.Close()
+			if answered[i] = time.Now(); response.StatusCode != 200 {
+				failed <- fmt.Errorf("status %d", response.StatusCode)
+			}
+		})
+	}
+	s.awaitWaiters(t, waiters)
+	start := time.Now()
+	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+	running.Wait()
+	close(failed)
+	for err := range failed {
+		t.Error(err)
+	}
+	slices.SortFunc(answered, time.Time.Compare)
+	t.Logf("%d waiters answered: median after %v, 99 %% after %v", waiters, answered[waiters/2].Sub(start), answered[waiters*99/100].Sub(start))
+}
