@@ -1,0 +1,269 @@
+// Package client speaks to a sessapi service: it describes, fetches, pushes,
+// rotates and revokes session ticket keys, and follows them as they change.
+//
+// A Go server shares its session tickets with the rest of its fleet in one line:
+//
+//	go c.FollowTicketKeys(ctx, config)
+//
+// # Guarantees
+//
+//   - Every request ends: with its context, or when the service has not
+//     answered in time. No answer takes more memory than a set of keys needs.
+//   - What follows the keys goes on until its context ends. While the service
+//     is away, or sends what cannot be used, the last keys stay.
+//   - Secrets are in no error and no log. The buffers that they arrive in are
+//     wiped, those of net/http aside, which are out of reach.
+//
+// An answer other than success is an [*Error].
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+const (
+	// requestTimeout is for an answer that the service has at hand.
+	requestTimeout = 15 * time.Second
+	// maxBody is more than a set of 64 keys needs in any format, and more than
+	// its description needs: that has about 300 bytes a key.
+	maxBody = 64 << 10
+	// maxHeader bounds the header of an answer, in bytes.
+	maxHeader = 16 << 10
+)
+
+// TicketKeys describes a set of ticket keys: current, next, previous from the
+// newest on. It holds no secret.
+type TicketKeys = api.TicketKeys
+
+// TicketKey describes one key of a set.
+type TicketKey = api.TicketKey
+
+// TicketKeyRole is what a key of a set is for: current, next or previous.
+type TicketKeyRole = api.TicketKeyRole
+
+// TicketKeyBits is the size of a key's secrets: 128 or 256.
+type TicketKeyBits = api.TicketKeyBits
+
+// Client makes requests to one service. It is safe for concurrent use.
+type Client struct {
+	api *api.Client
+	log *slog.Logger
+}
+
+// Option changes how a [Client] works.
+type Option func(*settings)
+
+type settings struct {
+	http *http.Client
+	log  *slog.Logger
+}
+
+// WithHTTPClient makes requests through c, for TLS settings, credentials or a
+// proxy of one's own. It must not have a Timeout, or [Client.Watch] is cut off
+// by it. The one that is used otherwise follows no redirects and uses no proxy.
+func WithHTTPClient(c *http.Client) Option { return func(s *settings) { s.http = c } }
+
+// WithLogger has failures that [Client.Watch] gets over logged. Without it they
+// are passed over in silence.
+func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
+
+// New returns a client of the service at baseURL: http://HOST:PORT,
+// https://HOST:PORT or unix:PATH. It makes no request.
+func New(baseURL string, options ...Option) (*Client, error) {
+	path, isUnix := strings.CutPrefix(baseURL, "unix:")
+	u, err := url.Parse(baseURL)
+	switch {
+	case isUnix && path != "":
+		baseURL = "http://localhost"
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return nil, errors.New("the service's address must be http://HOST:PORT, https://HOST:PORT or unix:PATH")
+	case u.User != nil:
+		return nil, errors.New("the service's address must not hold credentials")
+	}
+	s := settings{log: slog.New(slog.DiscardHandler)}
+	for _, option := range options {
+		option(&s)
+	}
+	if s.http == nil {
+		s.http = newHTTPClient(path, isUnix)
+	} else if isUnix {
+		return nil, errors.New("with an HTTP client of one's own, which dials by itself, the address must not be unix:PATH")
+	}
+	requests, err := api.NewClient(baseURL, api.WithHTTPClient(s.http))
+	if err != nil {
+		return nil, err
+	}
+	return &Client{requests, s.log}, nil
+}
+
+func newHTTPClient(path string, isUnix bool) *http.Client {
+	return &http.Client{
+		// Keys go to the service that was named, and to no other.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if isUnix {
+					network, address = "unix", path
+				}
+				dialer := net.Dialer{Timeout: requestTimeout}
+				return dialer.DialContext(ctx, network, address)
+			},
+			TLSHandshakeTimeout:    requestTimeout,
+			IdleConnTimeout:        90 * time.Second, // the service closes after 2 minutes
+			MaxResponseHeaderBytes: maxHeader,
+			ForceAttemptHTTP2:      true,
+		},
+	}
+}
+
+// TicketKeys describes the active set.
+func (c *Client) TicketKeys(ctx context.Context) (*TicketKeys, error) {
+	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.api.GetTicketKeys(ctx, nil)
+	})
+}
+
+// Format returns the active set in the format of a server: ats, httpd, nginx,
+// envoy, haproxy, dnsdist, h2o, openssl or go. For servers that read one key a
+// file it returns one of the files: that of key, from 0, which encrypts and is
+// meant by nil. For other servers key must be nil. The caller must wipe what is
+// returned.
+func (c *Client) Format(ctx context.Context, format string, key *int) ([]byte, error) {
+	_, data, err := c.fetch(ctx, requestTimeout, format, key, "", 0)
+	return data, err
+}
+
+// fetch returns the active set in a format, and its ETag. With the ETag of an
+// earlier answer the service takes as long as wait for a change; then the error
+// is [http.StatusNotModified].
+func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string, key *int, etag string, wait time.Duration) (newETag string, data []byte, err error) {
+	params := &api.GetTicketKeysParams{Format: new(api.TicketKeyFormat(format))}
+	if etag != "" {
+		params.IfNoneMatch = &etag
+	}
+	header, data, err := c.do(ctx, timeout, func(ctx context.Context) (*http.Response, error) {
+		return c.api.GetTicketKeys(ctx, params, func(_ context.Context, r *http.Request) error {
+			if key != nil {
+				query := r.URL.Query()
+				query.Set("key", strconv.Itoa(*key))
+				r.URL.RawQuery = query.Encode()
+			}
+			if wait > 0 {
+				r.Header.Set("Prefer", fmt.Sprintf("wait=%d", int(wait.Seconds()))) // RFC 7240, section 4.3
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	return header.Get("ETag"), data, nil
+}
+
+// UpdateOption changes how an update is made.
+type UpdateOption func(*update)
+
+type update struct{ ifMatch *string }
+
+// IfGeneration makes an update only while the active set is of that
+// generation. When it is not, the error has the code precondition_failed.
+func IfGeneration(generation uint64) UpdateOption {
+	return func(u *update) { u.ifMatch = new(`"` + strconv.FormatUint(generation, 10) + `"`) }
+}
+
+func ifMatch(options []UpdateOption) *string {
+	var u update
+	for _, option := range options {
+		option(&u)
+	}
+	return u.ifMatch
+}
+
+// Push puts the set that data is, in the format of a server, in place of the
+// active one, and describes what is active then. A set that is refused changes
+// nothing; the error's Fields say why. data remains the caller's to wipe.
+func (c *Client) Push(ctx context.Context, format string, data []byte, options ...UpdateOption) (*TicketKeys, error) {
+	contentType := "application/octet-stream"
+	if format == "haproxy" {
+		contentType = "text/plain"
+	}
+	params := &api.ReplaceTicketKeysParams{Format: new(api.TicketKeyFormat(format)), IfMatch: ifMatch(options)}
+	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.api.ReplaceTicketKeysWithBody(ctx, params, contentType, bytes.NewReader(data))
+	})
+}
+
+// Rotate rotates the active set by one step and describes what is active then.
+func (c *Client) Rotate(ctx context.Context, options ...UpdateOption) (*TicketKeys, error) {
+	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.api.RotateTicketKeys(ctx, &api.RotateTicketKeysParams{IfMatch: ifMatch(options)})
+	})
+}
+
+// Revoke takes the key of that name, 32 hex digits, out of the active set and
+// describes what is active then.
+func (c *Client) Revoke(ctx context.Context, name string, options ...UpdateOption) (*TicketKeys, error) {
+	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.api.RevokeTicketKey(ctx, name, &api.RevokeTicketKeyParams{IfMatch: ifMatch(options)})
+	})
+}
+
+// describe makes a request that is answered with a description.
+func (c *Client) describe(ctx context.Context, request func(context.Context) (*http.Response, error)) (*TicketKeys, error) {
+	_, body, err := c.do(ctx, requestTimeout, request)
+	if err != nil {
+		return nil, err
+	}
+	var description TicketKeys
+	if err := json.Unmarshal(body, &description); err != nil {
+		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %w", err)
+	}
+	return &description, nil
+}
+
+// do makes a request and reads the whole of its answer, which is the caller's
+// to wipe.
+func (c *Client) do(ctx context.Context, timeout time.Duration, request func(context.Context) (*http.Response, error)) (http.Header, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	response, err := request(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer response.Body.Close()
+	body := make([]byte, maxBody+1) // growing it would leave copies of secrets behind
+	n := 0
+	for n < len(body) && err == nil {
+		var m int
+		m, err = response.Body.Read(body[n:])
+		n += m
+	}
+	switch {
+	case n > maxBody:
+		err = fmt.Errorf("the service's answer is larger than %d bytes", maxBody)
+	case errors.Is(err, io.EOF): // not so an answer that is cut off: io.ErrUnexpectedEOF
+		err = nil
+	}
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = newError(response, body[:n])
+	}
+	if err != nil {
+		clear(body)
+		return nil, nil, err
+	}
+	return response.Header, body[:n], nil
+}

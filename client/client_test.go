@@ -1,0 +1,210 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// serve returns a client of a service that answers with the handler.
+func serve(t *testing.T, handler http.HandlerFunc) *Client {
+	t.Helper()
+	s := httptest.NewServer(handler)
+	t.Cleanup(s.Close)
+	c, err := New(s.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestAddress(t *testing.T) {
+	for _, address := range []string{"", "127.0.0.1:8440", "localhost:8440", "ftp://host", "http://", "unix:", "http://\x00", "http://user:password@host"} {
+		if _, err := New(address); err == nil || strings.Contains(err.Error(), "password") {
+			t.Errorf("%q: %v", address, err)
+		}
+	}
+	if _, err := New("unix:/run/s.sock", WithHTTPClient(&http.Client{})); err == nil {
+		t.Error("a Unix socket is taken along with an HTTP client that knows nothing of it")
+	}
+}
+
+func TestUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.sock")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"generation":7}`)
+	})}}
+	s.Start()
+	defer s.Close()
+	c, err := New("unix:" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := c.TicketKeys(t.Context()); err != nil || d.Generation != 7 {
+		t.Errorf("%+v %v", d, err)
+	}
+}
+
+// What is asked of the service, and with what.
+func TestRequests(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		do         func(context.Context, *Client) error
+	}{
+		{"describe", "GET /ticket-keys", func(ctx context.Context, c *Client) error {
+			_, err := c.TicketKeys(ctx)
+			return err
+		}},
+		{"format", "GET /ticket-keys?format=ats", func(ctx context.Context, c *Client) error {
+			_, err := c.Format(ctx, "ats", nil)
+			return err
+		}},
+		{"key", "GET /ticket-keys?format=nginx&key=2", func(ctx context.Context, c *Client) error {
+			_, err := c.Format(ctx, "nginx", new(2))
+			return err
+		}},
+		{"push", "POST /ticket-keys?format=ats application/octet-stream keys", func(ctx context.Context, c *Client) error {
+			_, err := c.Push(ctx, "ats", []byte("keys"))
+			return err
+		}},
+		{"push text", `POST /ticket-keys?format=haproxy text/plain "7" keys`, func(ctx context.Context, c *Client) error {
+			_, err := c.Push(ctx, "haproxy", []byte("keys"), IfGeneration(7))
+			return err
+		}},
+		{"rotate", `POST /ticket-keys/rotate "7"`, func(ctx context.Context, c *Client) error {
+			_, err := c.Rotate(ctx, IfGeneration(7))
+			return err
+		}},
+		{"revoke", "DELETE /ticket-keys/00ff", func(ctx context.Context, c *Client) error {
+			_, err := c.Revoke(ctx, "00ff")
+			return err
+		}},
+		{"revoke what is no name", "DELETE /ticket-keys/..%2F..%2Fsessions%3F", func(ctx context.Context, c *Client) error {
+			_, err := c.Revoke(ctx, "../../sessions?")
+			return err
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got string
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				got = strings.Join(strings.Fields(r.Method+" "+r.RequestURI+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("If-Match")+" "+string(body)), " ")
+				_, _ = io.WriteString(w, "{}")
+			})
+			if err := test.do(t.Context(), c); err != nil || got != test.want {
+				t.Errorf("%s (%v), want %s", got, err, test.want)
+			}
+		})
+	}
+}
+
+func TestProblem(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.Header().Set("Retry-After", "3")
+		w.WriteHeader(http.StatusUnprocessableEntity)
+		_, _ = io.WriteString(w, `{"code":"invalid_ticket_keys","detail":"The set is refused.","errors":[{"field":"keys[0]","reason":"is weak"},{"field":"next","reason":"is too"}]}`)
+	})
+	_, err := c.Push(t.Context(), "ats", []byte("x"))
+	e, ok := errors.AsType[*Error](err)
+	if !ok || e.Status != 422 || e.Code != "invalid_ticket_keys" || e.Detail != "The set is refused." || e.RetryAfter != 3*time.Second || len(e.Fields) != 2 {
+		t.Errorf("%+v", err)
+	}
+	if want := "the service answers 422 invalid_ticket_keys: The set is refused. keys[0] is weak; next is too"; err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
+	}
+}
+
+// What comes from something that is not the service, or from one that lies.
+func TestHostileAnswers(t *testing.T) {
+	for _, test := range []struct {
+		name, want string
+		handler    http.HandlerFunc
+	}{
+		{"proxy", "the service answers 502 Bad Gateway", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, `{"detail":"not ours"}`, http.StatusBadGateway)
+		}},
+		{"problem that is none", "the service answers 500 Internal Server Error", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = io.WriteString(w, "{")
+		}},
+		{"redirect", "the service answers 307 Temporary Redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}},
+		{"not modified", "the service answers 304 Not Modified", func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNotModified)
+		}},
+		{"huge", "larger than 65536 bytes", func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 32<<10)); err != nil {
+					return
+				}
+			}
+		}},
+		{"huge header", "exceeded", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("ETag", strings.Repeat("x", 1<<20))
+		}},
+		{"cut off", "unexpected EOF", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "96")
+			_, _ = w.Write(make([]byte, 48))
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			data, err := serve(t, test.handler).Format(t.Context(), "ats", nil)
+			if err == nil || !strings.Contains(err.Error(), test.want) || data != nil {
+				t.Errorf("%d bytes, %v", len(data), err)
+			}
+		})
+	}
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") })
+	if _, err := c.TicketKeys(t.Context()); err == nil {
+		t.Error("a page is taken for a description")
+	}
+}
+
+// The largest answer that is taken is taken whole.
+func TestLargestAnswer(t *testing.T) {
+	want := bytes.Repeat([]byte("k"), maxBody)
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(want) })
+	if data, err := c.Format(t.Context(), "ats", nil); err != nil || !bytes.Equal(data, want) {
+		t.Errorf("%d bytes, %v", len(data), err)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	for value, want := range map[string]time.Duration{
+		"": 0, "0": 0, "7": 7 * time.Second, "-7": 0, "soon": 0, "99999999999999999999": 0,
+		"Wed, 21 Oct 2015 07:28:00 GMT": 0,
+	} {
+		if got := retryAfter(value); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+	if got := retryAfter(time.Now().Add(time.Hour).UTC().Format(http.TimeFormat)); got < 59*time.Minute || got > time.Hour {
+		t.Errorf("in an hour: %v", got)
+	}
+}
+
+func FuzzError(f *testing.F) {
+	f.Fuzz(func(t *testing.T, contentType string, body []byte) {
+		e := newError(&http.Response{StatusCode: http.StatusBadRequest, Header: http.Header{"Content-Type": {contentType}}}, body)
+		if e.Code != "" && !json.Valid(body) {
+			t.Errorf("%q is read as %+v", body, e)
+		}
+		_ = e.Error()
+	})
+}

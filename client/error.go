@@ -1,0 +1,77 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+// FieldError says what is wrong with one key or a part of it.
+type FieldError = api.FieldError
+
+// Error is an answer of the service that is not success.
+type Error struct {
+	// Status is that of HTTP.
+	Status int
+	// Code names the problem and is stable; the service's API reference lists
+	// all of them. It is empty when the answer is not the service's own, such
+	// as that of a proxy.
+	Code string
+	// Detail is for people; empty when Code is.
+	Detail string
+	// Fields says why a set of keys was refused.
+	Fields []FieldError
+	// RetryAfter is how long the service asks to be left alone; 0 when it does
+	// not.
+	RetryAfter time.Duration
+}
+
+// Error returns what the service says.
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "the service answers %d", e.Status)
+	if e.Code != "" {
+		fmt.Fprintf(&b, " %s: %s", e.Code, e.Detail)
+	} else if text := http.StatusText(e.Status); text != "" {
+		b.WriteString(" " + text)
+	}
+	separator := " "
+	for _, field := range e.Fields {
+		b.WriteString(separator + field.Field + " " + field.Reason)
+		separator = "; "
+	}
+	return b.String()
+}
+
+// newError reads the problem document (RFC 9457) of an answer, if it is one.
+func newError(response *http.Response, body []byte) *Error {
+	e := &Error{Status: response.StatusCode, RetryAfter: retryAfter(response.Header.Get("Retry-After"))}
+	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	var problem api.Problem
+	if mediaType != "application/problem+json" || json.Unmarshal(body, &problem) != nil {
+		return e
+	}
+	e.Code, e.Detail = string(problem.Code), problem.Detail
+	if problem.Errors != nil {
+		e.Fields = *problem.Errors
+	}
+	return e
+}
+
+// retryAfter reads seconds or a date (RFC 9110, section 10.2.3). What is
+// neither, or in the past, is 0.
+func retryAfter(value string) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(0, time.Until(at))
+	}
+	return 0
+}

@@ -1,0 +1,153 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"time"
+)
+
+const (
+	// wait is how long the service is asked to hold a request while nothing
+	// changes, and grace how much longer its answer may take.
+	wait  = 60 * time.Second
+	grace = 15 * time.Second
+
+	// interval is the least time from one request to the next: a service, or a
+	// proxy before it, may not hold them.
+	interval = time.Second
+
+	// Failures in a row are each followed by twice the pause, from the first to
+	// the longest.
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 30 * time.Second
+	// maxRetryAfter bounds what the service may ask for instead.
+	maxRetryAfter = 5 * time.Minute
+
+	seedSize = 32 // of crypto/tls's SetSessionTicketKeys, in bytes
+	maxSeeds = 64 // as many as a set has keys
+)
+
+// Watch calls take with the active set in the format of a server, as
+// [Client.Format] returns it, and again whenever it has changed, until ctx ends;
+// it returns the cause of that. data is wiped when take returns.
+//
+// A request waits at the service for the next change, which arrives as soon as
+// it happens; where nothing holds the request, the set is asked for every
+// second. A failure, which may be that of take, is logged and tried again after
+// a pause that grows with each failure in a row, is cut by up to a half at random
+// so that a fleet does not return all at once, and is no shorter than the service
+// asks for.
+func (c *Client) Watch(ctx context.Context, format string, key *int, take func(data []byte) error) error {
+	etag, failures := "", 0
+	for {
+		began := time.Now()
+		taken, err := c.poll(ctx, format, key, etag, take)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		pause := interval - time.Since(began)
+		if err == nil {
+			etag, failures = taken, 0
+		} else {
+			pause = backoff(failures, err)
+			failures++
+			c.log.Warn("cannot follow the ticket keys; the last ones stay",
+				slog.String("format", format), slog.Duration("retry_in", pause), slog.String("error", err.Error()))
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		case <-timer.C:
+		}
+	}
+}
+
+// poll waits for a set other than that of the ETag, has it taken and returns its
+// ETag. When there is none after a while, it returns the old one.
+func (c *Client) poll(ctx context.Context, format string, key *int, etag string, take func(data []byte) error) (string, error) {
+	newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
+	defer func() { clear(data) }()
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified && etag != "" {
+		return etag, nil
+	}
+	switch {
+	case err != nil:
+		return "", err
+	case newETag == "":
+		return "", errors.New("the service's answer has no ETag")
+	case newETag == etag:
+		return etag, nil
+	}
+	return newETag, take(data)
+}
+
+// backoff is the pause after err, which so many failures came before.
+func backoff(failures int, err error) time.Duration {
+	longest := min(firstBackoff<<min(failures, 16), maxBackoff)
+	pause := longest - rand.N(longest/2)
+	if e, ok := errors.AsType[*Error](err); ok {
+		pause = max(pause, min(e.RetryAfter, maxRetryAfter))
+	}
+	return pause
+}
+
+// FollowTicketKeys has config seal session tickets with the service's current
+// key and open those of all its keys, and follows them as [Client.Watch] does
+// until ctx ends; it returns the cause of that. Go's tickets open on Go servers
+// alone: the keys are derived from those of the set.
+//
+// Before the first keys arrive, config has what it had, which may be Go's
+// automatic keys. From then on Go rotates nothing by itself: the keys change when
+// the service changes them, and while it is away the last ones stay, however
+// long that is.
+//
+// config must be the one that connections are served with. http.Server's
+// ServeTLS and ListenAndServeTLS serve with a copy of the server's TLSConfig,
+// which keys do not reach; give them one whose GetConfigForClient returns config.
+// [tls.NewListener] serves with config itself.
+func (c *Client) FollowTicketKeys(ctx context.Context, config *tls.Config) error {
+	return c.Watch(ctx, "go", nil, func(data []byte) error {
+		seeds, err := parseSeeds(data)
+		defer clear(seeds)
+		if err != nil {
+			return err
+		}
+		config.SetSessionTicketKeys(seeds)
+		return nil
+	})
+}
+
+// parseSeeds reads the format go: seeds for SetSessionTicketKeys, each a line of
+// base64, the first of which encrypts. The caller must wipe them, also those
+// that come with an error.
+func parseSeeds(data []byte) ([][seedSize]byte, error) {
+	seeds := make([][seedSize]byte, 0, maxSeeds)
+	var buf [seedSize + 1]byte // with what base64 has room for in its padding
+	defer clear(buf[:])
+	for line := range bytes.Lines(data) {
+		if len(seeds) == maxSeeds {
+			return seeds, fmt.Errorf("the service sends more than %d keys", maxSeeds)
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) != base64.StdEncoding.EncodedLen(seedSize) {
+			return seeds, fmt.Errorf("line %d of the service's keys has %d characters, not those of %d bytes in base64", len(seeds)+1, len(line), seedSize)
+		}
+		if n, err := base64.StdEncoding.Strict().Decode(buf[:], line); err != nil || n != seedSize {
+			return seeds, fmt.Errorf("line %d of the service's keys is not %d bytes in base64", len(seeds)+1, seedSize)
+		}
+		seeds = append(seeds, [seedSize]byte(buf[:seedSize]))
+	}
+	if len(seeds) == 0 {
+		return nil, errors.New("the service sends no keys")
+	}
+	return seeds, nil
+}
