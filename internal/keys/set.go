@@ -189,3 +189,17 @@ func (s *Set) equal(other *Set) bool {
 	}
 	return same
 }
+
+// Generate returns a set of fresh keys from the operating system's random
+// source, with secrets of 128 or 256 bits. Of two keys or more the last is
+// [Set.Next]. count is 1 to [MaxKeys]. The set is the caller's to wipe.
+func Generate(bits, count int) Set {
+	all := make([]Key, count)
+	for i := range all {
+		all[i] = generate(rand.Read, bits/8)
+	}
+	if count == 1 {
+		return Set{Keys: all}
+	}
+	return Set{Keys: all[:count-1], Next: &all[count-1]}
+}

@@ -130,3 +130,14 @@ func wiped(k Key) bool {
 	m := k.view()
 	return len(m.aesKey) > 0 && !slices.ContainsFunc(slices.Concat(m.hmacSecret, m.aesKey), func(b byte) bool { return b != 0 })
 }
+
+func TestGenerate(t *testing.T) {
+	for _, bits := range []int{128, 256} {
+		for _, count := range []int{1, 2, 3, MaxKeys} {
+			set := Generate(bits, count)
+			if err := set.Validate(); err != nil || set.len() != count || (set.Next != nil) != (count > 1) || set.Keys[0].Bits() != bits {
+				t.Errorf("%d keys of %d bits: %d keys, next %v, %v", count, bits, set.len(), set.Next, err)
+			}
+		}
+	}
+}
