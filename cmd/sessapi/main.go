@@ -10,10 +10,12 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/alecthomas/kong"
 
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // Exit codes.
@@ -31,7 +33,7 @@ func main() {
 	signal.Notify(reload, syscall.SIGHUP)
 	// The first signal stops the service in good order, a second one at once.
 	context.AfterFunc(ctx, stop)
-	code := run(os.Args[1:], environment{ctx: ctx, reload: reload, stdout: os.Stdout, stderr: os.Stderr})
+	code := run(os.Args[1:], environment{ctx: ctx, reload: reload, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr})
 	os.Exit(code)
 }
 
@@ -39,6 +41,7 @@ func main() {
 type environment struct {
 	ctx            context.Context // ends when the process is to stop
 	reload         <-chan os.Signal
+	stdin          io.Reader
 	stdout, stderr io.Writer
 }
 
@@ -47,6 +50,7 @@ type commandLine struct {
 	Serve       serveCommand       `cmd:"" help:"Run the service."`
 	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings, and the ticket-key file, without serving."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
+	Keys        keysCommand        `cmd:"" help:"Work on ticket keys, in files and at a service."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`
 }
 
@@ -56,6 +60,10 @@ func run(args []string, env environment) int {
 	parser, err := kong.New(&commandLine{}, append(config.Options(),
 		kong.Name("sessapi"),
 		kong.Description("Keeps TLS sessions and session ticket keys for a fleet of TLS servers."),
+		kong.Vars{
+			"formats":          formatNames(func(keys.Format) bool { return true }),
+			"readable_formats": formatNames(keys.Format.Readable),
+		},
 		kong.Writers(env.stdout, env.stderr),
 		kong.Exit(func(code int) { exited = &code }),
 	)...)
@@ -75,7 +83,15 @@ func run(args []string, env environment) int {
 	return exitOK
 }
 
+// complain writes an error as one line. What a service says is in it as well, so
+// nothing in it reaches the terminal but what can be read.
 func complain(env environment, code int, err error) int {
-	fmt.Fprintf(env.stderr, "sessapi: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	line := strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintf(env.stderr, "sessapi: %s\n", line)
 	return code
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -47,12 +48,24 @@ func firstLine(err error) string {
 	return line
 }
 
-// Validate implements [kong.Resolver]: every key of the file must be a setting.
+// Validate implements [kong.Resolver]: every key of the file must be a setting,
+// which the flags beside --config are.
 func (f file) Validate(app *kong.Application) error {
 	known := map[string]bool{}
-	err := kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
-		if flag, ok := node.(*kong.Flag); ok {
+	add := func(node *kong.Node) {
+		if !slices.ContainsFunc(node.Flags, func(flag *kong.Flag) bool { return flag.Name == "config" }) {
+			return
+		}
+		for _, flag := range node.Flags {
 			known[flag.Name] = true
+		}
+	}
+	err := kong.Visit(app, func(node kong.Visitable, next kong.Next) error {
+		switch node := node.(type) {
+		case *kong.Application:
+			add(node.Node)
+		case *kong.Node:
+			add(node)
 		}
 		return next(nil)
 	})

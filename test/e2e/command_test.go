@@ -13,6 +13,7 @@ func TestCommand(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", filepath.Dir(sessapiPath)+string(filepath.ListSeparator)+env.Getenv("PATH"))
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // instead of a second for each command
 			return nil
 		},
 	})

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// keysCommand works on ticket keys: in files by itself, and at a service.
+type keysCommand struct {
+	Generate generateCommand `cmd:"" help:"Write fresh random keys."`
+	Inspect  inspectCommand  `cmd:"" help:"Show the keys of a file without their secrets; exit with 1 when they are weak or invalid."`
+	Convert  convertCommand  `cmd:"" help:"Write the keys of a file in another format."`
+	Push     pushCommand     `cmd:"" help:"Replace the keys of the service."`
+	Pull     pullCommand     `cmd:"" help:"Fetch the keys of the service."`
+	Rotate   rotateCommand   `cmd:"" help:"Rotate the keys of the service by one step."`
+	Revoke   revokeCommand   `cmd:"" help:"Take a key that has leaked out of the set of the service."`
+	Watch    watchCommand    `cmd:"" help:"Keep a file as the keys of the service are, until stopped."`
+}
+
+// maxKeyFile is more than 64 keys need in any format, in bytes.
+const maxKeyFile = 64 << 10
+
+// format is a flag that names a format.
+type format struct{ keys.Format }
+
+// UnmarshalText reads the name of a format.
+func (f *format) UnmarshalText(text []byte) (err error) {
+	if f.Format, err = keys.ParseFormat(string(text)); err != nil {
+		return errors.New("must be one of " + formatNames(func(keys.Format) bool { return true }))
+	}
+	return nil
+}
+
+// readableFormat is a flag that names a format to read keys from.
+type readableFormat struct{ keys.Format }
+
+// UnmarshalText reads the name of a format that can be read.
+func (f *readableFormat) UnmarshalText(text []byte) (err error) {
+	if f.Format, err = keys.ParseFormat(string(text)); err != nil || !f.Readable() {
+		return errors.New("must be one of " + formatNames(keys.Format.Readable))
+	}
+	return nil
+}
+
+func formatNames(which func(keys.Format) bool) string {
+	var names []string
+	for _, f := range keys.Formats() {
+		if which(f) {
+			names = append(names, f.String())
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkKeyFlag says whether --key suits the format.
+func checkKeyFlag(f keys.Format, key *int) error {
+	switch {
+	case key != nil && !f.OneKey():
+		return fmt.Errorf("%s reads all keys from one file: leave out --key", f)
+	case key != nil && *key < 0:
+		return errors.New("--key must be at least 0")
+	}
+	return nil
+}
+
+// readInput returns the content of a file, or of standard input for "-", which
+// the caller must wipe.
+func readInput(env environment, path string) ([]byte, error) {
+	in := env.stdin
+	if path != "-" {
+		file, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		in = file
+	}
+	buf := make([]byte, maxKeyFile+1)
+	n, err := io.ReadFull(in, buf)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return buf[:n], nil
+	case err == nil:
+		err = fmt.Errorf("%s is larger than %d bytes: that is no file of ticket keys", path, maxKeyFile)
+	}
+	clear(buf)
+	return nil, err
+}
+
+// readKeys reads a set from a file, or from standard input for "-". It is the
+// caller's to wipe, and may be weak.
+func readKeys(env environment, path string, f keys.Format) (keys.Set, error) {
+	data, err := readInput(env, path)
+	if err != nil {
+		return keys.Set{}, err
+	}
+	defer clear(data)
+	set, err := f.Parse(data)
+	if err != nil {
+		return keys.Set{}, fmt.Errorf("%s as %s: %w", path, f, err)
+	}
+	return set, nil
+}
+
+// writeKeys writes a set to standard output, or one of its keys for a server that
+// reads one key a file: the first unless key says which.
+func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err error) {
+	var data []byte
+	if !f.OneKey() {
+		data, err = f.Append(nil, set)
+	} else {
+		i := 0
+		if key != nil {
+			i = *key
+		}
+		if data, err = f.AppendKey(nil, set, i); err != nil {
+			err = fmt.Errorf("--key=%d: %w", i, err)
+		}
+	}
+	defer func() { clear(data) }()
+	if err != nil {
+		return err
+	}
+	_, err = env.stdout.Write(data)
+	return err
+}
+
+// replaceFile puts a file of mode 0600 in place of the one at path, if any: who
+// reads it meanwhile sees the one or the other, whole. A link is replaced by the
+// file.
+func replaceFile(path string, data []byte) (err error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
+	}
+	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(file.Name()))
+		}
+	}()
+	_, err = file.Write(data)
+	if err == nil {
+		err = file.Sync() // or the name may outlive a crash without the content
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	return os.Rename(file.Name(), path)
+}
+
+// keyTable writes a line for each key.
+func keyTable(w io.Writer, described []client.TicketKey) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tROLE\tBITS\tFINGERPRINT")
+	for _, k := range described {
+		role := string(k.Role)
+		if role == string(keys.RoleCurrent) {
+			role += ", encrypts"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\n", k.Name, role, k.Bits, k.Fingerprint)
+	}
+	return table.Flush()
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+type generateCommand struct {
+	Format format `required:"" env:"-" placeholder:"FORMAT" help:"Format to write: ${formats}."`
+	Bits   int    `default:"256" enum:"128,256" env:"-" help:"Size of the secrets: ${enum}."`
+	Count  int    `default:"1" env:"-" help:"Number of keys: the first encrypts, and of two or more the last is the next to."`
+}
+
+// Validate implements kong's check of the flags.
+func (c generateCommand) Validate() error {
+	switch {
+	case c.Count < 1 || c.Count > keys.MaxKeys:
+		return fmt.Errorf("--count must be from 1 to %d", keys.MaxKeys)
+	case c.Count > 1 && c.Format.OneKey():
+		return fmt.Errorf("%s reads one key a file: --count must be 1", c.Format)
+	}
+	return nil
+}
+
+// Run writes keys to standard output.
+func (c generateCommand) Run(env environment) error {
+	set := keys.Generate(c.Bits, c.Count)
+	defer set.Wipe()
+	err := writeKeys(env, c.Format.Format, set, nil)
+	if _, ok := errors.AsType[*keys.CannotCarryError](err); ok {
+		return fmt.Errorf("%w (--count says how many keys to make)", err)
+	}
+	return err
+}
+
+type inspectCommand struct {
+	File   string         `arg:"" placeholder:"FILE" help:"File to read; - is standard input."`
+	Format readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the file, which its content does not tell: ${readable_formats}."`
+}
+
+// Run writes a table of the keys. The error is what is wrong with them.
+func (c inspectCommand) Run(env environment) error {
+	set, err := readKeys(env, c.File, c.Format.Format)
+	if err != nil {
+		return err
+	}
+	defer set.Wipe()
+	var described []client.TicketKey
+	add := func(role keys.Role, k keys.Key) {
+		described = append(described, client.TicketKey{
+			Name: k.Name().String(), Role: client.TicketKeyRole(role), Bits: client.TicketKeyBits(k.Bits()), Fingerprint: k.Fingerprint(),
+		})
+	}
+	add(keys.RoleCurrent, set.Keys[0])
+	if set.Next != nil {
+		add(keys.RoleNext, *set.Next)
+	}
+	for _, k := range set.Keys[1:] {
+		add(keys.RolePrevious, k)
+	}
+	if err := keyTable(env.stdout, described); err != nil {
+		return err
+	}
+	return set.Validate()
+}
+
+type convertCommand struct {
+	File string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read; - is standard input."`
+	From readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}."`
+	To   format         `required:"" env:"-" placeholder:"FORMAT" help:"Format to write: ${formats}."`
+	Key  *int           `env:"-" placeholder:"I" help:"Which key to write for a server that reads one key a file, 0 if not given: the one that encrypts."`
+}
+
+// Validate implements kong's check of the flags.
+func (c convertCommand) Validate() error { return checkKeyFlag(c.To.Format, c.Key) }
+
+// Run writes the keys of the file to standard output.
+func (c convertCommand) Run(env environment) error {
+	set, err := readKeys(env, c.File, c.From.Format)
+	if err != nil {
+		return err
+	}
+	defer set.Wipe()
+	if err := set.Validate(); err != nil {
+		return err
+	}
+	return writeKeys(env, c.To.Format, set, c.Key)
+}

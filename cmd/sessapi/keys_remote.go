@@ -1,0 +1,211 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// server is the address of a service.
+type server string
+
+// UnmarshalText checks the address.
+func (s *server) UnmarshalText(text []byte) error {
+	*s = server(text)
+	_, err := client.New(string(text))
+	return err
+}
+
+// remote is the flag of the commands that speak to a service.
+type remote struct {
+	Server server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+}
+
+// update makes an update of the keys of the service and writes what is active
+// then.
+func (r remote) update(env environment, do func(*client.Client) (*client.TicketKeys, error)) error {
+	c, err := client.New(string(r.Server))
+	if err != nil {
+		return err
+	}
+	d, err := do(c)
+	if err != nil {
+		return r.explain(err)
+	}
+	if _, err := fmt.Fprintf(env.stdout, "generation %d\n", d.Generation); err != nil {
+		return err
+	}
+	return keyTable(env.stdout, d.Keys)
+}
+
+// explain says of an error that is not the service's what to look at.
+func (r remote) explain(err error) error {
+	if _, ok := errors.AsType[*client.Error](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w; is --server=%s the service, and does it run?", err, r.Server)
+}
+
+type pushCommand struct {
+	remote
+	File    string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read; - is standard input."`
+	Format  readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}."`
+	IfMatch *uint64        `env:"-" placeholder:"GENERATION" help:"Push only while the keys of the service are of this generation."`
+}
+
+// Run pushes the file.
+func (c pushCommand) Run(env environment) error {
+	data, err := readInput(env, c.File)
+	if err != nil {
+		return err
+	}
+	defer clear(data)
+	var options []client.UpdateOption
+	if c.IfMatch != nil {
+		options = append(options, client.IfGeneration(*c.IfMatch))
+	}
+	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
+		return service.Push(env.ctx, c.Format.String(), data, options...)
+	})
+}
+
+type rotateCommand struct {
+	remote
+}
+
+// Run rotates by one step.
+func (c rotateCommand) Run(env environment) error {
+	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) { return service.Rotate(env.ctx) })
+}
+
+// keyName is an argument that names a key.
+type keyName struct{ keys.Name }
+
+// UnmarshalText reads a name.
+func (n *keyName) UnmarshalText(text []byte) (err error) {
+	if n.Name, err = keys.ParseName(string(text)); err != nil {
+		return errors.New("must be the name of a key, 32 hex digits")
+	}
+	return nil
+}
+
+type revokeCommand struct {
+	remote
+	Name keyName `arg:"" help:"Name of the key: 32 hex digits."`
+}
+
+// Run revokes the key.
+func (c revokeCommand) Run(env environment) error {
+	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
+		return service.Revoke(env.ctx, c.Name.String())
+	})
+}
+
+// selection is the flags of the commands that fetch keys.
+type selection struct {
+	Format format `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
+	Key    *int   `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
+}
+
+// Validate implements kong's check of the flags.
+func (s selection) Validate() error { return checkKeyFlag(s.Format.Format, s.Key) }
+
+// check refuses what is no keys, so that no file of keys is replaced by it.
+func (s selection) check(data []byte) error {
+	if !s.Format.Readable() {
+		return nil
+	}
+	set, err := s.Format.Parse(data)
+	set.Wipe()
+	if err != nil {
+		return fmt.Errorf("what the service sends is no keys as %s: %w", s.Format, err)
+	}
+	return nil
+}
+
+type pullCommand struct {
+	remote
+	selection
+	Out string `env:"-" placeholder:"FILE" help:"File to write, of mode 0600, instead of standard output."`
+}
+
+// Run fetches the keys.
+func (c pullCommand) Run(env environment) error {
+	service, err := client.New(string(c.Server))
+	if err != nil {
+		return err
+	}
+	data, err := service.Format(env.ctx, c.Format.String(), c.Key)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer clear(data)
+	if err := c.check(data); err != nil {
+		return err
+	}
+	if c.Out != "" {
+		return replaceFile(c.Out, data)
+	}
+	_, err = env.stdout.Write(data)
+	return err
+}
+
+type watchCommand struct {
+	remote
+	selection
+	Out  string `required:"" env:"-" placeholder:"FILE" help:"File to write, of mode 0600."`
+	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run whenever the file was written, such as the reload of a server. It may take a minute."`
+}
+
+const (
+	// execTimeout bounds the command: while it runs, no newer keys are written.
+	execTimeout = time.Minute
+	// execGrace is how long a command that has to end, for that or because the
+	// watch does, may take to.
+	execGrace = time.Second
+)
+
+// Run writes the file at once and after each change, until the process is to
+// stop.
+func (c watchCommand) Run(env environment) error {
+	log := newLogger(env.stderr, "info", "auto")
+	service, err := client.New(string(c.Server), client.WithLogger(log))
+	if err != nil {
+		return err
+	}
+	_ = service.Watch(env.ctx, c.Format.String(), c.Key, func(data []byte) error { // ends when it is to
+		if err := c.check(data); err != nil {
+			return err
+		}
+		if err := replaceFile(c.Out, data); err != nil {
+			return err
+		}
+		log.Info("ticket keys written", slog.String("path", c.Out))
+		if c.Exec == "" {
+			return nil
+		}
+		if err := c.runCommand(env); err != nil {
+			log.Error("the command failed; the file is written, and the watch goes on", slog.String("error", err.Error()))
+		}
+		return nil
+	})
+	return nil
+}
+
+func (c watchCommand) runCommand(env environment) error {
+	ctx, cancel := context.WithTimeout(env.ctx, execTimeout)
+	defer cancel()
+	command := exec.CommandContext(ctx, "sh", "-c", c.Exec) //nolint:gosec // it is the operator's own
+	command.Stdout, command.Stderr = env.stdout, env.stderr
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to reach what the shell started
+	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGTERM) }
+	command.WaitDelay = execGrace
+	return command.Run()
+}
