@@ -96,6 +96,9 @@ type ClientInterface interface {
 	// secret. With `format`, sends the keys as that server reads them. Both
 	// carry the generation as ETag.
 	//
+	// To follow the keys, send the generation in `If-None-Match` and
+	// `Prefer: wait=60`: the answer is held until the generation moves.
+	//
 	// Corresponds with GET /ticket-keys (the `GetTicketKeys` operationId).
 	GetTicketKeys(ctx context.Context, params *GetTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -123,6 +126,18 @@ type ClientInterface interface {
 	// Corresponds with POST /ticket-keys (the `ReplaceTicketKeys` operationId).
 	ReplaceTicketKeys(ctx context.Context, params *ReplaceTicketKeysParams, body ReplaceTicketKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ReplaceTicketKeysWithTextBody Replace the ticket keys
+	//
+	// Puts a whole set in place of the active one, at once and atomically.
+	// The first key encrypts, the others only decrypt. A set that is refused
+	// leaves the active one as it is; the set that is active already, or what
+	// `format` makes of it, changes nothing, not even the generation.
+	//
+	// Takes a body of the `text/plain` content type.
+	//
+	// Corresponds with POST /ticket-keys (the `ReplaceTicketKeys` operationId).
+	ReplaceTicketKeysWithTextBody(ctx context.Context, params *ReplaceTicketKeysParams, body ReplaceTicketKeysTextRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RotateTicketKeys Rotate the ticket keys by one step
 	//
 	// `next` becomes `current`, `current` becomes the newest `previous`, a
@@ -149,6 +164,9 @@ type ClientInterface interface {
 // Without `format`, describes the active set; the description holds no
 // secret. With `format`, sends the keys as that server reads them. Both
 // carry the generation as ETag.
+//
+// To follow the keys, send the generation in `If-None-Match` and
+// `Prefer: wait=60`: the answer is held until the generation moves.
 //
 // Corresponds with GET /ticket-keys (the `GetTicketKeys` operationId).
 func (c *Client) GetTicketKeys(ctx context.Context, params *GetTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -197,6 +215,28 @@ func (c *Client) ReplaceTicketKeysWithBody(ctx context.Context, params *ReplaceT
 // Corresponds with POST /ticket-keys (the `ReplaceTicketKeys` operationId).
 func (c *Client) ReplaceTicketKeys(ctx context.Context, params *ReplaceTicketKeysParams, body ReplaceTicketKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReplaceTicketKeysRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReplaceTicketKeysWithTextBody Replace the ticket keys
+//
+// Puts a whole set in place of the active one, at once and atomically.
+// The first key encrypts, the others only decrypt. A set that is refused
+// leaves the active one as it is; the set that is active already, or what
+// `format` makes of it, changes nothing, not even the generation.
+//
+// Takes a body of the `text/plain` content type.
+//
+// Corresponds with POST /ticket-keys (the `ReplaceTicketKeys` operationId).
+func (c *Client) ReplaceTicketKeysWithTextBody(ctx context.Context, params *ReplaceTicketKeysParams, body ReplaceTicketKeysTextRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReplaceTicketKeysRequestWithTextBody(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -287,6 +327,18 @@ func NewGetTicketKeysRequest(server string, params *GetTicketKeysParams) (*http.
 
 		}
 
+		if params.Key != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "key", *params.Key, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -311,6 +363,17 @@ func NewGetTicketKeysRequest(server string, params *GetTicketKeysParams) (*http.
 			req.Header.Set("If-None-Match", headerParam0)
 		}
 
+		if params.Prefer != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "Prefer", *params.Prefer, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Prefer", headerParam1)
+		}
+
 	}
 
 	return req, nil
@@ -325,6 +388,17 @@ func NewReplaceTicketKeysRequest(server string, params *ReplaceTicketKeysParams,
 	}
 	bodyReader = bytes.NewReader(buf)
 	return NewReplaceTicketKeysRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewReplaceTicketKeysRequestWithTextBody calls the generic ReplaceTicketKeys builder with text/plain body
+func NewReplaceTicketKeysRequestWithTextBody(server string, params *ReplaceTicketKeysParams, body ReplaceTicketKeysTextRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	if stringer, ok := interface{}(body).(fmt.Stringer); ok {
+		bodyReader = strings.NewReader(stringer.String())
+	} else {
+		bodyReader = strings.NewReader(fmt.Sprint(body))
+	}
+	return NewReplaceTicketKeysRequestWithBody(server, params, "text/plain", bodyReader)
 }
 
 // NewReplaceTicketKeysRequestWithBody constructs an http.Request for the ReplaceTicketKeys method, with any body, and a specified content type
