@@ -55,6 +55,10 @@ bench-cache: ## Compare the session cache with others; installs Redis and memcac
 bench-hitratio: ## Compare eviction policies by their hits; takes some minutes.
 	cd bench && go run ./hitratio
 
+.PHONY: bench-watchers
+bench-watchers: ## Measure clients that wait for new ticket keys.
+	cd bench && go run ./watchers -n 1000 && go run ./watchers -n 10000
+
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME (30s).
 	tools/fuzz.sh $(FUZZTIME)

@@ -60,14 +60,12 @@ func measure(n int) error {
 			return err
 		}
 		defer clients[i].conn.Close()
+		if err := clients[i].ask(etag); err != nil {
+			return err
+		}
 	}
 	var p50, p99, last []float64
 	for round := range rounds {
-		for _, c := range clients {
-			if err := c.ask(etag); err != nil {
-				return err
-			}
-		}
 		answered := make([]time.Time, n)
 		failures := make([]error, n)
 		var running sync.WaitGroup
@@ -95,6 +93,11 @@ func measure(n int) error {
 		running.Wait()
 		if err := errors.Join(failures...); err != nil {
 			return err
+		}
+		for _, c := range clients { // for the next round
+			if err := c.ask(etag); err != nil {
+				return err
+			}
 		}
 		slices.SortFunc(answered, time.Time.Compare)
 		after := func(i int) float64 { return float64(answered[i].Sub(from).Microseconds()) / 1000 }

@@ -96,7 +96,6 @@ type API struct {
 	// A token for each request being served, or held.
 	inFlight, opsInFlight, waiting chan struct{}
 	held                           atomic.Int64
-	holding                        sync.WaitGroup // connections that were detached
 	lobby                          *lobby
 }
 
@@ -131,15 +130,7 @@ func New(c Config) *API {
 // who wait for a change, until ctx ends. Requests are still served.
 func (a *API) Drain(ctx context.Context) {
 	a.drain.Do(func() { close(a.draining) })
-	answered := make(chan struct{})
-	go func() {
-		a.holding.Wait()
-		close(answered)
-	}()
-	select {
-	case <-answered:
-	case <-ctx.Done():
-	}
+	a.lobby.left(ctx)
 }
 
 // Waiting is how many requests are held for a change of the ticket keys.

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -24,9 +25,10 @@ type lobby struct {
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{} // each of a goroutine in hold
 	waking bool                  // a goroutine runs that wakes them
+	empty  chan struct{}         // closed when the last one leaves; nil when nobody waits for that
 
 	back    chan net.Conn
-	served  atomic.Bool // somebody accepts from back
+	served  atomic.Bool // somebody takes from back
 	closed  chan struct{}
 	closing sync.Once
 }
@@ -38,11 +40,13 @@ func newLobby(places int) *lobby {
 // Returning is the listener of the connections that were held and answered. The
 // server that serves the API has to serve it too; else requests are held in
 // place, at the cost of that.
-func (a *API) Returning() net.Listener { return a.lobby }
+func (a *API) Returning() net.Listener {
+	a.lobby.served.Store(true)
+	return a.lobby
+}
 
 // Accept is part of [net.Listener].
 func (l *lobby) Accept() (net.Conn, error) {
-	l.served.Store(true)
 	select {
 	case conn := <-l.back:
 		return conn, nil
@@ -108,9 +112,8 @@ func (c *rereadConn) Read(p []byte) (int, error) {
 }
 
 // hold answers a request on a connection that was detached, once it has waited,
-// and gives the connection back with the next one.
+// and gives the connection, which has entered the lobby, back with the next one.
 func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Header, wait waiting, answer http.HandlerFunc) {
-	a.lobby.enter(conn, a)
 	defer a.lobby.leave(conn)
 	start := a.cfg.Now()
 	early, err := a.lobby.read(conn, wait.end, func() bool {
@@ -213,6 +216,26 @@ func (l *lobby) leave(conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, conn)
+	if len(l.conns) == 0 && l.empty != nil {
+		close(l.empty)
+		l.empty = nil
+	}
+}
+
+// left returns once no connection is held, or ctx ends.
+func (l *lobby) left(ctx context.Context) {
+	l.mu.Lock()
+	if len(l.conns) == 0 {
+		l.mu.Unlock()
+		return
+	}
+	empty := make(chan struct{})
+	l.empty = empty
+	l.mu.Unlock()
+	select {
+	case <-empty:
+	case <-ctx.Done():
+	}
 }
 
 // wake ends the reading of all that wait with each change, until none is left.

@@ -102,7 +102,8 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 	if conn := a.detach(w, r); conn != nil {
 		r.Context().Value(placeKey{}).(*place).kept = true
 		route := chi.RouteContext(r.Context()).RoutePattern()
-		a.holding.Go(func() { a.hold(conn, r, route, w.Header(), wait, answer) })
+		a.lobby.enter(conn, a)
+		go a.hold(conn, r, route, w.Header(), wait, answer)
 		return
 	}
 	a.awaitChange(w, r, wait)

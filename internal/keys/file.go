@@ -186,7 +186,7 @@ func (f *File) check() {
 // take makes the keys of the file the active ones, unless its content is what
 // was taken last.
 func (f *File) take() error {
-	data, err := f.read()
+	data, mode, err := f.read()
 	if err != nil {
 		return err
 	}
@@ -200,6 +200,10 @@ func (f *File) take() error {
 		f.taken = sum
 		status.LoadedAt = f.ring.now()
 		f.log.Info("ticket key file taken", slog.String("path", f.path), slog.Uint64("generation", d.Generation))
+		if mode.Perm()&0o044 != 0 {
+			f.log.Warn("the ticket key file can be read by others than its owner, who can then decrypt traffic; chmod 600",
+				slog.String("path", f.path), slog.String("mode", mode.Perm().String()))
+		}
 	}
 	f.reported = ""
 	status.LastError, status.FailedAt = "", time.Time{}
@@ -209,19 +213,19 @@ func (f *File) take() error {
 	return nil
 }
 
-// read returns the content of the file, which the caller must wipe. Its errors
-// do not repeat the path.
-func (f *File) read() ([]byte, error) {
+// read returns the content of the file, which the caller must wipe, and its mode.
+// Its errors do not repeat the path.
+func (f *File) read() ([]byte, fs.FileMode, error) {
 	info, err := os.Stat(f.path)
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, 0, withoutPath(err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, errors.New("is not a regular file") // opening a pipe would wait for its writer
+		return nil, 0, errors.New("is not a regular file") // opening a pipe would wait for its writer
 	}
 	file, err := os.Open(f.path)
 	if err != nil {
-		return nil, withoutPath(err)
+		return nil, 0, withoutPath(err)
 	}
 	defer file.Close()
 	limit := MaxKeys * layouts[ATS].records[0].size()
@@ -229,12 +233,12 @@ func (f *File) read() ([]byte, error) {
 	n, err := io.ReadFull(file, buf)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return buf[:n], nil
+		return buf[:n], info.Mode(), nil
 	case err == nil:
 		err = fmt.Errorf("is larger than the %d bytes of %d keys", limit, MaxKeys)
 	}
 	clear(buf)
-	return nil, withoutPath(err)
+	return nil, 0, withoutPath(err)
 }
 
 func withoutPath(err error) error {

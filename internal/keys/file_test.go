@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -118,6 +119,62 @@ func TestOpenFile(t *testing.T) {
 	}
 	if log.count(slog.LevelInfo) != 1 || log.count(slog.LevelError) != 0 {
 		t.Errorf("logged %s", log)
+	}
+}
+
+// A file that others can read is taken, and warned about each time.
+func TestFileModes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	for i, test := range []struct {
+		mode fs.FileMode
+		warn bool
+	}{{0o600, false}, {0o400, false}, {0o640, true}, {0o604, true}, {0o660, true}, {0o620, false}} {
+		_ = os.Remove(path)
+		writeFile(t, path, atsFile(i))
+		if err := os.Chmod(path, test.mode); err != nil {
+			t.Fatal(err)
+		}
+		_, log := openFile(t, path)
+		if got := log.count(slog.LevelWarn); (got == 1) != test.warn || got > 1 {
+			t.Errorf("%v: %d warnings", test.mode, got)
+		}
+	}
+}
+
+// A file that is written in place, and slowly: what has part of a key is an error
+// and keeps the set, the whole is then taken.
+func TestHalfWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, log := openFile(t, path)
+	watch(t, f)
+	data := atsFile(2, 3)
+	writeFile(t, path, data[:70])
+	eventually(t, "the error", f, func() bool { return f.Status().LastError != "" })
+	if got := roster(f.ring.Description()); got != "c1" {
+		t.Errorf("half a file made %s", got)
+	}
+	writeFile(t, path, data)
+	waitForKeys(t, f, "c2 p3")
+	eventually(t, "the end of the error", f, func() bool { return f.Status().LastError == "" })
+	if log.count(slog.LevelError) != 1 {
+		t.Errorf("logged %s", log)
+	}
+}
+
+// Two changes within a second, of the same size, are two.
+func TestSameSecond(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, _ := openFile(t, path)
+	watch(t, f)
+	now := time.Now().Truncate(time.Second)
+	for n := 2; n < 5; n++ {
+		writeFile(t, path, atsFile(n))
+		if err := os.Chtimes(path, now, now); err != nil {
+			t.Fatal(err)
+		}
+		waitForKeys(t, f, fmt.Sprintf("c%d", n))
 	}
 }
 

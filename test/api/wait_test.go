@@ -1,12 +1,16 @@
 package api_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -39,8 +43,23 @@ func (s *service) awaitWaiters(tb testing.TB, want int) {
 	}
 }
 
-func TestWaitForChange(t *testing.T) {
-	s := startService(t)
+// inBothWays runs a test with requests that are held in place, with every
+// exchange held against the contract, and on connections taken from the server.
+func inBothWays(t *testing.T, test func(t *testing.T, s *service), configure ...func(*handlers.Config)) {
+	t.Run("in place", func(t *testing.T) { test(t, startService(t, configure...)) })
+	t.Run("detached", func(t *testing.T) {
+		s := startService(t, configure...)
+		s.Server = httptest.NewServer(s.api.Handler())
+		t.Cleanup(s.Close)
+		returning := s.api.Returning()
+		go func() { _ = s.Config.Serve(returning) }()
+		test(t, s)
+	})
+}
+
+func TestWaitForChange(t *testing.T) { inBothWays(t, testWaitForChange) }
+
+func testWaitForChange(t *testing.T, s *service) {
 	for _, path := range []string{"/ticket-keys", "/ticket-keys?format=ats", "/ticket-keys?format=nginx&key=1"} {
 		etag := s.get("/ticket-keys", typeJSON).want(t, 200).Header.Get("ETag")
 		held := s.wait(path, etag, slow)
@@ -62,8 +81,9 @@ func TestWaitForChange(t *testing.T) {
 }
 
 // TestWaitIsNoChange has an update that changes nothing while somebody waits.
-func TestWaitIsNoChange(t *testing.T) {
-	s := startService(t)
+func TestWaitIsNoChange(t *testing.T) { inBothWays(t, testWaitIsNoChange) }
+
+func testWaitIsNoChange(t *testing.T, s *service) {
 	set := slices.Concat(record(), record())
 	etag := s.post("/ticket-keys", typeBytes, set).want(t, 200).Header.Get("ETag")
 	held := s.wait("/ticket-keys", etag, slow)
@@ -105,8 +125,9 @@ func TestPrefer(t *testing.T) {
 }
 
 // TestWaitersGo has clients that hang up, and a service that stops.
-func TestWaitersGo(t *testing.T) {
-	s := startService(t)
+func TestWaitersGo(t *testing.T) { inBothWays(t, testWaitersGo) }
+
+func testWaitersGo(t *testing.T, s *service) {
 	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
 	ctx, cancel := context.WithCancel(t.Context())
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/ticket-keys", nil)
@@ -139,7 +160,10 @@ func TestWaitersGo(t *testing.T) {
 // TestWaitersLeaveRoom fills the places of requests that are held and then those
 // of the others: neither takes from the other.
 func TestWaitersLeaveRoom(t *testing.T) {
-	s := startService(t, func(c *handlers.Config) { c.MaxInFlight, c.MaxWaiting = 1, 3 })
+	inBothWays(t, testWaitersLeaveRoom, func(c *handlers.Config) { c.MaxInFlight, c.MaxWaiting = 1, 3 })
+}
+
+func testWaitersLeaveRoom(t *testing.T, s *service) {
 	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
 	var held []<-chan answer
 	for range 3 {
@@ -171,6 +195,94 @@ func TestWaitBeyondTimeouts(t *testing.T) {
 	request.Header.Set("Prefer", "wait=1")
 	for range 2 { // the second on the same connection
 		s.do(request).want(t, 304).wantHeader(t, "Preference-Applied", "wait=1")
+	}
+}
+
+// TestHeldConnection speaks to one connection: it goes on after a request that
+// was held, whose next one may come before the answer, is closed when the client
+// wants that, and is recorded with what was answered.
+func TestHeldConnection(t *testing.T) {
+	s := startService(t)
+	server := httptest.NewServer(s.api.Handler())
+	defer server.Close()
+	returning := s.api.Returning()
+	go func() { _ = server.Config.Serve(returning) }()
+	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(slow * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(conn)
+	send := func(method, extra string) {
+		t.Helper()
+		if _, err := fmt.Fprintf(conn, "%s /ticket-keys HTTP/1.1\r\nHost: sessapi.test\r\nIf-None-Match: %s\r\n%s\r\n", method, etag, extra); err != nil {
+			t.Fatal(err)
+		}
+	}
+	receive := func(method string, status int) *http.Response {
+		t.Helper()
+		response, err := http.ReadResponse(in, &http.Request{Method: method})
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if err != nil || response.StatusCode != status || response.Header.Get("Date") == "" ||
+			(len(body) > 0) != (method == http.MethodGet && status == 200) {
+			t.Fatalf("%d with %d bytes, %v, want %d: %v", response.StatusCode, len(body), err, status, response.Header)
+		}
+		return response
+	}
+	rotate := func() {
+		t.Helper()
+		s.awaitWaiters(t, 1)
+		etag = s.post("/ticket-keys/rotate", "", nil).want(t, 200).Header.Get("ETag")
+	}
+	const held = "Prefer: wait=60\r\n"
+	for range 3 {
+		send(http.MethodGet, held)
+		rotate()
+		receive(http.MethodGet, 200)
+		send(http.MethodGet, "")
+		receive(http.MethodGet, 304)
+	}
+	send(http.MethodHead, held)
+	rotate()
+	receive(http.MethodHead, 200)
+
+	// The next request ends the waiting of the one before it.
+	send(http.MethodGet, held)
+	s.awaitWaiters(t, 1)
+	send(http.MethodGet, "")
+	receive(http.MethodGet, 304)
+	receive(http.MethodGet, 304)
+	if _, err := fmt.Fprintf(conn, "GET /ticket-keys HTTP/1.1\r\nHost: sessapi.test\r\nIf-None-Match: %[1]s\r\n%[2]s\r\nGET /livez HTTP/1.1\r\nHost: sessapi.test\r\n\r\n", etag, held); err != nil {
+		t.Fatal(err)
+	}
+	receive(http.MethodGet, 304)
+	receive(http.MethodGet, 200)
+
+	send(http.MethodGet, held+"Connection: close\r\n")
+	rotate()
+	if response := receive(http.MethodGet, 200); !response.Close {
+		t.Error("the answer does not say that the connection is closed")
+	}
+	if _, err := in.ReadByte(); err != io.EOF {
+		t.Errorf("the connection is not closed: %v", err)
+	}
+	s.awaitWaiters(t, 0)
+	metrics := string(s.get("/metrics", "*/*").body)
+	for _, want := range []string{
+		`sessapi_http_requests_total{code="200",method="GET",route="/ticket-keys"} 5`, // with the first
+		`sessapi_http_requests_total{code="200",method="HEAD",route="/ticket-keys"} 1`,
+		`sessapi_http_requests_total{code="304",method="GET",route="/ticket-keys"} 6`,
+	} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("the metrics have no %s", want)
+		}
 	}
 }
 
