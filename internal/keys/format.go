@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 var (
@@ -316,14 +317,11 @@ func (l *layout) recordOf(size int) int {
 
 // sizes lists the sizes of records for people.
 func (l *layout) sizes() string {
-	text := ""
+	sizes := make([]string, len(l.records))
 	for i, r := range l.records {
-		if i > 0 {
-			text += " or "
-		}
-		text += strconv.Itoa(r.size())
+		sizes[i] = strconv.Itoa(r.size())
 	}
-	return text + " bytes"
+	return strings.Join(sizes, " or ") + " bytes"
 }
 
 // Append appends a valid set to dst, which the caller must wipe. It is a pure

@@ -223,18 +223,19 @@ func TestHeldConnection(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	receive := func(method string, status int) *http.Response {
+	receive := func(method string, status int) (last bool) {
 		t.Helper()
 		response, err := http.ReadResponse(in, &http.Request{Method: method})
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
 		if err != nil || response.StatusCode != status || response.Header.Get("Date") == "" ||
 			(len(body) > 0) != (method == http.MethodGet && status == 200) {
 			t.Fatalf("%d with %d bytes, %v, want %d: %v", response.StatusCode, len(body), err, status, response.Header)
 		}
-		return response
+		return response.Close
 	}
 	rotate := func() {
 		t.Helper()
@@ -267,7 +268,7 @@ func TestHeldConnection(t *testing.T) {
 
 	send(http.MethodGet, held+"Connection: close\r\n")
 	rotate()
-	if response := receive(http.MethodGet, 200); !response.Close {
+	if last := receive(http.MethodGet, 200); !last {
 		t.Error("the answer does not say that the connection is closed")
 	}
 	if _, err := in.ReadByte(); err != io.EOF {
@@ -314,7 +315,7 @@ func TestManyWaiters(t *testing.T) {
 				return
 			}
 			defer response.Body.Close()
-			if answered[i] = time.Now(); response.StatusCode != 200 {
+			if answered[i] = time.Now(); response.StatusCode != http.StatusOK {
 				failed <- fmt.Errorf("status %d", response.StatusCode)
 			}
 		})
