@@ -70,8 +70,8 @@ type Config struct {
 	// others.
 	MaxSessionBytes int
 
-	// Now is the clock; nil is the system's. It may be called by several
-	// goroutines at once. The cache goes by its wall time.
+	// Now is the clock; nil is the system's, also in a synctest bubble. It may
+	// be called by several goroutines at once. The cache goes by its wall time.
 	Now func() time.Time
 }
 

@@ -41,7 +41,7 @@ type Config struct {
 
 	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of its content reloads it."`
 
-	RotateEvery    time.Duration `default:"12h" validate:"eq=0s|min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
+	RotateEvery    time.Duration `default:"12h" validate:"omitempty,min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
 	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"How long a ticket may be used. Keys are kept for as long."`
 
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/go-chi/chi/v5/middleware"
 )
 
 // heldIdleTimeout is how long a connection is kept for the next request after
@@ -58,7 +60,14 @@ func (l *lobby) Accept() (net.Conn, error) {
 // Close is part of [net.Listener].
 func (l *lobby) Close() error {
 	l.closing.Do(func() { close(l.closed) })
-	return nil
+	for {
+		select {
+		case conn := <-l.back:
+			_ = conn.Close()
+		default:
+			return nil
+		}
+	}
 }
 
 // Addr is part of [net.Listener].
@@ -79,20 +88,29 @@ func (l *lobby) giveBack(conn net.Conn) {
 }
 
 // detach takes the connection of the request from the server, or returns nil
-// when that cannot be: of HTTP/2 it serves other requests too.
+// when that cannot be: one of HTTP/2 serves other requests too, and one of TLS
+// would come back as one of which net/http does not know that.
 func (a *API) detach(w http.ResponseWriter, r *http.Request) net.Conn {
-	if r.ProtoMajor != 1 || r.ContentLength != 0 || !a.lobby.served.Load() {
+	if r.ProtoMajor != 1 || r.ProtoMinor == 0 || r.TLS != nil || r.ContentLength != 0 || !a.lobby.served.Load() {
 		return nil
 	}
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil
 	}
-	if n := buffered.Reader.Buffered(); n > 0 {
-		early, _ := buffered.Reader.Peek(n)
-		conn = &rereadConn{conn, bytes.Clone(early)}
+	early, _ := buffered.Reader.Peek(buffered.Reader.Buffered())
+	return unread(conn, bytes.Clone(early))
+}
+
+// unread is the connection with bytes put back that were read from it.
+func unread(conn net.Conn, early []byte) net.Conn {
+	if c, ok := conn.(*rereadConn); ok {
+		conn, early = c.Conn, append(early, c.early...)
 	}
-	return conn
+	if len(early) == 0 {
+		return conn
+	}
+	return &rereadConn{conn, early}
 }
 
 // rereadConn is a connection of which bytes were read already.
@@ -126,7 +144,7 @@ func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Hea
 		return
 	}
 	w := &heldResponse{header: header}
-	answer(w, r)
+	a.recoverPanics(answer).ServeHTTP(middleware.NewWrapResponseWriter(w, r.ProtoMajor), r)
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
 	size, err := w.send(conn, r, a.isDraining())
 	a.record(w, r, route, w.status, size, a.cfg.Now().Sub(start))
@@ -137,8 +155,9 @@ func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Hea
 		_ = conn.Close()
 		return
 	}
+	a.lobby.leave(conn) // or the next change would end the reading of the server
 	_ = conn.SetDeadline(time.Time{})
-	a.lobby.giveBack(&rereadConn{conn, early})
+	a.lobby.giveBack(unread(conn, early))
 }
 
 // read waits until the client sends something, and returns the first byte, or
@@ -172,7 +191,7 @@ func (w *heldResponse) send(conn net.Conn, r *http.Request, last bool) (size int
 		Close: r.Close || last,
 	}
 	var wire bytes.Buffer
-	wire.Grow(len(body) + 1<<10) // growing it later would leave copies of secrets behind
+	wire.Grow(len(body) + 4<<10) // growing it later would leave copies of secrets behind
 	defer func() { clear(wire.Bytes()) }()
 	if err := response.Write(&wire); err != nil {
 		return 0, err
@@ -229,8 +248,10 @@ func (l *lobby) left(ctx context.Context) {
 		l.mu.Unlock()
 		return
 	}
-	empty := make(chan struct{})
-	l.empty = empty
+	if l.empty == nil {
+		l.empty = make(chan struct{})
+	}
+	empty := l.empty
 	l.mu.Unlock()
 	select {
 	case <-empty:
@@ -238,7 +259,7 @@ func (l *lobby) left(ctx context.Context) {
 	}
 }
 
-// wake ends the reading of all that wait with each change, until none is left.
+// wake ends the reading of all that wait with each change, until one finds none.
 func (l *lobby) wake(a *API) {
 	generation := a.cfg.Ring.Generation()
 	for {

@@ -19,8 +19,6 @@ type route struct {
 	// ops marks health and metrics: they move to the operations listener when
 	// there is one, and have places of their own among the requests in flight.
 	ops bool
-	// waits marks what may hold its answer if the client prefers that.
-	waits bool
 }
 
 // routes is the table of all operations. Each handler is the generated one,
@@ -34,7 +32,7 @@ func (a *API) routes() []route {
 		{method: http.MethodHead, pattern: "/sessions/{id}", handler: op.HeadSession},
 		{method: http.MethodPut, pattern: "/sessions/{id}", handler: op.PutSession},
 		{method: http.MethodDelete, pattern: "/sessions/{id}", handler: op.DeleteSession},
-		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys, waits: true},
+		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys},
 		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys},
 		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys},
 		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey},
@@ -82,14 +80,11 @@ func (a *API) router(include func(route) bool) chi.Router {
 		if !include(rt) {
 			continue
 		}
-		handler := a.limitInFlight(a.inFlight, rt.handler)
-		switch {
-		case rt.ops:
-			handler = a.limitInFlight(a.opsInFlight, rt.handler)
-		case rt.waits:
-			handler = a.limitWaiting(rt.handler, handler)
+		places := a.inFlight
+		if rt.ops {
+			places = a.opsInFlight
 		}
-		r.MethodFunc(rt.method, rt.pattern, handler)
+		r.MethodFunc(rt.method, rt.pattern, a.limitInFlight(places, rt.handler))
 	}
 	return r
 }

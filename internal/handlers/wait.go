@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -54,36 +53,6 @@ type waiting struct {
 	end time.Time // or this time
 }
 
-// place is one among the requests that are held.
-type place struct{ kept bool } // by somebody beyond the handler
-
-// placeKey is the key of the place in the context of a request.
-type placeKey struct{}
-
-// limitWaiting gives requests whose answer may have to be held a place among
-// those, rather than among the requests being served.
-func (a *API) limitWaiting(next, others http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if r.Header["Prefer"] == nil {
-			others(w, r)
-			return
-		}
-		select {
-		case a.waiting <- struct{}{}:
-		default:
-			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
-			return
-		}
-		var p place
-		defer func() {
-			if !p.kept {
-				<-a.waiting
-			}
-		}()
-		next(w, r.WithContext(context.WithValue(r.Context(), placeKey{}, &p)))
-	}
-}
-
 // whenChanged answers once the client has not the current generation of the
 // ticket keys, or it has waited for as long as it prefers, or the service is
 // about to stop.
@@ -97,17 +66,25 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 		answer(w, r)
 		return
 	}
+	select {
+	case a.waiting <- struct{}{}:
+	default:
+		a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
+		return
+	}
 	wait := waiting{has, time.Now().Add(prefer)}
 	a.held.Add(1)
 	if conn := a.detach(w, r); conn != nil {
-		r.Context().Value(placeKey{}).(*place).kept = true
 		route := chi.RouteContext(r.Context()).RoutePattern()
 		a.lobby.enter(conn, a)
 		go a.hold(conn, r, route, w.Header(), wait, answer)
 		return
 	}
+	<-a.inFlight // meanwhile the place is for others
 	a.awaitChange(w, r, wait)
+	<-a.waiting
 	a.held.Add(-1)
+	a.inFlight <- struct{}{}
 	answer(w, r)
 }
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -216,18 +217,18 @@ func (f *File) take() error {
 // read returns the content of the file, which the caller must wipe, and its mode.
 // Its errors do not repeat the path.
 func (f *File) read() ([]byte, fs.FileMode, error) {
-	info, err := os.Stat(f.path)
-	if err != nil {
-		return nil, 0, withoutPath(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, errors.New("is not a regular file") // opening a pipe would wait for its writer
-	}
-	file, err := os.Open(f.path)
+	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe would wait for its writer
 	if err != nil {
 		return nil, 0, withoutPath(err)
 	}
 	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, withoutPath(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, errors.New("is not a regular file")
+	}
 	limit := MaxKeys * layouts[ATS].records[0].size()
 	buf := make([]byte, limit+1)
 	n, err := io.ReadFull(file, buf)

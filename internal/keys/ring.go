@@ -90,10 +90,10 @@ type Ring struct {
 
 	mu          sync.RWMutex // guards all that follows and the secrets of set
 	set         Set
-	description Description   // of set, keys in the order of set.all, without NextRotationAt
-	pushed      bool          // the set is not the ring's to rotate
-	activated   time.Time     // when the current key became so, for the monotonic clock
-	changed     chan struct{} // closed with the next change
+	description Description        // of set, keys in the order of set.all, without NextRotationAt
+	pushed      bool               // the set is not the ring's to rotate
+	activations map[Name]time.Time // when keys of the set last became current, for the monotonic clock
+	changed     chan struct{}      // closed with the next change
 	updates     map[Source]uint64
 	invalid     map[Kind]uint64
 	unexpected  uint64 // updates whose condition did not hold
@@ -118,7 +118,7 @@ func NewRing(now func() time.Time, life Lifecycle) *Ring {
 // Load replaces the active set by the one that data is in the format. It
 // returns what [Ring.Replace] does, or [ErrNotReadable]. Data that is what the
 // format makes of the active set changes nothing, also where the format cannot
-// tell all of it; nor does the file that encrypts of a [Format.OneKey] format.
+// tell all of it.
 func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
@@ -226,6 +226,7 @@ func (r *Ring) install(set *Set, source Source, generation uint64) {
 	now := r.now().Round(0) // without the monotonic clock: the wall clock may go another way
 	keys := make([]KeyDescription, 0, set.len())
 	passedOn := make(map[**material]bool, set.len())
+	activations := make(map[Name]time.Time, set.len())
 	for role, k := range set.all() {
 		passedOn[k.m] = true
 		d, known := r.find(k)
@@ -234,7 +235,9 @@ func (r *Ring) install(set *Set, source Source, generation uint64) {
 		}
 		if role == RoleCurrent && d.Role != RoleCurrent {
 			d.ActivatedAt = now
-			r.activated = time.Now()
+			activations[d.Name] = time.Now()
+		} else if at, ok := r.activations[d.Name]; ok && known {
+			activations[d.Name] = at
 		}
 		d.Role = role
 		keys = append(keys, d)
@@ -244,7 +247,7 @@ func (r *Ring) install(set *Set, source Source, generation uint64) {
 			k.wipe()
 		}
 	}
-	r.set = *set
+	r.set, r.activations = *set, activations
 	r.description = Description{Generation: generation, UpdatedAt: now, Source: source, Keys: keys}
 	r.updates[source]++
 	close(r.changed)

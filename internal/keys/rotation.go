@@ -77,7 +77,7 @@ func (r *Ring) rotateIfDue() (rotated *Description, left time.Duration) {
 // untilDue is what is left of the interval of the current key. The ring is
 // locked.
 func (r *Ring) untilDue() time.Duration {
-	passed := max(time.Since(r.activated), r.now().Sub(r.description.Keys[0].ActivatedAt))
+	passed := max(time.Since(r.activations[r.description.Keys[0].Name]), r.now().Sub(r.description.Keys[0].ActivatedAt))
 	return r.life.RotateEvery - passed
 }
 
@@ -89,7 +89,7 @@ func (r *Ring) nextRotation() time.Time {
 	}
 	at := r.description.Keys[0].ActivatedAt.Add(r.life.RotateEvery)
 	// The wall clock may have been set back since.
-	if latest := r.now().Add(r.life.RotateEvery - time.Since(r.activated)); latest.Before(at.Add(-time.Second)) {
+	if latest := r.now().Add(r.life.RotateEvery - time.Since(r.activations[r.description.Keys[0].Name])); latest.Before(at.Add(-time.Second)) {
 		return latest
 	}
 	return at
@@ -115,8 +115,8 @@ func (r *Ring) rotation() *Set {
 
 // isOver reports whether no ticket is alive that was sealed before the key was
 // activated. One that never was came with a set that somebody pushed, who has to
-// know.
+// know. The wall clock has no say, for it may leap.
 func (r *Ring) isOver(k Key) bool {
-	d, _ := r.find(k)
-	return d.ActivatedAt.IsZero() || r.now().Sub(d.ActivatedAt) >= r.life.TicketLifetime
+	activated, known := r.activations[k.Name()]
+	return !known || time.Since(activated) >= r.life.TicketLifetime
 }
