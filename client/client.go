@@ -171,7 +171,23 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 	if err != nil {
 		return "", nil, err
 	}
+	// What answers in place of the service, such as a proxy, has another type.
+	if got := header.Get("Content-Type"); got != contentType(format) || len(data) == 0 {
+		clear(data)
+		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), got, format)
+	}
 	return header.Get("ETag"), data, nil
+}
+
+// contentType is that of keys in the format.
+func contentType(format string) string {
+	switch format {
+	case "haproxy", "go":
+		return "text/plain"
+	case "h2o":
+		return "application/yaml"
+	}
+	return "application/octet-stream"
 }
 
 // UpdateOption changes how an update is made.
@@ -197,13 +213,9 @@ func ifMatch(options []UpdateOption) *string {
 // active one, and describes what is active then. A set that is refused changes
 // nothing; the error's Fields say why. data remains the caller's to wipe.
 func (c *Client) Push(ctx context.Context, format string, data []byte, options ...UpdateOption) (*TicketKeys, error) {
-	contentType := "application/octet-stream"
-	if format == "haproxy" {
-		contentType = "text/plain"
-	}
 	params := &api.ReplaceTicketKeysParams{Format: new(api.TicketKeyFormat(format)), IfMatch: ifMatch(options)}
 	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
-		return c.api.ReplaceTicketKeysWithBody(ctx, params, contentType, bytes.NewReader(data))
+		return c.api.ReplaceTicketKeysWithBody(ctx, params, contentType(format), bytes.NewReader(data))
 	})
 }
 

@@ -102,6 +102,9 @@ func TestRequests(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
 				got = strings.Join(strings.Fields(r.Method+" "+r.RequestURI+" "+r.Header.Get("Content-Type")+" "+r.Header.Get("If-Match")+" "+string(body)), " ")
+				if format := r.URL.Query().Get("format"); format != "" && r.Method == http.MethodGet {
+					w.Header().Set("Content-Type", contentType(format))
+				}
 				_, _ = io.WriteString(w, "{}")
 			})
 			if err := test.do(t.Context(), c); err != nil || got != test.want {
@@ -158,6 +161,10 @@ func TestHostileAnswers(t *testing.T) {
 		{"huge header", "exceeded", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("ETag", strings.Repeat("x", 1<<20))
 		}},
+		{"page", "text/html", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }},
+		{"empty", "0 bytes", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/octet-stream")
+		}},
 		{"cut off", "unexpected EOF", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "96")
 			_, _ = w.Write(make([]byte, 48))
@@ -179,7 +186,10 @@ func TestHostileAnswers(t *testing.T) {
 // The largest answer that is taken is taken whole.
 func TestLargestAnswer(t *testing.T) {
 	want := bytes.Repeat([]byte("k"), maxBody)
-	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(want) })
+	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = w.Write(want)
+	})
 	if data, err := c.Format(t.Context(), "ats", nil); err != nil || !bytes.Equal(data, want) {
 		t.Errorf("%d bytes, %v", len(data), err)
 	}

@@ -17,6 +17,7 @@ func service() *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"1795521600001"`)
 		if r.URL.Query().Has("format") {
+			w.Header().Set("Content-Type", "application/octet-stream")
 			_, _ = io.WriteString(w, strings.Repeat("k", 48))
 			return
 		}

@@ -27,6 +27,8 @@ const (
 	// the longest.
 	firstBackoff = 500 * time.Millisecond
 	maxBackoff   = 30 * time.Second
+	// settle is that after a change, for another may follow at once.
+	settle = 50 * time.Millisecond
 	// maxRetryAfter bounds what the service may ask for instead.
 	maxRetryAfter = 5 * time.Minute
 
@@ -54,6 +56,9 @@ func (c *Client) Watch(ctx context.Context, format string, key *int, take func(d
 		}
 		pause := interval - time.Since(began)
 		if err == nil {
+			if taken != etag {
+				pause = min(pause, settle)
+			}
 			etag, failures = taken, 0
 		} else {
 			pause = backoff(failures, err)

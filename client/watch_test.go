@@ -26,7 +26,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func answer(status int, etag, body string) *http.Response {
-	return &http.Response{StatusCode: status, Header: http.Header{"Etag": {etag}}, Body: io.NopCloser(strings.NewReader(body))}
+	return &http.Response{StatusCode: status, Header: http.Header{"Etag": {etag}, "Content-Type": {"application/octet-stream"}}, Body: io.NopCloser(strings.NewReader(body))}
 }
 
 // hold is a service that waits until something has changed, which is never.
@@ -101,8 +101,8 @@ func TestWatch(t *testing.T) {
 		if want := []string{"", `"1"`, `"2"`, `"3"`, `"3"`, `"3"`}; !slices.Equal(w.etags, want) {
 			t.Errorf("sent the ETags %q", w.etags)
 		}
-		const s = time.Second
-		if want := []time.Duration{0, 1 * s, 21 * s, 41 * s, 101 * s, 161 * s}; !slices.Equal(w.began, want) {
+		const s, first = time.Second, settle // after the first set
+		if want := []time.Duration{0, first, first + 20*s, first + 40*s, first + 100*s, first + 160*s}; !slices.Equal(w.began, want) {
 			t.Errorf("asked at %v", w.began)
 		}
 	})
@@ -112,22 +112,22 @@ func TestWatch(t *testing.T) {
 // time, is not asked all the time.
 func TestWatchDoesNotSpin(t *testing.T) {
 	for name, test := range map[string]struct {
-		service func(i int) *http.Response
-		taken   int
+		service         func(i int) *http.Response
+		requests, taken int // in a minute
 	}{
 		"without Prefer": {func(i int) *http.Response {
 			if i == 0 {
 				return answer(200, `"1"`, "keys")
 			}
 			return answer(304, `"1"`, "")
-		}, 1},
-		"without conditions": {func(int) *http.Response { return answer(200, `"1"`, "keys") }, 1},
-		"always changing":    {func(i int) *http.Response { return answer(200, fmt.Sprintf(`"%d"`, i), "keys") }, 60},
+		}, 61, 1},
+		"without conditions": {func(int) *http.Response { return answer(200, `"1"`, "keys") }, 61, 1},
+		"always changing":    {func(i int) *http.Response { return answer(200, fmt.Sprintf(`"%d"`, i), "keys") }, 1200, 1200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := watch(t, time.Minute-time.Millisecond, func(i int, _ *http.Request) (*http.Response, error) { return test.service(i), nil }, nil)
-				if len(w.began) != 60 || len(w.taken) != test.taken {
+				if len(w.began) != test.requests || len(w.taken) != test.taken {
 					t.Errorf("%d requests in a minute, %d sets taken", len(w.began), len(w.taken))
 				}
 			})
@@ -312,6 +312,7 @@ func (s *keyService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mu.Unlock()
 		if r.Header.Get("If-None-Match") != etag {
 			w.Header().Set("ETag", etag)
+			w.Header().Set("Content-Type", "text/plain")
 			_, _ = io.WriteString(w, lines)
 			return
 		}

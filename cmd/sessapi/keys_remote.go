@@ -119,7 +119,7 @@ func (s selection) Validate() error { return checkKeyFlag(s.Format.Format, s.Key
 
 // check refuses what is no keys, so that no file of keys is replaced by it.
 func (s selection) check(data []byte) error {
-	if !s.Format.Readable() {
+	if !s.Format.Readable() { // of which the client knows the media type
 		return nil
 	}
 	set, err := s.Format.Parse(data)
@@ -192,7 +192,7 @@ func (c watchCommand) Run(env environment) error {
 			return nil
 		}
 		if err := c.runCommand(env); err != nil {
-			log.Error("the command failed; the file is written, and the watch goes on", slog.String("error", err.Error()))
+			return fmt.Errorf("the file is written, and the command failed: %w", err) // both are tried again
 		}
 		return nil
 	})

@@ -129,35 +129,45 @@ func (c *rereadConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// hold answers a request on a connection that was detached, once it has waited,
-// and gives the connection, which has entered the lobby, back with the next one.
+// hold serves a request on a connection that was detached and has entered the
+// lobby, and gives the connection back with the next request.
 func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Header, wait waiting, answer http.HandlerFunc) {
-	defer a.lobby.leave(conn)
+	next := a.answerHeld(conn, r, route, header, wait, answer)
+	// Before the server has it, or a change would end the reading of the server;
+	// and not after, when it may have entered again.
+	a.lobby.leave(conn)
+	if next == nil {
+		_ = conn.Close()
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	a.lobby.giveBack(unread(conn, next))
+}
+
+// answerHeld answers the request once it has waited, and returns the first byte
+// of the next one, nil when there is none.
+func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header http.Header, wait waiting, answer http.HandlerFunc) (next []byte) {
 	start := a.cfg.Now()
-	early, err := a.lobby.read(conn, wait.end, func() bool {
+	next, err := a.lobby.read(conn, wait.end, func() bool {
 		return a.isDraining() || !isCurrent(wait.has, a.cfg.Ring.Generation())
 	})
 	<-a.waiting
 	a.held.Add(-1)
 	if err != nil {
-		_ = conn.Close()
-		return
+		return nil
 	}
 	w := &heldResponse{header: header}
 	a.recoverPanics(answer).ServeHTTP(middleware.NewWrapResponseWriter(w, r.ProtoMajor), r)
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
 	size, err := w.send(conn, r, a.isDraining())
 	a.record(w, r, route, w.status, size, a.cfg.Now().Sub(start))
-	if err == nil && !r.Close && early == nil {
-		early, err = a.lobby.read(conn, time.Now().Add(heldIdleTimeout), a.isDraining)
+	if err != nil || r.Close {
+		return nil
 	}
-	if err != nil || r.Close || early == nil {
-		_ = conn.Close()
-		return
+	if next == nil {
+		next, _ = a.lobby.read(conn, time.Now().Add(heldIdleTimeout), a.isDraining)
 	}
-	a.lobby.leave(conn) // or the next change would end the reading of the server
-	_ = conn.SetDeadline(time.Time{})
-	a.lobby.giveBack(unread(conn, early))
+	return next
 }
 
 // read waits until the client sends something, and returns the first byte, or

@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -316,7 +318,8 @@ func TestWatch(t *testing.T) {
 	})
 	t.Run("unreadable", func(t *testing.T) {
 		if os.Geteuid() == 0 {
-			t.Skip("root reads every file")
+			runAsNobody(t) // root reads every file
+			return
 		}
 		path := filepath.Join(t.TempDir(), "keys")
 		writeFile(t, path, atsFile(1))
@@ -359,6 +362,40 @@ func TestWatch(t *testing.T) {
 			t.Errorf("logged %s", log)
 		}
 	})
+}
+
+// runAsNobody runs the test that calls it once more, as a user without rights.
+func runAsNobody(t *testing.T) {
+	t.Helper()
+	// The folder of the test and that of its binary are root's alone.
+	dir, err := os.MkdirTemp("", "sessapi-nobody-") //nolint:usetesting // for the reason above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	const nobody = 65534
+	if err := errors.Join(os.Chmod(dir, 0o700), os.Chown(dir, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "keys.test")
+	if err := errors.Join(os.WriteFile(program, binary, 0o700), os.Chown(program, nobody, nobody)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMPDIR="+dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: "+t.Name())) {
+		t.Errorf("as nobody: %v\n%s", err, out)
+	}
 }
 
 func TestReload(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -407,15 +408,20 @@ func TestModel(t *testing.T) {
 	t.Logf("KEYS_SEED=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 
-	now := start
+	synctest.Test(t, func(t *testing.T) { testModel(t, random) })
+}
+
+func testModel(t *testing.T, random *rand.Rand) {
+	now := time.Now()
 	r := NewRing(func() time.Time { return now }, twiceADay)
-	m := model{bits: 256, created: make(map[string]time.Time), activated: make(map[string]time.Time), generation: uint64(start.UnixMilli()), source: SourceGenerated, updated: start}
+	m := model{bits: 256, created: make(map[string]time.Time), activated: make(map[string]time.Time), generation: uint64(now.UnixMilli()), source: SourceGenerated, updated: now}
 	d := r.Description()
 	m.keys, m.next = []string{d.Keys[0].Fingerprint}, d.Keys[1].Fingerprint
 	m.created[m.keys[0]], m.created[m.next], m.activated[m.keys[0]] = now, now, now
 
 	for step := range 5000 {
-		now = now.Add(time.Duration(random.IntN(3)) * 20 * time.Minute)
+		time.Sleep(time.Duration(random.IntN(3)) * 20 * time.Minute)
+		now = time.Now()
 		active, _ := r.Snapshot()
 		old := held(r)
 		var condition Condition

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -124,6 +125,7 @@ func TestClockJumps(t *testing.T) {
 		generation := r.Generation()
 		step := func(what string, jump, sleep time.Duration, want uint64) {
 			t.Helper()
+			current := r.Description().Keys[0].Name // of tickets that live for all of the step
 			offset.Add(int64(jump))
 			time.Sleep(sleep)
 			synctest.Wait()
@@ -133,6 +135,12 @@ func TestClockJumps(t *testing.T) {
 			}
 			if left := d.NextRotationAt.Sub(wall()); left <= 0 || left > twiceADay.RotateEvery {
 				t.Errorf("%s: the next rotation is in %v", what, left)
+			}
+			if !slices.ContainsFunc(d.Keys, func(k KeyDescription) bool { return k.Name == current }) {
+				t.Errorf("%s: the key of live tickets is gone", what)
+			}
+			if most := twiceADay.Retention() + 2; len(d.Keys) > most { // the leaps made for two steps more in a day
+				t.Errorf("%s: %d keys are kept", what, len(d.Keys))
 			}
 			generation = d.Generation
 		}
@@ -144,6 +152,10 @@ func TestClockJumps(t *testing.T) {
 		step("the end of that interval", 0, time.Hour, 1)
 		step("a day", 0, 24*time.Hour, 2)
 		step("suspended for three days", 3*24*time.Hour, 2*time.Minute, 1)
+		step("a year back", -365*24*time.Hour, time.Minute, 0)
+		for range 10 {
+			step("a day after that", 0, 24*time.Hour, 2)
+		}
 	})
 }
 

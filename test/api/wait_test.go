@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -157,25 +158,93 @@ func testWaitersGo(t *testing.T, s *service) {
 	(<-held).want(t, 304)
 }
 
-// TestWaitersLeaveRoom fills the places of requests that are held and then those
-// of the others: neither takes from the other.
+// TestWaitersLeaveRoom has as many requests held as may be, and as many as may be
+// served: neither takes room from the other.
 func TestWaitersLeaveRoom(t *testing.T) {
-	inBothWays(t, testWaitersLeaveRoom, func(c *handlers.Config) { c.MaxInFlight, c.MaxWaiting = 1, 3 })
+	inBothWays(t, testWaitersLeaveRoom, func(c *handlers.Config) { c.MaxInFlight, c.MaxWaiting = 3, 3 })
 }
 
 func testWaitersLeaveRoom(t *testing.T, s *service) {
 	etag := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
 	var held []<-chan answer
-	for range 3 {
+	for i := range 3 {
 		held = append(held, s.wait("/ticket-keys", etag, slow))
+		s.awaitWaiters(t, i+1)
 	}
-	s.awaitWaiters(t, 3)
+	// The place of the last one may be given up a moment later.
+	for deadline := time.Now().Add(slow * time.Second); s.get("/ticket-keys", typeJSON).StatusCode != 200; {
+		if time.Now().After(deadline) {
+			t.Fatal("there is no room for a request that is answered at once")
+		}
+	}
 	(<-s.wait("/ticket-keys", etag, slow)).wantProblem(t, 503, api.ProblemCodeOverloaded)
-	s.get("/ticket-keys", typeJSON).want(t, 200)
 	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
 	for _, a := range held {
 		(<-a).want(t, 200)
 	}
+}
+
+// TestManyRounds follows the keys on connections that are kept, while they change
+// twice at a time, so that the second change finds clients that were answered and
+// ask again. None may be lost, and none may miss a change.
+func TestManyRounds(t *testing.T) { inBothWays(t, testManyRounds) }
+
+func testManyRounds(t *testing.T, s *service) {
+	const clients, rounds = 20, 100
+	first := s.get("/ticket-keys", typeJSON).Header.Get("ETag")
+	last := make(chan struct{}) // closed when no more changes come
+	var running sync.WaitGroup
+	for range clients {
+		running.Go(func() {
+			for etag := first; ; {
+				request, err := http.NewRequest(http.MethodGet, s.URL+"/ticket-keys", nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				request.Header.Set("If-None-Match", etag)
+				request.Header.Set("Prefer", "wait="+strconv.Itoa(slow))
+				response, err := s.Client().Transport.RoundTrip(request) // without a second try
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, err = io.Copy(io.Discard, response.Body)
+				response.Body.Close()
+				if err != nil || response.StatusCode != http.StatusOK {
+					t.Errorf("status %d, %v", response.StatusCode, err)
+					return
+				}
+				etag = response.Header.Get("ETag")
+				select {
+				case <-last:
+					if etag == generationTag(s) {
+						return
+					}
+				default:
+				}
+			}
+		})
+	}
+	rotate := func() {
+		if _, err := s.ring.Rotate(nil); err != nil {
+			t.Error(err)
+		}
+	}
+	for range rounds {
+		s.awaitWaiters(t, clients)
+		rotate()
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Microsecond)
+		rotate()
+	}
+	s.awaitWaiters(t, clients)
+	close(last)
+	rotate()
+	running.Wait()
+}
+
+func generationTag(s *service) string {
+	return strconv.Quote(strconv.FormatUint(s.ring.Generation(), 10))
 }
 
 // TestWaitBeyondTimeouts waits for longer than the listener lets a request take.
