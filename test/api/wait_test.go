@@ -172,7 +172,7 @@ func testWaitersLeaveRoom(t *testing.T, s *service) {
 		s.awaitWaiters(t, i+1)
 	}
 	// The place of the last one may be given up a moment later.
-	for deadline := time.Now().Add(slow * time.Second); s.get("/ticket-keys", typeJSON).StatusCode != 200; {
+	for deadline := time.Now().Add(slow * time.Second); s.get("/ticket-keys", typeJSON).StatusCode != http.StatusOK; {
 		if time.Now().After(deadline) {
 			t.Fatal("there is no room for a request that is answered at once")
 		}
