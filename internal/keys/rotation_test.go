@@ -44,7 +44,7 @@ func TestWeeksOfRotation(t *testing.T) {
 		twiceADay,
 		{RotateEvery: 5 * time.Hour, TicketLifetime: 24 * time.Hour},
 		{RotateEvery: 24 * time.Hour, TicketLifetime: 2 * time.Hour},
-		{RotateEvery: 3 * time.Hour, TicketLifetime: 168 * time.Hour},
+		{RotateEvery: 4 * time.Hour, TicketLifetime: 168 * time.Hour}, // 44 keys, and room for 20 steps by hand
 	} {
 		t.Run(fmt.Sprintf("every %v, tickets of %v", life.RotateEvery, life.TicketLifetime), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
