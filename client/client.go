@@ -176,7 +176,12 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 		clear(data)
 		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), got, format)
 	}
-	return header.Get("ETag"), data, nil
+	newETag = header.Get("ETag")
+	if newETag == "" && wait > 0 {
+		clear(data)
+		return "", nil, errors.New("the service's answer has no ETag")
+	}
+	return newETag, data, nil
 }
 
 // contentType is that of keys in the format.

@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
 )
 
 const (
@@ -47,10 +49,58 @@ const (
 // so that a fleet does not return all at once, and is no shorter than the service
 // asks for.
 func (c *Client) Watch(ctx context.Context, format string, key *int, take func(data []byte) error) error {
+	return c.follow(ctx, format, func(etag string) (string, error) {
+		newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
+		defer func() { clear(data) }()
+		if err != nil || newETag == etag {
+			return newETag, err
+		}
+		return newETag, take(data)
+	})
+}
+
+// WatchFiles is [Client.Watch] for servers that read one key a file: take gets
+// the contents of all files of one set, at most n and at least one, in the order
+// of their keys.
+func (c *Client) WatchFiles(ctx context.Context, format string, n int, take func(files [][]byte) error) error {
+	return c.follow(ctx, format, func(etag string) (string, error) {
+		newETag, data, err := c.fetch(ctx, wait+grace, format, new(0), etag, wait)
+		files := [][]byte{data}
+		defer func() {
+			for _, file := range files {
+				clear(file)
+			}
+		}()
+		if err != nil || newETag == etag {
+			return newETag, err
+		}
+		for i := 1; i < n; i++ {
+			keyETag, data, err := c.fetch(ctx, requestTimeout, format, &i, "", 0)
+			if e, ok := errors.AsType[*Error](err); ok && e.Code == string(api.ProblemCodeKeyNotFound) {
+				break // the set has no more
+			}
+			if err != nil {
+				return "", err
+			}
+			files = append(files, data)
+			if keyETag != newETag {
+				return "", errors.New("the keys changed while their files were fetched")
+			}
+		}
+		return newETag, take(files)
+	})
+}
+
+// follow calls poll over and over until ctx ends. poll gets the ETag of what was
+// taken last, and returns that of what is then.
+func (c *Client) follow(ctx context.Context, format string, poll func(etag string) (string, error)) error {
 	etag, failures := "", 0
 	for {
 		began := time.Now()
-		taken, err := c.poll(ctx, format, key, etag, take)
+		taken, err := poll(etag)
+		if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified && etag != "" {
+			taken, err = etag, nil
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -74,25 +124,6 @@ func (c *Client) Watch(ctx context.Context, format string, key *int, take func(d
 		case <-timer.C:
 		}
 	}
-}
-
-// poll waits for a set other than that of the ETag, has it taken and returns its
-// ETag. When there is none after a while, it returns the old one.
-func (c *Client) poll(ctx context.Context, format string, key *int, etag string, take func(data []byte) error) (string, error) {
-	newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
-	defer func() { clear(data) }()
-	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified && etag != "" {
-		return etag, nil
-	}
-	switch {
-	case err != nil:
-		return "", err
-	case newETag == "":
-		return "", errors.New("the service's answer has no ETag")
-	case newETag == etag:
-		return etag, nil
-	}
-	return newETag, take(data)
 }
 
 // backoff is the pause after err, which so many failures came before.

@@ -196,6 +196,47 @@ func TestWatchTakesAgain(t *testing.T) {
 	})
 }
 
+// The files of a set are taken together or not at all, and wiped.
+func TestWatchFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errStop)
+		defer cancel()
+		requests := 0
+		c, err := New("http://sessapi", WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			key := r.URL.Query().Get("key")
+			switch requests++; {
+			case r.Header.Get("If-None-Match") == `"2"`:
+				return hold(r)
+			case requests <= 2: // the set changes between the first file and the second
+				return answer(200, fmt.Sprintf(`"%d"`, requests), "key "+key), nil
+			case key < "3":
+				return answer(200, `"2"`, "key "+key), nil
+			}
+			gone := answer(404, "", `{"code": "key_not_found"}`)
+			gone.Header.Set("Content-Type", "application/problem+json")
+			return gone, nil
+		})}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var taken []string
+		var kept [][]byte
+		err = c.WatchFiles(ctx, "nginx", 5, func(files [][]byte) error {
+			kept = slices.Clone(files)
+			taken = append(taken, string(bytes.Join(files, []byte(","))))
+			return nil
+		})
+		if err != errStop || !slices.Equal(taken, []string{"key 0,key 1,key 2"}) {
+			t.Errorf("taken %q, and then %v", taken, err)
+		}
+		for i, data := range kept {
+			if !bytes.Equal(data, make([]byte, len(data))) {
+				t.Errorf("file %d is not wiped", i)
+			}
+		}
+	})
+}
+
 func TestWatchRetryAfter(t *testing.T) {
 	for value, want := range map[string]time.Duration{"20": 20 * time.Second, "100000": maxRetryAfter} {
 		synctest.Test(t, func(t *testing.T) {

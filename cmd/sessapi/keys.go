@@ -65,8 +65,8 @@ func checkKeyFlag(f keys.Format, key *int) error {
 	switch {
 	case key != nil && !f.OneKey():
 		return fmt.Errorf("%s reads all keys from one file: leave out --key", f)
-	case key != nil && *key < 0:
-		return errors.New("--key must be at least 0")
+	case key != nil && (*key < 0 || *key >= keys.MaxKeys):
+		return fmt.Errorf("--key must be 0 to %d", keys.MaxKeys-1)
 	}
 	return nil
 }

@@ -11,15 +11,16 @@ import (
 type generateCommand struct {
 	Format format `required:"" env:"-" placeholder:"FORMAT" help:"Format to write: ${formats}."`
 	Bits   int    `default:"256" enum:"128,256" env:"-" help:"Size of the secrets: ${enum}."`
-	Count  int    `default:"1" env:"-" help:"Number of keys: the first encrypts, and of two or more the last is the next to."`
+	Count  *int   `env:"-" help:"Number of keys: the first encrypts, and of two or more the last is the next to. As few as the format takes if not given."`
 }
 
 // Validate implements kong's check of the flags.
 func (c generateCommand) Validate() error {
 	switch {
-	case c.Count < 1 || c.Count > keys.MaxKeys:
+	case c.Count == nil:
+	case *c.Count < 1 || *c.Count > keys.MaxKeys:
 		return fmt.Errorf("--count must be from 1 to %d", keys.MaxKeys)
-	case c.Count > 1 && c.Format.OneKey():
+	case *c.Count > 1 && c.Format.OneKey():
 		return fmt.Errorf("%s reads one key a file: --count must be 1", c.Format)
 	}
 	return nil
@@ -27,7 +28,11 @@ func (c generateCommand) Validate() error {
 
 // Run writes keys to standard output.
 func (c generateCommand) Run(env environment) error {
-	set := keys.Generate(c.Bits, c.Count)
+	count := c.Format.MinKeys()
+	if c.Count != nil {
+		count = *c.Count
+	}
+	set := keys.Generate(c.Bits, count)
 	defer set.Wipe()
 	err := writeKeys(env, c.Format.Format, set, nil)
 	if _, ok := errors.AsType[*keys.CannotCarryError](err); ok {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -150,7 +152,7 @@ func (c pullCommand) Run(env environment) error {
 	if err := c.check(data); err != nil {
 		return err
 	}
-	if c.Out != "" {
+	if c.Out != "" && c.Out != "-" {
 		return replaceFile(c.Out, data)
 	}
 	_, err = env.stdout.Write(data)
@@ -160,8 +162,28 @@ func (c pullCommand) Run(env environment) error {
 type watchCommand struct {
 	remote
 	selection
-	Out  string `required:"" env:"-" placeholder:"FILE" help:"File to write, of mode 0600."`
-	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run whenever the file was written, such as the reload of a server. It may take a minute."`
+	Out   string `required:"" env:"-" placeholder:"FILE" help:"File to write, of mode 0600. With --files, {key} in it is the number of the key."`
+	Files int    `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: of the key that encrypts and of those after it. When the set has fewer, the first key is written again."`
+	Exec  string `env:"-" placeholder:"COMMAND" help:"Shell command to run whenever the keys were written, such as the reload of a server. It may take a minute."`
+}
+
+const keyPlaceholder = "{key}"
+
+// Validate implements kong's check of the flags.
+func (c watchCommand) Validate() error {
+	switch several := strings.Contains(c.Out, keyPlaceholder); {
+	case c.Out == "-":
+		return errors.New("--out must be a file")
+	case several != (c.Files != 0):
+		return errors.New("--files=N and --out with {key} in it go together")
+	case several && (c.Files < 1 || c.Files > keys.MaxKeys):
+		return fmt.Errorf("--files must be 1 to %d", keys.MaxKeys)
+	case several && c.Key != nil:
+		return errors.New("--files writes several keys: leave out --key")
+	case several && !c.Format.OneKey():
+		return fmt.Errorf("%s reads all keys from one file: leave out --files", c.Format)
+	}
+	return c.selection.Validate()
 }
 
 const (
@@ -172,7 +194,7 @@ const (
 	execGrace = time.Second
 )
 
-// Run writes the file at once and after each change, until the process is to
+// Run writes the files at once and after each change, until the process is to
 // stop.
 func (c watchCommand) Run(env environment) error {
 	log := newLogger(env.stderr, "info", "auto")
@@ -180,11 +202,13 @@ func (c watchCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	_ = service.Watch(env.ctx, c.Format.String(), c.Key, func(data []byte) error { // ends when it is to
-		if err := c.check(data); err != nil {
-			return err
+	take := func(files [][]byte) error {
+		for _, data := range files {
+			if err := c.check(data); err != nil {
+				return err
+			}
 		}
-		if err := replaceFile(c.Out, data); err != nil {
+		if err := c.write(files); err != nil {
 			return err
 		}
 		log.Info("ticket keys written", slog.String("path", c.Out))
@@ -192,10 +216,34 @@ func (c watchCommand) Run(env environment) error {
 			return nil
 		}
 		if err := c.runCommand(env); err != nil {
-			return fmt.Errorf("the file is written, and the command failed: %w", err) // both are tried again
+			return fmt.Errorf("the keys are written, and the command failed: %w", err) // both are tried again
 		}
 		return nil
-	})
+	}
+	if c.Files > 0 {
+		_ = service.WatchFiles(env.ctx, c.Format.String(), c.Files, take) // ends when it is to
+		return nil
+	}
+	_ = service.Watch(env.ctx, c.Format.String(), c.Key, func(data []byte) error { return take([][]byte{data}) })
+	return nil
+}
+
+// write replaces the file, or each of the files. The key that encrypts comes
+// last: a server that reads them meanwhile knows at least all that it is told to
+// encrypt with.
+func (c watchCommand) write(files [][]byte) error {
+	if c.Files == 0 {
+		return replaceFile(c.Out, files[0])
+	}
+	for i := c.Files - 1; i >= 0; i-- {
+		data := files[0] // a server would not start without the file, and an old one may hold a key that was revoked
+		if i < len(files) {
+			data = files[i]
+		}
+		if err := replaceFile(strings.ReplaceAll(c.Out, keyPlaceholder, strconv.Itoa(i)), data); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

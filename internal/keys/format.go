@@ -382,6 +382,9 @@ func (f Format) AppendKey(dst []byte, set Set, i int) ([]byte, error) {
 	return dst, ErrNoSuchKey
 }
 
+// MinKeys is how many keys a set must have for the format, next included.
+func (f Format) MinKeys() int { return max(layouts[f].minKeys, 1) }
+
 // carries returns a CannotCarryError when the server would not take the set, or
 // would take the wrong key for next.
 func (f Format) carries(set Set) error {
