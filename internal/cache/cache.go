@@ -71,7 +71,8 @@ type Config struct {
 	MaxSessionBytes int
 
 	// Now is the clock; nil is the system's, also in a synctest bubble. It may
-	// be called by several goroutines at once. The cache goes by its wall time.
+	// be called by several goroutines at once, and with a lock held: it must not
+	// call the cache. The cache goes by its wall time.
 	Now func() time.Time
 }
 
@@ -282,9 +283,12 @@ func (c *Cache) flush(closing bool) int {
 // false and data is dst. Get does not allocate when dst has the room.
 func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	s, half := c.place(&id)
-	now := c.now()
 	s.lock()
 	defer s.mu.Unlock()
+	if !s.closed {
+		s.seek(half) // the record comes while the clock is read
+	}
+	now := c.now()
 	r := c.live(s, half, &id, now)
 	if r == 0 {
 		s.misses++

@@ -37,23 +37,32 @@ func (s *shard) home(half uint32) int {
 	return int(uint64(half)*uint64(s.homes/lineSlots)>>32) * lineSlots
 }
 
+// seek returns the first slot that is not before those of the half hash, and has
+// its record fetched from memory, which is most often the one looked for.
+func (s *shard) seek(half uint32) (at int) {
+	at = s.home(half)
+	for at < len(s.index) && s.index[at] != 0 && s.index[at].half() < half {
+		at++
+	}
+	if at < len(s.index) {
+		prefetchRecord(unsafe.Pointer(&s.words[s.index[at].ref()]))
+	}
+	return at
+}
+
 // search returns the slot of the ID, or the one that it would have to have.
 func (s *shard) search(half uint32, id *ID) (at int, found bool) {
-	at = s.home(half)
-	for ; at < len(s.index); at++ {
+	for at = s.seek(half); at < len(s.index); at++ {
 		e := s.index[at]
-		if e == 0 || e.half() > half {
+		if e == 0 || e.half() != half {
 			return at, false
 		}
-		if e.half() == half {
-			prefetchRecord(unsafe.Pointer(&s.words[e.ref()]))
-			other := s.id(e.ref())
-			if bytes.Equal(id.b[:id.n], other) {
-				return at, true
-			}
-			if bytes.Compare(id.b[:id.n], other) < 0 {
-				return at, false
-			}
+		other := s.id(e.ref())
+		if bytes.Equal(id.b[:id.n], other) {
+			return at, true
+		}
+		if bytes.Compare(id.b[:id.n], other) < 0 {
+			return at, false
 		}
 	}
 	return at, false
