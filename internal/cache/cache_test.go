@@ -661,3 +661,23 @@ func TestLargeMemory(t *testing.T) {
 		c.Close()
 	}
 }
+
+// A Put that finds room far from the end of the ring, behind sessions that stay,
+// moves a bounded number of them under its lock.
+func TestPutMovesFew(t *testing.T) {
+	c := newCache(t, cache.Config{Memory: cache.MinMemory, MaxSessionBytes: 300})
+	data, end := filled(160, 1), time.Now().Add(time.Hour)
+	stored := uint64(0)
+	for ; c.Stats().Evicted.Memory == 0; stored++ {
+		mustPut(t, c, numbered(stored), data, end)
+	}
+	for i := stored / 2; i < stored; i++ {
+		_ = c.Delete(numbered(i), nil) // but for the one that was evicted
+	}
+	for i := range 100 {
+		mustPut(t, c, numbered(stored+uint64(i)), data, end)
+		if over := c.Overdrawn(); over > cache.LargestRecord(300) {
+			t.Fatalf("Put %d moved %d words more than one may", i, over)
+		}
+	}
+}

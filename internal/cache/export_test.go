@@ -14,3 +14,17 @@ func (c *Cache) Holds(data []byte) bool {
 	}
 	return bytes.Contains(c.memory.bytes, data)
 }
+
+// Overdrawn is by how many words the records that moved under one lock lately
+// went over what may move, in the worst shard. It locks all shards in turn.
+func (c *Cache) Overdrawn() (words int) {
+	for i := range c.shards {
+		c.shards[i].lock()
+		words = max(words, -c.shards[i].moves)
+		c.shards[i].mu.Unlock()
+	}
+	return words
+}
+
+// LargestRecord is the length in words of a session of that size.
+func LargestRecord(size int) int { return recordWords(maxIDLen, size) }
