@@ -176,7 +176,7 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 	copy(taken[:], r.bytes(len(taken)))
 	c.description.Source = Source(r.bytes(int(r.byte())))
 	size, count := int(r.byte()), int(r.byte())
-	if !isSize(size) || count > MaxKeys {
+	if !isSize(size) || count > MaxKeys || flags&^(statePushed|stateNext) != 0 {
 		return change{}, taken, ErrInvalidState
 	}
 	for i := range count {
