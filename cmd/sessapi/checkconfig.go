@@ -6,6 +6,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/seal"
 )
 
 type checkConfigCommand struct {
@@ -14,13 +15,18 @@ type checkConfigCommand struct {
 
 // Run checks what a setting by itself does not show.
 func (c checkConfigCommand) Run(env environment) error {
-	ring, err := newRing(c.Config)
+	ring, err := newRing(c.Config, nil)
 	if err != nil {
 		return err
 	}
 	if c.TicketKeyFile != "" {
 		if _, err := keys.OpenFile(c.TicketKeyFile, ring, slog.New(slog.DiscardHandler)); err != nil {
 			return fmt.Errorf("--ticket-key-file: %w", err)
+		}
+	}
+	if c.SealKeyFile != "" {
+		if _, _, err := seal.ReadKeys(c.SealKeyFile); err != nil {
+			return fmt.Errorf("--seal-key-file: %w", err)
 		}
 	}
 	_, err = fmt.Fprintln(env.stdout, "The settings are good.")

@@ -19,6 +19,8 @@ import (
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/metrics"
+	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 // Limits of the listeners. A request is small and is answered from memory: who
@@ -63,7 +65,9 @@ type service struct {
 	log       *slog.Logger
 	api       *handlers.API
 	ring      *keys.Ring
-	keyFile   *keys.File // nil without one
+	keyFile   *keys.File   // nil without one
+	sessions  *cache.Cache // nil without one
+	state     *state.File  // nil without one
 	listeners []boundServer
 	failed    chan error // a server that stopped by itself
 	teardowns []teardown
@@ -97,7 +101,14 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}()
 
 	m := metrics.New(version())
-	ring, err := newRing(c)
+	if c.StateFile != "" {
+		if s.state, err = openState(c, log); err != nil {
+			return s, err
+		}
+		s.onStop("state file", func(context.Context) error { return s.state.Close() })
+		m.AddState(s.state)
+	}
+	ring, err := newRing(c, s.state)
 	if err != nil {
 		return s, err
 	}
@@ -124,7 +135,16 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		m.AddCache(sessions)
 		log.Info("session cache", "bytes", int64(c.CacheMemory),
 			"memory_locked", sessions.Locked(), "memory_dumpable", sessions.Dumpable())
+		if s.state != nil {
+			restored, err := s.state.RestoreSessions(sessions)
+			if err != nil {
+				return s, fmt.Errorf("--state-file: %w", err)
+			}
+			log.Info("sessions restored", "sessions", restored)
+			s.onStop("sessions in the state file", func(ctx context.Context) error { return s.state.SaveSessions(ctx, sessions) })
+		}
 	}
+	s.sessions = sessions
 
 	s.api = handlers.New(handlers.Config{
 		Cache:           sessions,
@@ -151,14 +171,40 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout)
 }
 
-// newRing returns a ring with keys of its own.
-func newRing(c config.Config) (*keys.Ring, error) {
+// openState takes the state file for this process. It warns about seal keys that
+// others can read.
+func openState(c config.Config, log *slog.Logger) (*state.File, error) {
+	sealKeys, mode, err := seal.ReadKeys(c.SealKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--seal-key-file: %w", err)
+	}
+	if mode.Perm()&0o044 != 0 {
+		log.Warn("the seal key file can be read by others than its owner, who can then open the state; chmod 600",
+			"path", c.SealKeyFile, "mode", mode.Perm().String())
+	}
+	f, err := state.Open(c.StateFile, sealKeys, log)
+	if err != nil {
+		return nil, fmt.Errorf("--state-file: %w", err)
+	}
+	return f, nil
+}
+
+// newRing returns a ring with the keys of the state or, without one, keys of its
+// own.
+func newRing(c config.Config, f *state.File) (*keys.Ring, error) {
 	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
 	if kept := life.Retention(); kept > keys.MaxKeys {
 		return nil, fmt.Errorf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
 			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)
 	}
-	return keys.NewRing(time.Now, life), nil
+	if f == nil {
+		return keys.NewRing(time.Now, life), nil
+	}
+	ring, err := keys.OpenRing(time.Now, life, f)
+	if err != nil {
+		return nil, fmt.Errorf("--state-file: %w", err)
+	}
+	return ring, nil
 }
 
 // listen binds a server to an address.
@@ -196,8 +242,8 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	return nil
 }
 
-// start serves, rotates the ticket keys, and follows their file and the reload
-// signal.
+// start serves, rotates the ticket keys, follows their file and the reload signal,
+// and saves the sessions now and then.
 func (s *service) start(reload <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -205,6 +251,9 @@ func (s *service) start(reload <-chan os.Signal) {
 	running.Go(func() { s.follow(ctx, reload) })
 	if s.keyFile != nil {
 		running.Go(func() { s.keyFile.Watch(ctx) })
+	}
+	if s.state != nil && s.sessions != nil {
+		running.Go(func() { s.state.KeepSessions(ctx, s.sessions) })
 	}
 	s.onStop("ticket keys", func(context.Context) error { cancel(); running.Wait(); return nil })
 	serve := func(server *http.Server, listener net.Listener) {

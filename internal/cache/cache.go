@@ -108,6 +108,11 @@ type PutOptions struct {
 	// rounded down; an end after the year 2526 is kept as that.
 	ExpiresAt time.Time
 
+	// StoredAt is when the session was first stored, of one that comes back
+	// from elsewhere; zero, or later than now, is now. It is kept like
+	// ExpiresAt.
+	StoredAt time.Time
+
 	// Mark is the caller's own, and returned as it is.
 	Mark uint8
 
@@ -299,6 +304,20 @@ func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	return append(dst, s.data(r)...), s.entry(r), true
 }
 
+// Peek is Get for who does not use the session but copies the cache: it counts as
+// no lookup, and keeps no session from being evicted.
+func (c *Cache) Peek(dst []byte, id ID) (data []byte, e Entry, ok bool) {
+	s, half := c.place(&id)
+	now := c.now()
+	s.lock()
+	defer s.mu.Unlock()
+	r := c.live(s, half, &id, now)
+	if r == 0 {
+		return dst, Entry{}, false
+	}
+	return append(dst, s.data(r)...), s.entry(r), true
+}
+
 // Put stores a copy of data under id, in place of what is there; that is wiped
 // first. It reports whether there was a session to replace.
 //
@@ -352,7 +371,11 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int6
 	case !c.sessions.take():
 		return false, true, nil
 	}
-	s.add(c, half, id, data, now, end, o.Mark)
+	start := now
+	if !o.StoredAt.IsZero() {
+		start = min(milliseconds(o.StoredAt), now)
+	}
+	s.add(c, half, id, data, now, start, end, o.Mark)
 	return old != 0, false, nil
 }
 

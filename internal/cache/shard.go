@@ -143,7 +143,7 @@ func (s *shard) ringOf(r ref) *ring {
 }
 
 // add stores a session whose ID is not there.
-func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, end int64, mark uint8) {
+func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, start, end int64, mark uint8) {
 	n := recordWords(int(id.n), len(data))
 	s.moves = moveWords + movesPerWord*n
 	for s.used >= maxLoad(s.homes) {
@@ -154,7 +154,7 @@ func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, end int64, 
 		s.advance(c, now)
 		r = s.window.reserve(n)
 	}
-	s.write(r, id, data, now, end, mark)
+	s.write(r, id, data, start, end, mark)
 	s.link(r)
 	for at, _ := s.search(half, id); !s.insert(at, newSlot(half, r)); at, _ = s.search(half, id) {
 		// All slots from there on to the last are taken.

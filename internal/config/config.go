@@ -44,6 +44,9 @@ type Config struct {
 	RotateEvery    time.Duration `default:"12h" validate:"omitempty,min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
 	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"How long a ticket may be used. Keys are kept for as long."`
 
+	StateFile   string `placeholder:"FILE" help:"File to keep the ticket keys in over a restart, and the sessions beside it. Needs --seal-key-file."`
+	SealKeyFile string `placeholder:"FILE" help:"Keys that the state is sealed with, as sessapi seal-key new makes them; the first seals, all open."`
+
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
 	AccessLog Switch `default:"off" help:"Log each request, on or off."`
@@ -63,6 +66,9 @@ func Options() []kong.Option {
 func (c *Config) Validate() error {
 	if c.OpsListen != nil && *c.OpsListen == c.Listen {
 		return errors.New("--ops-listen must be another address than --listen")
+	}
+	if (c.StateFile == "") != (c.SealKeyFile == "") {
+		return errors.New("--state-file and --seal-key-file need each other; sessapi seal-key new makes a key")
 	}
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(flagName)

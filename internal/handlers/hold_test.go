@@ -14,6 +14,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // What is read early from a connection is read again, in its order, and a
@@ -71,7 +72,7 @@ func TestPanicInHeldAnswer(t *testing.T) {
 		for a.Waiting() != 1 {
 			time.Sleep(time.Millisecond)
 		}
-		if _, err := a.cfg.Ring.Rotate(nil); err != nil {
+		if _, err := a.cfg.Ring.Rotate(keys.Update{}); err != nil {
 			t.Fatal(err)
 		}
 		response, err := http.ReadResponse(in, nil)

@@ -58,7 +58,7 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeInternal:             {status: 500, title: "Internal error", detail: "Something failed inside; the log has the cause under the request ID."},
 	api.ProblemCodeOverloaded:           {status: 503, title: "Overloaded", detail: "As many requests as the service takes at once are under way.", header: [2]string{"Retry-After", "1"}},
 	api.ProblemCodeCacheDisabled:        {status: 503, title: "Cache disabled", detail: "The service runs with --cache=off and keeps no sessions."},
-	api.ProblemCodeBackendUnavailable:   {status: 503, title: "Backend unavailable", detail: "The backend cannot be reached; nothing was changed.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeBackendUnavailable:   {status: 503, title: "Backend unavailable", detail: "The change could not be stored; nothing was changed. The log has the cause under the request ID.", header: [2]string{"Retry-After", "1"}},
 }
 
 // problemTypePrefix leads, with the code behind it, to the heading of the code
@@ -101,6 +101,8 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
+	case errors.Is(err, keys.ErrUnavailable):
+		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
 	case errors.As(err, &cannotCarry):
@@ -128,12 +130,12 @@ func sentence(err error) string {
 // fail answers with the problem of err. It is the only way an error leaves:
 // handlers, the generated binding of parameters, the router's 404 and 405, the
 // limits and the recovery of panics all come here. The cause of an internal
-// one is logged, and only logged.
+// one, or of a backend that fails, is logged, and only logged.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := a.asProblem(err)
 	id := requestID(w, r)
 	a.cfg.Recorder.Problem(string(p.code))
-	if p.code == api.ProblemCodeInternal {
+	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable {
 		a.cfg.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
 	}

@@ -276,7 +276,7 @@ func (a *API) RotateTicketKeys(w http.ResponseWriter, r *http.Request, params ap
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.cfg.Ring.Rotate(condition)
+	description, err := a.cfg.Ring.Rotate(keys.Update{If: condition})
 	a.answerUpdate(w, r, description, err)
 }
 
@@ -292,7 +292,7 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.cfg.Ring.Revoke(name, condition)
+	description, err := a.cfg.Ring.Revoke(name, keys.Update{If: condition})
 	a.answerUpdate(w, r, description, err)
 }
 

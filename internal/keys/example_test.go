@@ -28,10 +28,10 @@ func Example() {
 
 	// The first step hands out the key that the second makes current.
 	unchanged := func(generation uint64) bool { return generation == pushed.Generation }
-	if _, err := ring.Rotate(unchanged); err != nil {
+	if _, err := ring.Rotate(keys.Update{If: unchanged}); err != nil {
 		panic(err)
 	}
-	if _, err := ring.Rotate(unchanged); errors.Is(err, keys.ErrPrecondition) {
+	if _, err := ring.Rotate(keys.Update{If: unchanged}); errors.Is(err, keys.ErrPrecondition) {
 		fmt.Println("rotated by someone else in the meantime")
 	}
 
@@ -66,7 +66,7 @@ func ExampleFormat_Append() {
 	_, err := keys.HAProxy.Append(nil, set)
 	fmt.Println(err)
 
-	if _, err := ring.Rotate(nil); err != nil {
+	if _, err := ring.Rotate(keys.Update{}); err != nil {
 		panic(err)
 	}
 	set, _ = ring.Snapshot()

@@ -53,21 +53,22 @@ type File struct {
 // FileStatus is how a key file is doing.
 type FileStatus struct {
 	Path      string    // absolute
-	LoadedAt  time.Time // when its keys were last taken
+	LoadedAt  time.Time // when its keys were last taken, or found at the start to be those taken before
 	LastError string    // why its content cannot be taken now; empty when it can
 	FailedAt  time.Time // when that was found; zero when LastError is empty
 	Failures  uint64    // how often a failure was found or, with Reload, found again
 }
 
-// OpenFile reads the file and makes its keys the active ones of the ring. A
-// relative path is one of the working directory as it is now. [File.Watch] and
-// [File.Reload] follow the file from then on.
+// OpenFile reads the file and makes its keys the active ones of the ring, unless
+// its content is what a ring that was restored has taken from it already: what
+// came in since is more recent. A relative path is one of the working directory
+// as it is now. [File.Watch] and [File.Reload] follow the file from then on.
 func OpenFile(path string, ring *Ring, log *slog.Logger) (*File, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("ticket key file: %w", err)
 	}
-	f := &File{path: path, ring: ring, log: log, status: FileStatus{Path: path}}
+	f := &File{path: path, ring: ring, log: log, taken: ring.takenFile(), status: FileStatus{Path: path}}
 	if err := f.take(); err != nil {
 		return nil, fmt.Errorf("ticket key file %s: %w", path, err)
 	}
@@ -88,7 +89,7 @@ func (f *File) Reload() {
 	defer f.checking.Unlock()
 	f.reported = "" // who asks again is told again
 	before := f.taken
-	if f.check(); f.taken == before && f.reported == "" {
+	if err := f.check(); err == nil && f.taken == before {
 		f.log.Info("ticket key file unchanged", slog.String("path", f.path))
 	}
 }
@@ -134,10 +135,16 @@ func (f *File) watch(ctx context.Context) error {
 
 // follow checks the file at once, for what happened before the watch was there,
 // and after each burst of events. Every event in the directory counts: the
-// file may be reached through a link to a link there.
+// file may be reached through a link to a link there. Keys that could not be
+// stored are taken again without one.
 func (f *File) follow(ctx context.Context, events <-chan fsnotify.Event, failures <-chan error) error {
-	f.checkNow()
 	var settled <-chan time.Time // nil while nothing has happened
+	checkNow := func() {
+		if settled = nil; !f.checkNow() {
+			settled = time.After(retry)
+		}
+	}
+	checkNow()
 	for {
 		select {
 		case <-ctx.Done():
@@ -151,8 +158,7 @@ func (f *File) follow(ctx context.Context, events <-chan fsnotify.Event, failure
 				return err
 			}
 		case <-settled:
-			settled = nil
-			f.checkNow()
+			checkNow()
 			continue
 		}
 		if settled == nil { // not pushed back by later events, which may never end
@@ -161,18 +167,20 @@ func (f *File) follow(ctx context.Context, events <-chan fsnotify.Event, failure
 	}
 }
 
-func (f *File) checkNow() {
+// checkNow checks the file. It returns false when its keys cannot be stored now.
+func (f *File) checkNow() (stored bool) {
 	f.checking.Lock()
 	defer f.checking.Unlock()
-	f.check()
+	return !errors.Is(f.check(), ErrUnavailable)
 }
 
-// check takes the keys of the file and says why when it cannot. A failure that
-// goes on is counted and logged once, whatever else happens in the directory.
-func (f *File) check() {
+// check takes the keys of the file, and logs and returns why when it cannot. A
+// failure that goes on is counted and logged once, whatever else happens in the
+// directory.
+func (f *File) check() error {
 	err := f.take()
 	if err == nil || err.Error() == f.reported {
-		return
+		return err
 	}
 	f.reported = err.Error()
 	f.log.Error("the ticket key file cannot be taken; the active keys stay",
@@ -182,6 +190,7 @@ func (f *File) check() {
 	f.status.LastError = f.reported
 	f.status.FailedAt = f.ring.now()
 	f.status.Failures++
+	return err
 }
 
 // take makes the keys of the file the active ones, unless its content is what
@@ -193,14 +202,17 @@ func (f *File) take() error {
 	}
 	defer clear(data)
 	status := f.Status()
-	if sum := sha256.Sum256(data); sum != f.taken {
-		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile})
+	sum := sha256.Sum256(data)
+	if sum != f.taken {
+		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile, file: &sum})
 		if err != nil {
 			return err
 		}
+		f.log.Info("ticket key file taken", slog.String("path", f.path), slog.Uint64("generation", d.Generation))
+	}
+	if sum != f.taken || status.LoadedAt.IsZero() {
 		f.taken = sum
 		status.LoadedAt = f.ring.now()
-		f.log.Info("ticket key file taken", slog.String("path", f.path), slog.Uint64("generation", d.Generation))
 		if mode.Perm()&0o044 != 0 {
 			f.log.Warn("the ticket key file can be read by others than its owner, who can then decrypt traffic; chmod 600",
 				slog.String("path", f.path), slog.String("mode", mode.Perm().String()))

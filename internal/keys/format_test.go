@@ -386,7 +386,7 @@ func TestCannotCarry(t *testing.T) {
 					t.Errorf("%q, want %q", err, want)
 				}
 			}
-			if _, err := r.Rotate(nil); err != nil {
+			if _, err := r.Rotate(Update{}); err != nil {
 				t.Fatal(err)
 			}
 		}

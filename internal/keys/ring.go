@@ -2,7 +2,9 @@ package keys
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -14,6 +16,9 @@ var (
 	ErrPrecondition = errors.New("keys: the active set is not the expected one")
 	// ErrKeyNotFound reports that the active set has no key of that name.
 	ErrKeyNotFound = errors.New("keys: no key of that name in the active set")
+	// ErrUnavailable reports an update that could not be recorded or stored. The
+	// error wraps the cause, too.
+	ErrUnavailable = errors.New("keys: the update cannot be recorded or stored; the active set stays")
 )
 
 // Source is where the active set came from.
@@ -30,22 +35,32 @@ const (
 var sources = []Source{SourceGenerated, SourceAPI, SourceFile, SourceRotation}
 
 // Condition decides whether an update may replace the set of this generation.
-// A nil Condition always holds. It must not call the ring, which is locked.
+// A nil Condition always holds. It must not update the ring, which is busy with
+// that.
 type Condition func(generation uint64) bool
 
-// Update says how a set comes in.
+// Update says how a change comes in.
 type Update struct {
+	// Source is where a set came from. A rotation and a revocation have their
+	// own, whatever it is.
 	Source Source
 	If     Condition
+	// Record, if there is one, is called once with what is active and what is
+	// to be, before anything changes. Its error stops the update. It must not
+	// update the ring.
+	Record func(before, after Description) error
+
+	file *[sha256.Size]byte // hash of the file that the set came in
 }
 
 // Description is what can be told of a set without its secrets.
 type Description struct {
-	// Generation grows by one with every change. A ring starts with the Unix
-	// time in milliseconds, so that, short of a thousand changes a second or a
-	// clock that is set back, no two rings on a node ever use the same: a
-	// generation that a client remembers from before a restart matches no
-	// other set.
+	// Generation grows by one with every change, and by one more after a change
+	// that could not be stored. A ring starts with the Unix time in
+	// milliseconds, so that, short of a thousand changes a second or a clock
+	// that is set back, no two rings on a node ever use the same: a generation
+	// that a client remembers from before a restart matches no other set. With a
+	// [Store] it goes on from where it was.
 	Generation uint64
 	UpdatedAt  time.Time // of the last change
 	Source     Source
@@ -72,7 +87,7 @@ type Stats struct {
 	Source      Source
 	ActivatedAt time.Time         // when the current key became current
 	Keys        map[Role]int      // has every role
-	Updates     map[Source]uint64 // changes, the first set included; has every source
+	Updates     map[Source]uint64 // changes, a first set that was made included; has every source
 	Rejected    Rejected
 }
 
@@ -83,12 +98,18 @@ type Rejected struct {
 }
 
 // Ring holds the active set of ticket keys and replaces it. There is always a
-// valid one. All methods are safe for concurrent use.
+// valid one. All methods are safe for concurrent use. Nobody who reads waits for
+// the [Store].
 type Ring struct {
-	now  func() time.Time
-	life Lifecycle
+	now   func() time.Time
+	life  Lifecycle
+	store Store // nil without one
 
-	mu          sync.RWMutex // guards all that follows and the secrets of set
+	updating sync.Mutex        // held for all of an update; guards what follows up to mu
+	taken    [sha256.Size]byte // hash of the key file's content that was taken last
+	burnt    uint64            // the highest generation of a set that could not be stored, and may have been
+
+	mu          sync.RWMutex // guards all that follows and the secrets of set; written to with updating held, too
 	set         Set
 	description Description        // of set, keys in the order of set.all, without NextRotationAt
 	pushed      bool               // the set is not the ring's to rotate
@@ -103,6 +124,12 @@ type Ring struct {
 // the operating system's random source. now is the wall clock, time.Now but for
 // tests. [Ring.RotateWhenDue] rotates it.
 func NewRing(now func() time.Time, life Lifecycle) *Ring {
+	r := emptyRing(now, life)
+	r.install(r.first())
+	return r
+}
+
+func emptyRing(now func() time.Time, life Lifecycle) *Ring {
 	r := &Ring{now: now, life: life, changed: make(chan struct{}), updates: make(map[Source]uint64), invalid: make(map[Kind]uint64)}
 	for _, source := range sources {
 		r.updates[source] = 0
@@ -110,9 +137,15 @@ func NewRing(now func() time.Time, life Lifecycle) *Ring {
 	for _, kind := range kinds {
 		r.invalid[kind] = 0
 	}
-	next := generate(rand.Read, size256)
-	r.install(&Set{Keys: []Key{generate(rand.Read, size256)}, Next: &next}, SourceGenerated, uint64(now().UnixMilli()))
 	return r
+}
+
+// first is the set that an empty ring starts with.
+func (r *Ring) first() change {
+	next := generate(rand.Read, size256)
+	c := r.prepare(&Set{Keys: []Key{generate(rand.Read, size256)}, Next: &next}, SourceGenerated)
+	c.description.Generation = uint64(c.description.UpdatedAt.UnixMilli())
+	return c
 }
 
 // Load replaces the active set by the one that data is in the format. It
@@ -134,7 +167,8 @@ func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 // of what is active then. The set that is active already, of the same keys in
 // the same roles and order, changes nothing.
 //
-// The error is an [*InvalidError] or [ErrPrecondition]; the active set stays.
+// The error is an [*InvalidError], [ErrPrecondition] or [ErrUnavailable]; the
+// active set stays.
 func (r *Ring) Replace(set Set, u Update) (Description, error) {
 	return r.replace(set, u, set.equal)
 }
@@ -143,13 +177,12 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool) (Desc
 	if err := set.Validate(); err != nil {
 		return Description{}, r.refuse(err)
 	}
-	return r.update(u, func(active *Set) (*Set, error) {
+	return r.update(u, func(active *Set) (*Set, bool, error) {
 		if isActive(active) {
-			return active, nil
+			return active, r.pushed, nil
 		}
 		c := set.clone()
-		r.pushed = true
-		return &c, nil
+		return &c, true, nil
 	})
 }
 
@@ -163,9 +196,11 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool) (Desc
 //
 // The step keeps [Lifecycle.Retention] keys, or as many as there were when those
 // are more, and those that a live ticket may be sealed with, up to [MaxKeys].
-// What falls out is the oldest previous key. The error is [ErrPrecondition].
-func (r *Ring) Rotate(condition Condition) (Description, error) {
-	return r.update(Update{SourceRotation, condition}, func(*Set) (*Set, error) { return r.rotation(), nil })
+// What falls out is the oldest previous key. The error is [ErrPrecondition] or
+// [ErrUnavailable].
+func (r *Ring) Rotate(u Update) (Description, error) {
+	u.Source = SourceRotation
+	return r.update(u, func(*Set) (*Set, bool, error) { return r.rotation(), r.pushed, nil })
 }
 
 // Revoke takes the key of that name out of the active set and returns the
@@ -175,14 +210,16 @@ func (r *Ring) Rotate(condition Condition) (Description, error) {
 // make full handshakes until they do.
 //
 // The source of the set is then [SourceAPI], for that is where revocations
-// come from. The error is [ErrKeyNotFound] or [ErrPrecondition].
-func (r *Ring) Revoke(name Name, condition Condition) (Description, error) {
-	return r.update(Update{SourceAPI, condition}, func(active *Set) (*Set, error) {
+// come from. The error is [ErrKeyNotFound], [ErrPrecondition] or
+// [ErrUnavailable].
+func (r *Ring) Revoke(name Name, u Update) (Description, error) {
+	u.Source = SourceAPI
+	return r.update(u, func(active *Set) (*Set, bool, error) {
 		set := &Set{Keys: slices.Clone(active.Keys), Next: active.Next}
 		i := slices.IndexFunc(set.Keys, func(k Key) bool { return k.Name() == name })
 		isNext := set.Next != nil && set.Next.Name() == name
 		if i < 0 && !isNext {
-			return nil, ErrKeyNotFound
+			return nil, false, ErrKeyNotFound
 		}
 		switch {
 		case i > 0:
@@ -196,62 +233,128 @@ func (r *Ring) Revoke(name Name, condition Condition) (Description, error) {
 			next := active.fresh()
 			set.Next = &next
 		}
-		return set, nil
+		return set, r.pushed, nil
 	})
 }
 
-// update puts the set that step makes of the active one in its place. step may
-// pass on keys of the active set; when it returns the active set itself,
-// nothing changes.
-func (r *Ring) update(u Update, step func(active *Set) (*Set, error)) (Description, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// update puts the set that step makes of the active one in its place; step also
+// says whether it is pushed. It may pass on keys of the active set; when it
+// returns the active set itself, nothing changes.
+func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (Description, error) {
+	r.updating.Lock()
+	defer r.updating.Unlock()
 	if u.If != nil && !u.If(r.description.Generation) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.unexpected++
 		return Description{}, ErrPrecondition
 	}
-	set, err := step(&r.set)
+	set, pushed, err := step(&r.set)
 	if err != nil {
 		return Description{}, err
 	}
-	if set != &r.set {
-		r.install(set, u.Source, r.description.Generation+1)
+	taken := r.taken
+	if u.file != nil {
+		taken = *u.file
 	}
+	if set != &r.set {
+		c := r.prepare(set, u.Source)
+		c.pushed = pushed
+		err = r.commit(c, taken, u.Record)
+	} else if taken != r.taken {
+		err = r.save(r.active(), taken)
+	}
+	if err != nil {
+		return Description{}, err
+	}
+	r.taken = taken
 	return r.describe(), nil
 }
 
-// install makes the ring the owner of set and set the active one, and wipes the
-// keys that are not passed on.
-func (r *Ring) install(set *Set, source Source, generation uint64) {
+// commit records, stores and then installs a set. One that fails is wiped but for
+// what it has from the active set. The ring is being updated.
+func (r *Ring) commit(c change, taken [sha256.Size]byte, record func(before, after Description) error) error {
+	var err error
+	if record != nil {
+		after := c.description
+		after.Keys = slices.Clone(after.Keys)
+		if err = record(r.describe(), after); err != nil {
+			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	if err == nil {
+		if err = r.save(c, taken); err != nil {
+			r.burnt = c.description.Generation
+		}
+	}
+	if err != nil {
+		wipeAllBut(&r.set, c.set)
+		return err
+	}
+	r.install(c)
+	return nil
+}
+
+// change is a set that is to be the active one, and all that goes with it.
+type change struct {
+	set         *Set
+	description Description // without NextRotationAt
+	pushed      bool
+	activations map[Name]time.Time
+}
+
+// active is what is active, as a change. The ring is being updated.
+func (r *Ring) active() change { return change{&r.set, r.description, r.pushed, r.activations} }
+
+// prepare describes a set that is to follow the active one. The ring is being
+// updated.
+func (r *Ring) prepare(set *Set, source Source) change {
 	now := r.now().Round(0) // without the monotonic clock: the wall clock may go another way
+	c := change{set: set, activations: make(map[Name]time.Time, set.len())}
 	keys := make([]KeyDescription, 0, set.len())
-	passedOn := make(map[**material]bool, set.len())
-	activations := make(map[Name]time.Time, set.len())
 	for role, k := range set.all() {
-		passedOn[k.m] = true
 		d, known := r.find(k)
 		if !known {
 			d = KeyDescription{Name: k.Name(), Bits: k.Bits(), Fingerprint: k.Fingerprint(), CreatedAt: now}
 		}
 		if role == RoleCurrent && d.Role != RoleCurrent {
 			d.ActivatedAt = now
-			activations[d.Name] = time.Now()
+			c.activations[d.Name] = time.Now()
 		} else if at, ok := r.activations[d.Name]; ok && known {
-			activations[d.Name] = at
+			c.activations[d.Name] = at
 		}
 		d.Role = role
 		keys = append(keys, d)
 	}
-	for _, k := range r.set.all() {
-		if !passedOn[k.m] {
+	generation := max(r.description.Generation, r.burnt) + 1
+	c.description = Description{Generation: generation, UpdatedAt: now, Source: source, Keys: keys}
+	return c
+}
+
+// install makes the ring the owner of the set and the set the active one, and
+// wipes the keys that are not passed on. The ring is being updated.
+func (r *Ring) install(c change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	wipeAllBut(c.set, &r.set)
+	r.set, r.activations, r.pushed = *c.set, c.activations, c.pushed
+	r.description = c.description
+	r.updates[c.description.Source]++
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// wipeAllBut wipes the keys of gone that kept does not share.
+func wipeAllBut(kept, gone *Set) {
+	shared := make(map[**material]bool, kept.len())
+	for _, k := range kept.all() {
+		shared[k.m] = true
+	}
+	for _, k := range gone.all() {
+		if !shared[k.m] {
 			k.wipe()
 		}
 	}
-	r.set, r.activations = *set, activations
-	r.description = Description{Generation: generation, UpdatedAt: now, Source: source, Keys: keys}
-	r.updates[source]++
-	close(r.changed)
-	r.changed = make(chan struct{})
 }
 
 // Changed returns a channel that is closed with the next change of the set. Who
@@ -269,7 +372,8 @@ func (r *Ring) Generation() uint64 {
 	return r.description.Generation
 }
 
-// find returns the description of k when it is in the active set.
+// find returns the description of k when it is in the active set. The ring is
+// being updated.
 func (r *Ring) find(k Key) (KeyDescription, bool) {
 	i := 0
 	for _, active := range r.set.all() {
@@ -299,6 +403,7 @@ func (r *Ring) Description() Description {
 	return r.describe()
 }
 
+// describe describes the active set. The ring is locked or being updated.
 func (r *Ring) describe() Description {
 	d := r.description
 	d.NextRotationAt = r.nextRotation()

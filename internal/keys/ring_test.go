@@ -114,7 +114,7 @@ func TestRotate(t *testing.T) {
 			for i, want := range test.want {
 				before := r.Description()
 				old := held(r)
-				d, err := r.Rotate(nil)
+				d, err := r.Rotate(Update{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -165,7 +165,7 @@ func TestRevoke(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			r := ringWith(t, test.set)
 			before, old := r.Description(), held(r)
-			d, err := r.Revoke(testKey(test.revoke, size256).Name(), nil)
+			d, err := r.Revoke(testKey(test.revoke, size256).Name(), Update{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +180,7 @@ func TestRevoke(t *testing.T) {
 	}
 	r := ringWith(t, testSet(size128, 1))
 	before := r.Description()
-	if _, err := r.Revoke(testKey(2, size128).Name(), nil); !errors.Is(err, ErrKeyNotFound) {
+	if _, err := r.Revoke(testKey(2, size128).Name(), Update{}); !errors.Is(err, ErrKeyNotFound) {
 		t.Errorf("revoking an unknown key: %v", err)
 	}
 	if got := r.Description(); got.Generation != before.Generation {
@@ -304,8 +304,8 @@ func TestRefusedUpdates(t *testing.T) {
 	}
 	_, replaceErr := r.Replace(testSet(size128, 4), Update{Source: SourceAPI, If: never})
 	_, loadErr := r.Load(ATS, written(ATS, testSet(size128, 4)), Update{Source: SourceAPI, If: never})
-	_, rotateErr := r.Rotate(never)
-	_, revokeErr := r.Revoke(name, never)
+	_, rotateErr := r.Rotate(Update{If: never})
+	_, revokeErr := r.Revoke(name, Update{If: never})
 	_, sameErr := r.Replace(set, Update{Source: SourceAPI, If: never})
 	for i, err := range []error{replaceErr, loadErr, rotateErr, revokeErr, sameErr} {
 		if !errors.Is(err, ErrPrecondition) {
@@ -340,10 +340,10 @@ func TestCondition(t *testing.T) {
 	r := ringWith(t, testSet(size128, 1))
 	generation := r.Description().Generation
 	expect := func(g uint64) bool { return g == generation }
-	if d, err := r.Rotate(expect); err != nil || d.Generation != generation+1 {
+	if d, err := r.Rotate(Update{If: expect}); err != nil || d.Generation != generation+1 {
 		t.Errorf("%v, %v", d, err)
 	}
-	if _, err := r.Rotate(expect); !errors.Is(err, ErrPrecondition) {
+	if _, err := r.Rotate(Update{If: expect}); !errors.Is(err, ErrPrecondition) {
 		t.Errorf("stale: %v", err)
 	}
 }
@@ -359,7 +359,7 @@ func TestStats(t *testing.T) {
 	if _, err := r.Load(ATS, written(ATS, testSet(size128, 1, 2, 3)), Update{Source: SourceFile}); err != nil {
 		t.Fatal(err)
 	}
-	d, err := r.Rotate(nil)
+	d, err := r.Rotate(Update{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +452,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 				}
 				keys = keys[:len(keys)-1]
 			}
-			d, err = r.Rotate(condition)
+			d, err = r.Rotate(Update{If: condition})
 		case 1:
 			operation, source = "revoke", SourceAPI
 			target := random.IntN(len(keys) + 2)
@@ -472,7 +472,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 			default:
 				wantErr = ErrKeyNotFound
 			}
-			d, err = r.Revoke(name, condition)
+			d, err = r.Revoke(name, Update{If: condition})
 		case 2:
 			operation, source = "replace", SourceAPI
 			set := randomSet(random, active)
@@ -669,9 +669,9 @@ func TestConcurrentSnapshots(t *testing.T) {
 				case 0:
 					d, err = r.Replace(testSet(size256, random.Perm(5)...), Update{Source: SourceAPI})
 				case 1:
-					d, err = r.Rotate(nil)
+					d, err = r.Rotate(Update{})
 				case 2:
-					d, err = r.Revoke(r.Description().Keys[0].Name, nil)
+					d, err = r.Revoke(r.Description().Keys[0].Name, Update{})
 				}
 				if err != nil && !errors.Is(err, ErrKeyNotFound) {
 					t.Error(err)
@@ -718,7 +718,7 @@ func BenchmarkRotate(b *testing.B) {
 	r := NewRing(clock(), twiceADay)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := r.Rotate(nil); err != nil {
+		if _, err := r.Rotate(Update{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -27,8 +27,13 @@ func (l Lifecycle) Retention() int {
 	return int((l.TicketLifetime+l.RotateEvery-1)/l.RotateEvery) + 2
 }
 
-// checkEvery is how often the wall clock is looked at.
-const checkEvery = time.Minute
+const (
+	// checkEvery is how often the wall clock is looked at.
+	checkEvery = time.Minute
+	// rotateAgain is how long after a rotation that could not be stored it is
+	// tried again.
+	rotateAgain = 10 * time.Second
+)
 
 // RotateWhenDue rotates the set at the end of each interval until ctx ends. Who
 // brings the keys rotates them: a set that was pushed is left alone, also when it
@@ -36,15 +41,19 @@ const checkEvery = time.Minute
 //
 // The interval is over when it has passed on the wall clock, which goes on while
 // a machine is suspended, or on the monotonic one, which is never set back. A
-// clock that leaps ahead makes for one rotation, however far it leaps.
+// clock that leaps ahead makes for one rotation, however far it leaps. A rotation
+// that fails with [ErrUnavailable] is logged and tried again.
 func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger) {
 	if r.life.RotateEvery == 0 {
 		return
 	}
 	for {
 		changed := r.Changed()
-		d, left := r.rotateIfDue()
-		if d != nil {
+		d, left, err := r.rotateIfDue()
+		switch {
+		case err != nil:
+			log.Error("ticket keys cannot be rotated; trying again", slog.String("error", err.Error()))
+		case d != nil:
 			log.Info("ticket keys rotated", slog.Uint64("generation", d.Generation), slog.String("current", d.Keys[0].Name.String()))
 		}
 		timer := time.NewTimer(min(left, checkEvery))
@@ -60,29 +69,31 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger) {
 }
 
 // rotateIfDue rotates a generated set whose interval is over, and returns what
-// is active then, else nil, and what is left of the interval.
-func (r *Ring) rotateIfDue() (rotated *Description, left time.Duration) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// is active then, else nil, and when to look again.
+func (r *Ring) rotateIfDue() (rotated *Description, left time.Duration, err error) {
+	r.updating.Lock()
+	defer r.updating.Unlock()
 	if r.pushed {
-		return nil, checkEvery
+		return nil, checkEvery, nil
 	}
 	if r.untilDue() <= 0 {
-		r.install(r.rotation(), SourceRotation, r.description.Generation+1)
+		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, nil); err != nil {
+			return nil, rotateAgain, err
+		}
 		rotated = new(r.describe())
 	}
-	return rotated, r.untilDue()
+	return rotated, r.untilDue(), nil
 }
 
 // untilDue is what is left of the interval of the current key. The ring is
-// locked.
+// being updated.
 func (r *Ring) untilDue() time.Duration {
 	passed := max(time.Since(r.activations[r.description.Keys[0].Name]), r.now().Sub(r.description.Keys[0].ActivatedAt))
 	return r.life.RotateEvery - passed
 }
 
 // nextRotation is when the set rotates by itself; zero when it does not. The
-// ring is locked.
+// ring is locked or being updated.
 func (r *Ring) nextRotation() time.Time {
 	if r.pushed || r.life.RotateEvery == 0 {
 		return time.Time{}
@@ -96,7 +107,7 @@ func (r *Ring) nextRotation() time.Time {
 }
 
 // rotation returns the set that follows the active one by a step. The ring is
-// locked.
+// being updated.
 func (r *Ring) rotation() *Set {
 	keys := slices.Clone(r.set.Keys)
 	if r.set.Next != nil {

@@ -65,7 +65,7 @@ func TestWeeksOfRotation(t *testing.T) {
 					time.Sleep(time.Duration(random.ExpFloat64() * float64(10*time.Minute)))
 					synctest.Wait()
 					if random.IntN(300) == 0 {
-						if _, err := r.Rotate(nil); err != nil {
+						if _, err := r.Rotate(Update{}); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -191,7 +191,7 @@ func TestPushedSetsStay(t *testing.T) {
 			t.Fatal(err)
 		}
 		stays("pushed")
-		if _, err := r.Rotate(nil); err != nil {
+		if _, err := r.Rotate(Update{}); err != nil {
 			t.Fatal(err)
 		}
 		stays("rotated by hand")
@@ -210,7 +210,7 @@ func TestChanged(t *testing.T) {
 		t.Error("the same set is a change")
 	default:
 	}
-	if _, err := r.Rotate(nil); err != nil {
+	if _, err := r.Rotate(Update{}); err != nil {
 		t.Fatal(err)
 	}
 	<-changed

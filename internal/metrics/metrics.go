@@ -21,6 +21,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 const namespace = "sessapi"
@@ -104,6 +105,31 @@ func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 		Namespace: namespace, Subsystem: "ticket_key_file", Name: "reload_failures_total",
 		Help: "Times that the ticket-key file could not be taken, so that the keys from before stayed.",
 	}, func() float64 { return float64(f.Status().Failures) }))
+}
+
+// AddState adds the figures of the state file.
+func (m *Metrics) AddState(f *state.File) {
+	files := map[string]func() state.FileStatus{
+		"ticket_keys": func() state.FileStatus { return f.Status().Keys },
+		"sessions":    func() state.FileStatus { return f.Status().Sessions },
+	}
+	for content, status := range files {
+		labels := prometheus.Labels{"content": content}
+		m.registry.MustRegister(
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Namespace: namespace, Subsystem: "state", Name: "last_save_timestamp_seconds", ConstLabels: labels,
+				Help: "When the state was last saved since the start; 0 when it was not, by content.",
+			}, func() float64 {
+				if at := status().SavedAt; !at.IsZero() {
+					return float64(at.UnixMilli()) / 1000
+				}
+				return 0
+			}),
+			prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Namespace: namespace, Subsystem: "state", Name: "save_failures_total", ConstLabels: labels,
+				Help: "Times that the state could not be saved, so that the file from before stayed, by content.",
+			}, func() float64 { return float64(status().Failures) }))
+	}
 }
 
 // AddWaiting adds how many requests are held for a change of the ticket keys.

@@ -49,7 +49,7 @@ func everything(t *testing.T) *Metrics {
 	if _, err := ring.Load(keys.ATS, make([]byte, 47), keys.Update{Source: keys.SourceAPI}); err == nil {
 		t.Fatal("47 bytes were taken for keys")
 	}
-	if _, err := ring.Rotate(nil); err != nil {
+	if _, err := ring.Rotate(keys.Update{}); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "ticket.key")

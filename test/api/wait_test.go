@@ -227,7 +227,7 @@ func testManyRounds(t *testing.T, s *service) {
 		})
 	}
 	rotate := func() {
-		if _, err := s.ring.Rotate(nil); err != nil {
+		if _, err := s.ring.Rotate(keys.Update{}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/sessapi/sessapi/internal/seal"
+)
+
+type sealKeyCommand struct {
+	New newSealKeyCommand `cmd:"" help:"Write a new key: a line of a --seal-key-file."`
+}
+
+type newSealKeyCommand struct {
+	Out string `env:"-" placeholder:"FILE" help:"File to make, of mode 0600; one that is there is not touched. Standard output if not given."`
+}
+
+// Run writes a key.
+func (c newSealKeyCommand) Run(env environment) error {
+	line := seal.GenerateKey()
+	defer clear(line)
+	if c.Out == "" {
+		_, err := env.stdout.Write(line)
+		return err
+	}
+	file, err := os.OpenFile(c.Out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(line)
+	return errors.Join(err, file.Sync(), file.Close())
+}

@@ -1,0 +1,386 @@
+package keys
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// memoryStore is a store in memory that fails when it is told to.
+type memoryStore struct {
+	mu    sync.Mutex
+	state []byte
+	saves int
+	fail  error
+}
+
+func (s *memoryStore) Load() ([]byte, error) { return bytes.Clone(s.state), s.fail }
+
+func (s *memoryStore) Save(state []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saves++
+	if s.fail == nil {
+		s.state = bytes.Clone(state)
+	}
+	return s.fail
+}
+
+var errDisk = errors.New("disk full")
+
+func (s *memoryStore) failWith(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fail = err
+}
+
+// openRing opens a ring that goes by a clock of its own.
+func openRing(t *testing.T, store Store) *Ring {
+	t.Helper()
+	r, err := OpenRing(clock(), twiceADay, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// sameState compares two rings, and leaves out when they rotate, for that has
+// the clock in it.
+func sameState(t *testing.T, got, want *Ring) {
+	t.Helper()
+	gotSet, g := got.Snapshot()
+	wantSet, w := want.Snapshot()
+	if !gotSet.equal(&wantSet) || got.pushed != want.pushed || got.taken != want.taken {
+		t.Error("the set is another")
+	}
+	if g.Generation != w.Generation || g.Source != w.Source || !g.UpdatedAt.Equal(w.UpdatedAt) {
+		t.Errorf("%+v, want %+v", g, w)
+	}
+	if !slices.EqualFunc(g.Keys, w.Keys, func(a, b KeyDescription) bool {
+		times := a.CreatedAt.Equal(b.CreatedAt) && a.ActivatedAt.Equal(b.ActivatedAt)
+		a.CreatedAt, a.ActivatedAt = b.CreatedAt, b.ActivatedAt
+		return times && a == b
+	}) {
+		t.Errorf("%+v, want %+v", g.Keys, w.Keys)
+	}
+}
+
+// A ring comes back as it was after each kind of update.
+func TestOpenRing(t *testing.T) {
+	store := new(memoryStore)
+	r := openRing(t, store)
+	if r.Stats().Updates[SourceGenerated] != 1 || store.saves != 1 {
+		t.Error("the first set is not stored")
+	}
+	again := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(what, err)
+		}
+		restored := openRing(t, store)
+		sameState(t, restored, r)
+		if n := restored.Stats().Updates[r.Description().Source]; n != 0 {
+			t.Errorf("%s: coming back counts as %d updates", what, n)
+		}
+		r = restored
+	}
+	again("generated", nil)
+	_, err := r.Rotate(Update{})
+	again("rotated", err)
+	generation := r.Generation()
+	_, err = r.Replace(withNext(testSet(size256, 1, 2), testKey(3, size256)), Update{Source: SourceAPI})
+	again("pushed", err)
+	if r.Generation() != generation+1 {
+		t.Errorf("generation %d follows %d", r.Generation(), generation)
+	}
+	_, err = r.Revoke(testKey(2, size256).Name(), Update{})
+	again("revoked", err)
+	_, err = r.Replace(testSet(size128, 5), Update{Source: SourceAPI})
+	again("one key", err)
+	saves := store.saves
+	_, err = r.Replace(testSet(size128, 5), Update{Source: SourceAPI})
+	again("the same", err)
+	if store.saves != saves {
+		t.Error("the same set is stored again")
+	}
+}
+
+// A store that fails stops every kind of update, and nothing of it stays.
+func TestStoreFails(t *testing.T) {
+	store := &memoryStore{fail: errDisk}
+	if _, err := OpenRing(clock(), twiceADay, store); !errors.Is(err, errDisk) {
+		t.Fatal(err)
+	}
+	store.failWith(nil)
+	r := openRing(t, store)
+	if _, err := r.Replace(testSet(size128, 1, 2, 3), Update{Source: SourceAPI}); err != nil {
+		t.Fatal(err)
+	}
+	saved, before, changed := store.state, r.Description(), r.Changed()
+	store.failWith(errDisk)
+	_, replaceErr := r.Replace(testSet(size128, 4), Update{Source: SourceAPI})
+	_, rotateErr := r.Rotate(Update{})
+	_, revokeErr := r.Revoke(testKey(1, size128).Name(), Update{})
+	for _, err := range []error{replaceErr, rotateErr, revokeErr} {
+		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, errDisk) {
+			t.Error(err)
+		}
+	}
+	select {
+	case <-changed:
+		t.Error("who waits is told of a change")
+	default:
+	}
+	if d := r.Description(); !same(d, before) || !bytes.Equal(store.state, saved) {
+		t.Errorf("%+v, was %+v", d, before)
+	}
+	active := held(r)
+	for _, k := range active.all() {
+		if wiped(k) {
+			t.Error("an active key is wiped")
+		}
+	}
+	store.failWith(nil)
+	d, err := r.Rotate(Update{})
+	if err != nil || d.Generation <= before.Generation+1 {
+		t.Errorf("generation %d after %d and failures, which may have been stored: %v", d.Generation, before.Generation, err)
+	}
+	sameState(t, openRing(t, store), r)
+}
+
+// What a failed update made is wiped, and what it shares with the active set is
+// not.
+func TestFailedSetIsWiped(t *testing.T) {
+	store := new(memoryStore)
+	r := openRing(t, store)
+	store.failWith(errDisk)
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	c := r.prepare(r.rotation(), SourceRotation)
+	if err := r.commit(c, r.taken, nil); !errors.Is(err, ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if !wiped(*c.set.Next) || wiped(c.set.Keys[0]) || wiped(c.set.Keys[1]) {
+		t.Error("the fresh key is to be wiped, and no other")
+	}
+}
+
+func TestRecord(t *testing.T) {
+	store := new(memoryStore)
+	r := openRing(t, store)
+	for _, refusal := range []error{errDisk, nil} {
+		active, saves, calls := r.Description(), store.saves, 0
+		d, err := r.Rotate(Update{Record: func(before, after Description) error {
+			calls++
+			if !same(before, active) || after.Generation != before.Generation+1 || after.Keys[0].Name != before.Keys[1].Name {
+				t.Errorf("from %+v to %+v", before, after)
+			}
+			if store.saves != saves || r.Generation() != active.Generation {
+				t.Error("something has changed already")
+			}
+			return refusal
+		}})
+		if calls != 1 || !errors.Is(err, refusal) || errors.Is(err, ErrUnavailable) != (refusal != nil) {
+			t.Errorf("%d calls: %v", calls, err)
+		}
+		if changed := r.Generation() != active.Generation; changed != (refusal == nil) || store.saves != saves && refusal != nil {
+			t.Errorf("%+v", d)
+		}
+	}
+	set, _ := r.Snapshot()
+	if _, err := r.Replace(set, Update{Record: func(_, _ Description) error { t.Error("the same set is recorded"); return nil }}); err != nil {
+		t.Error(err)
+	}
+}
+
+// slowStore holds what is saved until it is let go.
+type slowStore struct {
+	memoryStore
+	saving, done chan struct{}
+}
+
+func (s *slowStore) Save(state []byte) error {
+	s.saving <- struct{}{}
+	<-s.done
+	return s.memoryStore.Save(state)
+}
+
+// Nobody who reads waits for the store.
+func TestReadersDoNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := openRing(t, new(memoryStore))
+		store := &slowStore{saving: make(chan struct{}), done: make(chan struct{})}
+		r.store = store
+		updated := make(chan error)
+		go func() { _, err := r.Rotate(Update{}); updated <- err }()
+		<-store.saving
+		before := r.Generation()
+		changed := r.Changed()
+		set, d := r.Snapshot()
+		set.Wipe()
+		if d.Generation != before || r.Stats().Generation != before || r.Description().Generation != before {
+			t.Error("what is not stored is seen")
+		}
+		close(store.done)
+		if err := <-updated; err != nil {
+			t.Fatal(err)
+		}
+		<-changed
+	})
+}
+
+// A rotation that cannot be stored is tried again, neither at once nor never.
+func TestRotationIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(memoryStore)
+		r, err := OpenRing(time.Now, twiceADay, store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		generation := r.Generation()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		log := new(logBuffer)
+		go r.RotateWhenDue(ctx, slog.New(slog.NewTextHandler(log, nil)))
+		store.failWith(errDisk)
+		time.Sleep(twiceADay.RotateEvery + time.Minute)
+		synctest.Wait()
+		if n := log.count(slog.LevelError); n < 2 || n > 7 || r.Generation() != generation {
+			t.Errorf("%d failures in a minute", n)
+		}
+		store.failWith(nil)
+		time.Sleep(rotateAgain)
+		synctest.Wait()
+		if r.Description().Source != SourceRotation {
+			t.Error("not rotated once the store works")
+		}
+		cancel()
+		synctest.Wait()
+		// What falls due while the service is down is done at once.
+		time.Sleep(3 * twiceADay.RotateEvery)
+		if r, err = OpenRing(time.Now, twiceADay, store); err != nil {
+			t.Fatal(err)
+		}
+		generation = r.Generation()
+		ctx, cancel = context.WithCancel(t.Context())
+		defer cancel()
+		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if steps := r.Generation() - generation; steps != 1 {
+			t.Errorf("%d steps", steps)
+		}
+	})
+}
+
+// Of state and key file the more recent update wins.
+func TestStateAndFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ticket.key")
+	writeFile(t, path, atsFile(1, 2))
+	store := new(memoryStore)
+	restart := func() *Ring {
+		t.Helper()
+		r := openRing(t, store)
+		if _, err := OpenFile(path, r, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	want := func(r *Ring, keys string, source Source) {
+		t.Helper()
+		if d := r.Description(); roster(d) != keys || d.Source != source {
+			t.Errorf("%s from %s, want %s from %s", roster(d), d.Source, keys, source)
+		}
+	}
+	r := restart()
+	want(r, "c1 p2", SourceFile)
+	push(t, r, 3)
+	want(restart(), "c3", SourceAPI)
+	writeFile(t, path, atsFile(4))
+	r = restart()
+	want(r, "c4", SourceFile)
+	// A file that holds what is active changes nothing, but has been seen.
+	push(t, r, 5)
+	writeFile(t, path, atsFile(5))
+	want(restart(), "c5", SourceAPI)
+	r = restart()
+	push(t, r, 6)
+	want(restart(), "c6", SourceAPI)
+}
+
+// Keys of the file that cannot be stored are taken as soon as they can.
+func TestFileIsTriedAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ticket.key")
+	writeFile(t, path, atsFile(1))
+	synctest.Test(t, func(t *testing.T) {
+		store := new(memoryStore)
+		r := openRing(t, store)
+		log := new(logBuffer)
+		f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		store.failWith(errDisk)
+		if err := os.WriteFile(path, atsFile(2), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		done := make(chan error)
+		go func() { done <- f.follow(ctx, nil, nil) }()
+		time.Sleep(10 * retry)
+		synctest.Wait()
+		if roster(r.Description()) != "c1" || f.Status().Failures != 1 || log.count(slog.LevelError) != 1 {
+			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+		}
+		store.failWith(nil)
+		time.Sleep(retry)
+		synctest.Wait()
+		if roster(r.Description()) != "c2" || f.Status().LastError != "" {
+			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+		}
+		cancel()
+		<-done
+	})
+}
+
+func FuzzState(f *testing.F) {
+	store := new(memoryStore)
+	r, err := OpenRing(clock(), twiceADay, store)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(store.state)
+	if _, err := r.Replace(testSet(size128, 1, 2), Update{Source: SourceAPI}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(store.state)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, taken, err := parseState(data)
+		if err != nil {
+			if _, err := OpenRing(clock(), twiceADay, &memoryStore{state: data}); len(data) > 0 && !errors.Is(err, ErrInvalidState) {
+				t.Error(err)
+			}
+			return
+		}
+		if written := appendState(nil, c, taken); !bytes.Equal(written, data) {
+			t.Errorf("%x is written as %x", data, written)
+		}
+		r, err := OpenRing(clock(), twiceADay, &memoryStore{state: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Rotate(Update{}); err != nil {
+			t.Error(err)
+		}
+	})
+}

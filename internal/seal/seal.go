@@ -1,0 +1,243 @@
+// Package seal encrypts what leaves the process, so that who reads a disk or a
+// shared store learns nothing and who writes to it is found out.
+//
+// A [Keys] seals with the first of its keys and opens with all, so that a key is
+// replaced by putting the new one in front. [Keys.Seal] makes a record of bytes
+// that are in memory, [Keys.NewWriter] a stream of any length. Both are bound to
+// what they are: with another [Binding] they do not open.
+//
+// What it promises:
+//   - The cipher is XChaCha20-Poly1305 with random nonces of 24 bytes: 10,000
+//     records a second for 100 years repeat one with a probability of 2^-103.
+//   - A record that was changed, cut off, or put in the place of another does not
+//     open, nor does a stream that lacks a part, has one more, or has them in
+//     another order. What a reader of a stream has returned by then was at that
+//     place in the stream; only io.EOF says that it was all.
+//   - Input is bounded: opening takes no more memory than what is opened, or two
+//     chunks of a stream.
+//   - No error holds bytes of keys or of what is sealed.
+//
+// Go's ciphers keep copies of keys that cannot be wiped.
+package seal
+
+import (
+	"bytes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// Why something does not open.
+var (
+	// ErrUnknownKey reports something sealed with a key that is not there.
+	ErrUnknownKey = errors.New("seal: sealed with a key that is not among the given ones")
+	// ErrVersion reports a layout that this version does not know.
+	ErrVersion = errors.New("seal: not sealed by this program, or by a later version of it")
+	// ErrCorrupt reports something that is not as it was sealed, or is not what
+	// the binding says.
+	ErrCorrupt = errors.New("seal: changed, incomplete, or sealed as something else")
+)
+
+// A record is
+//
+//	version (1), key ID (8), nonce (24), ciphertext, tag (16)
+//
+// sealed with a key of its own kind that is derived from the seal key.
+const (
+	version    = 1
+	keyIDSize  = 8
+	headerSize = 1 + keyIDSize
+
+	// Overhead is by how many bytes a record is longer than what it holds.
+	Overhead = headerSize + chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
+)
+
+// The labels of what is derived from a seal key with HKDF-SHA256 (RFC 5869).
+const (
+	labelKeyID  = "sessapi seal key ID v1"
+	labelRecord = "sessapi seal record v1"
+	labelStream = "sessapi seal stream v1"
+)
+
+// Binding is what a record or stream is. It is authenticated, not stored: who
+// opens it has to know.
+type Binding struct {
+	Kind      string // of data, such as "ticket keys"
+	Namespace string // whose data; "" where there is but one
+	ID        []byte // which one of the kind; nil where there is but one
+}
+
+// Keys seals and opens. It is safe for concurrent use. It shows nothing of the
+// keys when it is printed.
+type Keys struct {
+	// A pointer to a pointer, for fmt follows one.
+	keys **[]key
+	ads  sync.Pool // of *[]byte, where additional data is put together
+}
+
+type key struct {
+	id     [keyIDSize]byte
+	secret []byte
+	record cipher.AEAD
+}
+
+// keyPrefix is in front of the base64 of a key in a key file.
+const keyPrefix = "sessapi-seal-key-v1:"
+
+// maxKeys bounds what is tried and held.
+const maxKeys = 64
+
+// GenerateKey returns a fresh key from the operating system's random source, as
+// a line of a key file with its line end. The line is the caller's to wipe.
+func GenerateKey() []byte {
+	var secret [chacha20poly1305.KeySize]byte
+	defer clear(secret[:])
+	_, _ = rand.Read(secret[:]) // never fails
+	line := base64.StdEncoding.AppendEncode([]byte(keyPrefix), secret[:])
+	return append(line, '\n')
+}
+
+// ParseKeys reads a key file: a key a line, as [GenerateKey] writes it, the first
+// one to seal with. Blank lines and those that start with # are skipped. data
+// stays the caller's.
+func ParseKeys(data []byte) (*Keys, error) {
+	var keys []key
+	number := 0
+	for line := range bytes.Lines(data) {
+		number++
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		k, err := parseKey(line)
+		if err != nil {
+			return nil, fmt.Errorf("seal: line %d %w", number, err)
+		}
+		for _, other := range keys {
+			if other.id == k.id {
+				return nil, fmt.Errorf("seal: line %d is a key that a line before it is too", number)
+			}
+		}
+		if len(keys) == maxKeys {
+			return nil, fmt.Errorf("seal: more than %d keys", maxKeys)
+		}
+		keys = append(keys, k)
+	}
+	if len(keys) == 0 {
+		return nil, errors.New("seal: no key; sessapi seal-key new makes one")
+	}
+	p := &keys
+	return &Keys{keys: &p, ads: sync.Pool{New: func() any { return new([]byte) }}}, nil
+}
+
+func parseKey(line []byte) (key, error) {
+	encoded, ok := bytes.CutPrefix(line, []byte(keyPrefix))
+	if !ok {
+		return key{}, errors.New("does not start with " + keyPrefix)
+	}
+	secret := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	n, err := base64.StdEncoding.Strict().Decode(secret, encoded)
+	if err != nil || n != chacha20poly1305.KeySize {
+		clear(secret)
+		return key{}, fmt.Errorf("is not the base64 of %d bytes", chacha20poly1305.KeySize)
+	}
+	k := key{secret: secret[:n:n]}
+	copy(k.id[:], derive(k.secret, nil, labelKeyID, keyIDSize))
+	recordKey := derive(k.secret, nil, labelRecord, chacha20poly1305.KeySize)
+	defer clear(recordKey)
+	if k.record, err = chacha20poly1305.NewX(recordKey); err != nil {
+		return key{}, err
+	}
+	return k, nil
+}
+
+// derive returns size bytes of HKDF-SHA256.
+func derive(secret, salt []byte, label string, size int) []byte {
+	derived, err := hkdf.Key(sha256.New, secret, salt, label, size)
+	if err != nil {
+		panic(err) // the sizes are constants that HKDF allows
+	}
+	return derived
+}
+
+func (*Keys) String() string   { return "seal keys" }
+func (*Keys) GoString() string { return "seal keys" }
+
+// list is the keys, the one to seal with first.
+func (k *Keys) list() []key { return **k.keys }
+
+// find returns the key that header, of headerSize bytes, names.
+func (k *Keys) find(header []byte) (*key, error) {
+	if header[0] != version {
+		return nil, ErrVersion
+	}
+	for i := range k.list() {
+		if key := &k.list()[i]; bytes.Equal(key.id[:], header[1:headerSize]) {
+			return key, nil
+		}
+	}
+	return nil, ErrUnknownKey
+}
+
+// appendHeader appends what stands in front of records and streams.
+func (k *key) appendHeader(dst []byte) []byte {
+	return append(append(dst, version), k.id[:]...)
+}
+
+// appendTo appends the header and the parts of the binding, each with its length
+// in front, so that no two bindings look the same.
+func (b *Binding) appendTo(dst, header []byte) []byte {
+	dst = append(dst, header...)
+	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(b.Kind))), b.Kind...)
+	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(b.Namespace))), b.Namespace...)
+	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b.ID))), b.ID...)
+}
+
+// Seal appends a record of plaintext to dst and returns the extended slice, which
+// is the caller's. The memory behind dst and plaintext must not overlap. Seal
+// does not allocate when dst has room for [Overhead] bytes more than plaintext.
+func (k *Keys) Seal(dst, plaintext []byte, b Binding) []byte {
+	key := &k.list()[0]
+	start := len(dst)
+	dst = key.appendHeader(dst)
+	dst = append(dst, make([]byte, chacha20poly1305.NonceSizeX)...)
+	nonce := dst[start+headerSize:]
+	_, _ = rand.Read(nonce) // never fails
+	ad := k.ads.Get().(*[]byte)
+	defer k.ads.Put(ad)
+	*ad = b.appendTo((*ad)[:0], dst[start:start+headerSize])
+	return key.record.Seal(dst, nonce, plaintext, *ad)
+}
+
+// Open appends what the record sealed holds to dst and returns the extended
+// slice, which is the caller's to wipe. The memory behind dst and sealed must not
+// overlap. Open does not allocate when dst has the room.
+//
+// The errors are [ErrUnknownKey], [ErrVersion] and [ErrCorrupt]; nothing is
+// appended then.
+func (k *Keys) Open(dst, sealed []byte, b Binding) ([]byte, error) {
+	if len(sealed) < Overhead {
+		return dst, ErrCorrupt
+	}
+	key, err := k.find(sealed)
+	if err != nil {
+		return dst, err
+	}
+	nonce, ciphertext := sealed[headerSize:headerSize+chacha20poly1305.NonceSizeX], sealed[headerSize+chacha20poly1305.NonceSizeX:]
+	ad := k.ads.Get().(*[]byte)
+	defer k.ads.Put(ad)
+	*ad = b.appendTo((*ad)[:0], sealed[:headerSize])
+	plaintext, err := key.record.Open(dst, nonce, ciphertext, *ad)
+	if err != nil {
+		return dst, ErrCorrupt
+	}
+	return plaintext, nil
+}

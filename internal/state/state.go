@@ -1,0 +1,377 @@
+// Package state keeps the ticket keys and the sessions in sealed files, so that
+// a restart loses neither.
+//
+// The ticket keys are in the file at Path. It is replaced as a whole by each
+// update: a new file is written, synced and renamed over it, and the directory
+// synced, before the update is acknowledged. The sessions are in a second file,
+// Path with .sessions behind it, that [File.SaveSessions] replaces in the same
+// way. A third, .lock, keeps a second process away.
+//
+// What it promises:
+//   - After a crash at any instant each file is as it was before a save or after
+//     it, never in between.
+//   - A file that does not open, for its key, its content or its version, is never
+//     replaced: [File.Load] and [File.RestoreSessions] fail, and the service does
+//     not start.
+//   - Sessions are streamed both ways. A snapshot is not of one instant, but each
+//     session in it is whole, and one that is there all the while is in it.
+//   - Everything is sealed; see package seal. What a buffer held is wiped.
+package state
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/seal"
+)
+
+// SaveSessionsEvery is how often [File.KeepSessions] writes the sessions.
+const SaveSessionsEvery = 5 * time.Minute
+
+const (
+	sessionsSuffix  = ".sessions"
+	temporarySuffix = ".tmp" // of a file that is being written
+	lockSuffix      = ".lock"
+
+	// maxKeysFile is several times what 64 keys take.
+	maxKeysFile = 64 << 10
+)
+
+// What the files are, for who opens them.
+var (
+	keysBinding     = seal.Binding{Kind: "state: ticket keys"}
+	sessionsBinding = seal.Binding{Kind: "state: sessions"}
+)
+
+// ErrLocked reports that another process uses the files.
+var ErrLocked = errors.New("is in use by another process; give each its own")
+
+// File is the state of one service. Its methods are safe for concurrent use.
+type File struct {
+	path string // absolute
+	keys *seal.Keys
+	log  *slog.Logger
+	disk disk
+	lock *os.File
+
+	saving    sync.Mutex // held while the sessions are written
+	savedKeys []byte     // what the file of the ticket keys holds, sealed; for Save alone
+
+	mu     sync.Mutex // guards status
+	status Status
+}
+
+// Status is how the files are doing.
+type Status struct {
+	Keys, Sessions FileStatus
+}
+
+// FileStatus is how one file is doing.
+type FileStatus struct {
+	SavedAt  time.Time // zero when it was not yet
+	Failures uint64    // how often it could not be saved
+}
+
+// Open locks the files at path, for this process alone, and removes what a crash
+// left half-written. A relative path is one of the working directory as it is
+// now. The errors are [ErrLocked] and those of the file system.
+func Open(path string, keys *seal.Keys, log *slog.Logger) (*File, error) {
+	return open(path, keys, log, osDisk{})
+}
+
+func open(path string, keys *seal.Keys, log *slog.Logger, d disk) (*File, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := os.OpenFile(path+lockSuffix, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s %w", path, ErrLocked)
+		}
+		return nil, fmt.Errorf("%s: %w", lock.Name(), err)
+	}
+	f := &File{path: path, keys: keys, log: log, disk: d, lock: lock}
+	for _, name := range []string{path, path + sessionsSuffix} {
+		if err := os.Remove(name + temporarySuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.Join(err, f.Close())
+		}
+	}
+	return f, nil
+}
+
+// Close lets another process have the files.
+func (f *File) Close() error { return f.lock.Close() }
+
+// Status returns how the files are doing.
+func (f *File) Status() Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.status
+}
+
+// count notes how saving a file went.
+func (f *File) count(file *FileStatus, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		file.Failures++
+		return
+	}
+	file.SavedAt = time.Now()
+}
+
+// unreadable says what to do about a file that does not open.
+func unreadable(path string, err error) error {
+	advice := "restore it from a backup, or move it away to start without it"
+	switch {
+	case errors.Is(err, seal.ErrUnknownKey):
+		advice = "add that key to the seal key file, or move the state away to start without it"
+	case errors.Is(err, seal.ErrVersion):
+		advice = "start the version that wrote it, or move it away to start without it"
+	case !errors.Is(err, seal.ErrCorrupt):
+		return err
+	}
+	return fmt.Errorf("%s: %w; %s", path, err, advice)
+}
+
+// Load returns the state of the ticket keys, for the caller to wipe, or nil when
+// there is no file. It implements keys.Store.
+func (f *File) Load() ([]byte, error) {
+	file, err := os.Open(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	sealed, err := io.ReadAll(io.LimitReader(file, maxKeysFile))
+	if err != nil {
+		return nil, err
+	}
+	state, err := f.keys.Open(nil, sealed, keysBinding)
+	if err != nil {
+		return nil, unreadable(f.path, err)
+	}
+	f.savedKeys = sealed
+	return state, nil
+}
+
+// Save replaces the state of the ticket keys. It implements keys.Store, whose
+// calls come one at a time.
+func (f *File) Save(state []byte) error {
+	sealed := f.keys.Seal(nil, state, keysBinding)
+	renamed, err := f.replace(f.path, func(w io.Writer) error {
+		_, err := w.Write(sealed)
+		return err
+	})
+	if err == nil {
+		f.savedKeys = sealed
+	} else if renamed && f.savedKeys != nil {
+		// The new file may be there after a crash, or may not. What was
+		// refused must not come back: the old content is put in its place.
+		_, undone := f.replace(f.path, func(w io.Writer) error {
+			_, err := w.Write(f.savedKeys)
+			return err
+		})
+		err = errors.Join(err, undone)
+	}
+	f.count(&f.status.Keys, err)
+	return err
+}
+
+// replace makes what write writes the content of the file, as a whole and for
+// good. After an error the file is as it was, unless it was renamed already: then
+// it is new, but may be the old one again after a crash.
+func (f *File) replace(path string, write func(io.Writer) error) (renamed bool, err error) {
+	temporary := path + temporarySuffix
+	file, err := f.disk.Create(temporary)
+	if err != nil {
+		return false, err
+	}
+	err = write(file)
+	if err == nil {
+		err = file.Sync()
+	}
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	if err == nil {
+		err = f.disk.Rename(temporary, path)
+	}
+	if err != nil {
+		return false, errors.Join(err, f.disk.Remove(temporary))
+	}
+	return true, f.disk.SyncDir(filepath.Dir(path))
+}
+
+// The sessions are, in big-endian order, a version (1) and for each
+//
+//	length of the ID (1), mark (1), stored at (8), expires at (8), size - 1 (2),
+//	ID, session
+//
+// Times are milliseconds since 1970.
+const (
+	sessionsVersion = 1
+	sessionHeader   = 1 + 1 + 8 + 8 + 2
+	maxSession      = sessionHeader + 32 + cache.MaxSize
+)
+
+// SaveSessions replaces the file of the sessions by those that are in the cache,
+// unless ctx ends before. It holds one session at a time in memory, and a page of
+// their IDs.
+func (f *File) SaveSessions(ctx context.Context, c *cache.Cache) error {
+	f.saving.Lock()
+	defer f.saving.Unlock()
+	_, err := f.replace(f.path+sessionsSuffix, func(w io.Writer) error {
+		stream, err := f.keys.NewWriter(w, sessionsBinding)
+		if err != nil {
+			return err
+		}
+		return errors.Join(writeSessions(ctx, stream, c), stream.Close())
+	})
+	f.count(&f.status.Sessions, err)
+	return err
+}
+
+func writeSessions(ctx context.Context, w io.Writer, c *cache.Cache) error {
+	if _, err := w.Write([]byte{sessionsVersion}); err != nil {
+		return err
+	}
+	buf := make([]byte, 0, maxSession)
+	defer func() { clear(buf[:cap(buf)]) }()
+	var after cache.ID
+	for more := true; more; {
+		var page []cache.Listed
+		page, more = c.List(after, cache.MaxPage)
+		for _, listed := range page {
+			after = listed.ID
+			id := after.Bytes()
+			var e cache.Entry
+			var ok bool
+			buf, e, ok = c.Peek(append(buf[:sessionHeader], id...), after)
+			if !ok {
+				continue // gone since
+			}
+			buf[0], buf[1] = byte(len(id)), e.Mark
+			binary.BigEndian.PutUint64(buf[2:], uint64(e.StoredAt))
+			binary.BigEndian.PutUint64(buf[10:], uint64(e.ExpiresAt))
+			binary.BigEndian.PutUint16(buf[18:], uint16(e.Size-1))
+			if _, err := w.Write(buf); err != nil {
+				return err
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RestoreSessions puts the sessions of the file into the cache, those that have
+// not expired and are not larger than it takes, and returns how many. Without a
+// file there are none.
+func (f *File) RestoreSessions(c *cache.Cache) (n int, err error) {
+	path := f.path + sessionsSuffix
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	stream, err := f.keys.NewReader(bufio.NewReader(file), sessionsBinding)
+	if err != nil {
+		return 0, unreadable(path, err)
+	}
+	if n, err = readSessions(stream, c); err != nil {
+		return 0, unreadable(path, err)
+	}
+	return n, nil
+}
+
+func readSessions(r io.Reader, c *cache.Cache) (n int, err error) {
+	buf := make([]byte, maxSession)
+	defer clear(buf)
+	if _, err := io.ReadFull(r, buf[:1]); err != nil {
+		return 0, endsEarly(err)
+	}
+	if buf[0] != sessionsVersion {
+		return 0, seal.ErrVersion
+	}
+	for {
+		header := buf[:sessionHeader]
+		if _, err := io.ReadFull(r, header); errors.Is(err, io.EOF) {
+			return n, nil
+		} else if err != nil {
+			return 0, endsEarly(err)
+		}
+		idSize, size := int(header[0]), int(binary.BigEndian.Uint16(header[18:]))+1
+		if idSize > 32 {
+			return 0, seal.ErrCorrupt
+		}
+		body := buf[sessionHeader:][:idSize+size]
+		if _, err := io.ReadFull(r, body); err != nil {
+			return 0, endsEarly(err)
+		}
+		id, err := cache.MakeID(body[:idSize])
+		if err != nil {
+			return 0, seal.ErrCorrupt
+		}
+		_, err = c.Put(id, body[idSize:], cache.PutOptions{
+			StoredAt:  cache.Time(binary.BigEndian.Uint64(header[2:])).UTC(),
+			ExpiresAt: cache.Time(binary.BigEndian.Uint64(header[10:])).UTC(),
+			Mark:      header[1],
+		})
+		switch {
+		case err == nil:
+			n++
+		case !errors.Is(err, cache.ErrExpired) && !errors.Is(err, cache.ErrTooLarge):
+			return 0, err
+		}
+	}
+}
+
+// endsEarly is the error of a stream that ends in the middle of something.
+func endsEarly(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return seal.ErrCorrupt
+	}
+	return err
+}
+
+// KeepSessions saves the sessions every [SaveSessionsEvery] until ctx ends. A
+// failure is logged and counted; the next time comes all the same.
+func (f *File) KeepSessions(ctx context.Context, c *cache.Cache) {
+	tick := time.NewTicker(SaveSessionsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := f.SaveSessions(ctx, c); err != nil && ctx.Err() == nil {
+			f.log.Error("the sessions cannot be saved; the file from before stays",
+				slog.String("path", f.path+sessionsSuffix), slog.String("error", err.Error()))
+		}
+	}
+}
