@@ -29,6 +29,11 @@ func (c checkConfigCommand) Run(env environment) error {
 			return fmt.Errorf("--seal-key-file: %w", err)
 		}
 	}
+	if c.TLSCert != "" {
+		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler)); err != nil {
+			return err
+		}
+	}
 	_, err = fmt.Fprintln(env.stdout, "The settings are good.")
 	return err
 }

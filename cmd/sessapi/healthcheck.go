@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -25,11 +29,22 @@ func (c healthcheckCommand) Run(env environment) error {
 	}
 	ctx, cancel := context.WithTimeout(env.ctx, healthcheckTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+dialable(address)+"/readyz", nil)
+	scheme := "http"
+	var tlsConfig *tls.Config
+	if c.TLSCert != "" && address.Network == "tcp" {
+		scheme = "https"
+		t, err := newTransport(c.Config, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		tlsConfig = trustOnly(t.leaf())
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+dialable(address)+"/readyz", nil)
 	if err != nil {
 		return err
 	}
 	client := http.Client{Transport: &http.Transport{
+		TLSClientConfig:   tlsConfig,
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			var dialer net.Dialer
@@ -49,6 +64,19 @@ func (c healthcheckCommand) Run(env environment) error {
 	}
 	_, err = fmt.Fprintln(env.stdout, "ready")
 	return err
+}
+
+// trustOnly trusts one certificate, whatever names it has.
+func trustOnly(leaf *x509.Certificate) *tls.Config {
+	return &tls.Config{
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does more
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if !state.PeerCertificates[0].Equal(leaf) {
+				return errors.New("it serves another certificate than that of --tls-cert")
+			}
+			return nil
+		},
+	}
 }
 
 // dialable is the host and port of a URL for a listener's address: one that

@@ -235,7 +235,7 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, err := io.WriteString(conn, "PUT /sessions/01 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "PUT /sessions/01 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	answers := bufio.NewReader(conn)
@@ -293,7 +293,7 @@ func TestServeStops(t *testing.T) {
 	var stderr lockedBuffer
 	code := make(chan int, 1)
 	go func() {
-		code <- run([]string{"serve", "--listen=127.0.0.1:0"}, environment{ctx: ctx, stdout: io.Discard, stderr: &stderr})
+		code <- run([]string{"serve", "--listen=127.0.0.1:0", "--dumpable"}, environment{ctx: ctx, stdout: io.Discard, stderr: &stderr})
 	}()
 	for deadline := time.Now().Add(20 * time.Second); !strings.Contains(stderr.String(), `"msg":"serving"`); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {

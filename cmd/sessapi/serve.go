@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/metrics"
@@ -46,6 +48,11 @@ type serveCommand struct {
 // Run serves until the process is to stop.
 func (c serveCommand) Run(env environment) error {
 	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
+	if c.Dumpable {
+		log.Warn("debuggers and core dumps can read the secrets of this process: --dumpable")
+	} else if err := preventDumps(); err != nil {
+		return fmt.Errorf("keep debuggers and core dumps away: %w; --dumpable lets them in", err)
+	}
 	s, err := newService(c.Config, log)
 	if err != nil {
 		return err
@@ -68,6 +75,7 @@ type service struct {
 	keyFile   *keys.File   // nil without one
 	sessions  *cache.Cache // nil without one
 	state     *state.File  // nil without one
+	tls       *transport   // nil without it
 	listeners []boundServer
 	failed    chan error // a server that stopped by itself
 	teardowns []teardown
@@ -121,6 +129,17 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		m.AddTicketKeyFile(s.keyFile)
 	}
 
+	if c.TLSCert != "" {
+		if s.tls, err = newTransport(c, log); err != nil {
+			return s, err
+		}
+		m.AddTLS(s.tls.figures)
+	}
+	m.SetInsecureListen(c.InsecureListen)
+	if c.InsecureListen {
+		log.Warn("anybody who reaches the service can read and change keys and sessions: --insecure-listen")
+	}
+
 	var sessions *cache.Cache
 	if c.Cache {
 		sessions, err = cache.New(cache.Config{
@@ -146,7 +165,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.sessions = sessions
 
-	s.api = handlers.New(handlers.Config{
+	handlersConfig := handlers.Config{
 		Cache:           sessions,
 		MaxSessionBytes: int(c.SessionMaxBytes),
 		DefaultTTL:      c.SessionDefaultTTL,
@@ -158,7 +177,14 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		AccessLog:       bool(c.AccessLog),
 		Recorder:        m,
 		Metrics:         m.Handler(),
-	})
+
+		AllowedHosts:             allowedHosts(c),
+		RequireClientCertificate: c.TLSClientCA != "" && c.Policy == "",
+	}
+	if s.tls != nil {
+		handlersConfig.CertificateNames = s.tls.names
+	}
+	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
 	if c.OpsListen == nil {
 		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout)
@@ -178,15 +204,23 @@ func openState(c config.Config, log *slog.Logger) (*state.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--seal-key-file: %w", err)
 	}
-	if mode.Perm()&0o044 != 0 {
-		log.Warn("the seal key file can be read by others than its owner, who can then open the state; chmod 600",
-			"path", c.SealKeyFile, "mode", mode.Perm().String())
-	}
+	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode)
 	f, err := state.Open(c.StateFile, sealKeys, log)
 	if err != nil {
 		return nil, fmt.Errorf("--state-file: %w", err)
 	}
 	return f, nil
+}
+
+// allowedHosts are the names that the settings have for the service.
+func allowedHosts(c config.Config) []string {
+	names := slices.Clone(c.AllowedHosts)
+	for _, address := range []*config.Address{&c.Listen, c.OpsListen} {
+		if address != nil && address.Network == "tcp" && address.Host() != "" {
+			names = append(names, address.Host())
+		}
+	}
+	return names
 }
 
 // newRing returns a ring with the keys of the state or, without one, keys of its
@@ -213,9 +247,12 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	if err != nil {
 		return err
 	}
+	// A Unix socket knows its peers without TLS.
+	secure := s.tls != nil && address.Network == "tcp"
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(secure)
+	protocols.SetUnencryptedHTTP2(!secure)
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -226,6 +263,10 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		Protocols:         &protocols,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
+	if secure {
+		server.TLSConfig = s.tls.config()
+		server.ErrorLog = slog.NewLogLogger(handshakeLog{s.log.Handler(), &s.tls.handshakeFailures}, slog.LevelWarn)
 	}
 	s.listeners = append(s.listeners, boundServer{server, listener})
 	s.onStop(name+" listener", func(ctx context.Context) error {
@@ -238,7 +279,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		}
 		return nil
 	})
-	s.log.Info("listening", "name", name, "address", listener.Addr().String())
+	s.log.Info("listening", "name", name, "address", listener.Addr().String(), "tls", secure)
 	return nil
 }
 
@@ -255,9 +296,16 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.state != nil && s.sessions != nil {
 		running.Go(func() { s.state.KeepSessions(ctx, s.sessions) })
 	}
+	if s.tls != nil {
+		running.Go(func() { s.tls.watch(ctx) })
+	}
 	s.onStop("ticket keys", func(context.Context) error { cancel(); running.Wait(); return nil })
 	serve := func(server *http.Server, listener net.Listener) {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		do := server.Serve
+		if server.TLSConfig != nil {
+			do = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+		}
+		if err := do(listener); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- err
 		}
 	}
@@ -265,22 +313,28 @@ func (s *service) start(reload <-chan os.Signal) {
 		go serve(l.Server, l.listener)
 	}
 	main := s.listeners[len(s.listeners)-1]
-	go serve(main.Server, s.api.Returning())
+	if main.TLSConfig == nil { // connections with TLS are held in place
+		go serve(main.Server, s.api.Returning())
+	}
 	s.log.Info("serving", "version", version())
 }
 
-// follow reads the ticket-key file when it is told to, until ctx ends.
+// follow reads the files of the settings when it is told to, until ctx ends.
 func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-reload:
-			if s.keyFile == nil {
-				s.log.Info("nothing to reload: there is no --ticket-key-file")
-				continue
+			if s.keyFile == nil && s.tls == nil {
+				s.log.Info("nothing to reload: there is neither --ticket-key-file nor --tls-cert")
 			}
-			s.keyFile.Reload()
+			if s.keyFile != nil {
+				s.keyFile.Reload()
+			}
+			if s.tls != nil {
+				s.tls.reload()
+			}
 		}
 	}
 }

@@ -32,6 +32,14 @@ type Config struct {
 	Listen    Address  `default:"127.0.0.1:8440" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600."`
 	OpsListen *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
 
+	TLSCert        string   `name:"tls-cert" placeholder:"FILE" help:"Certificate of the TCP addresses, with its chain, as PEM. SIGHUP or a change reloads it."`
+	TLSKey         string   `name:"tls-key" placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	TLSClientCA    string   `name:"tls-client-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of clients. Without --policy a client needs such a certificate for all but health."`
+	Policy         string   `placeholder:"FILE" help:"Who may do what, as YAML."`
+	InsecureListen bool     `help:"Serve at addresses beyond the loopback although anybody there can read and change keys and sessions."`
+	AllowedHosts   []string `placeholder:"NAME" help:"Names that the service may be called by, beside those of its certificate, localhost and IP addresses; *.example.com is one label more."`
+	Dumpable       bool     `help:"Let debuggers and core dumps read the secrets of the process."`
+
 	Cache             Switch        `default:"on" help:"Keep sessions, on or off. When off, ticket keys still work."`
 	CacheMemory       Size          `default:"256MiB" validate:"min=1048576,max=1099511627776" help:"Hard bound of the session cache, index and data together."`
 	CacheMaxSessions  int           `default:"0" validate:"min=0" help:"Bound of the session cache by number; 0 is none."`
@@ -70,6 +78,9 @@ func (c *Config) Validate() error {
 	if (c.StateFile == "") != (c.SealKeyFile == "") {
 		return errors.New("--state-file and --seal-key-file need each other; sessapi seal-key new makes a key")
 	}
+	if err := c.validateTransport(); err != nil {
+		return err
+	}
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(flagName)
 	err := v.Struct(c)
@@ -82,6 +93,37 @@ func (c *Config) Validate() error {
 		messages[i] = fmt.Sprintf("--%s must be %s", fieldErr.Field(), rule(fieldErr))
 	}
 	return errors.New(strings.Join(messages, "; "))
+}
+
+// validateTransport checks that nobody reaches the service over a network without
+// credentials, unless the operator says so. A required client certificate counts
+// as credentials of everybody, like a policy.
+func (c *Config) validateTransport() error {
+	switch {
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return errors.New("--tls-cert and --tls-key go together")
+	case c.TLSClientCA != "" && c.TLSCert == "":
+		return errors.New("--tls-client-ca needs --tls-cert and --tls-key")
+	}
+	for _, name := range c.AllowedHosts {
+		if name == "" || strings.ContainsAny(name, ":/ ") {
+			return fmt.Errorf("--allowed-hosts must be names of hosts without ports: %q", name)
+		}
+	}
+	if c.InsecureListen || c.TLSCert != "" && (c.Policy != "" || c.TLSClientCA != "") {
+		return nil
+	}
+	if !c.Listen.IsLocal() {
+		return exposed("--listen", c.Listen)
+	}
+	if c.OpsListen != nil && !c.OpsListen.IsLocal() {
+		return exposed("--ops-listen", *c.OpsListen)
+	}
+	return nil
+}
+
+func exposed(flag string, a Address) error {
+	return fmt.Errorf("%s=%s is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in", flag, a)
 }
 
 // flagName is the name that kong gives to the flag of a field.
@@ -144,6 +186,22 @@ func (a *Address) UnmarshalText(text []byte) error {
 	}
 	*a = Address{Network: "tcp", Address: s}
 	return nil
+}
+
+// IsLocal reports whether only this machine reaches the address: a Unix socket,
+// or the loopback by its name or number. Other names may resolve to anything.
+func (a Address) IsLocal() bool {
+	if a.Network == "unix" {
+		return true
+	}
+	host := a.Host()
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
+}
+
+// Host is the host of a TCP address: a name, an IP address, or empty.
+func (a Address) Host() string {
+	host, _, _ := net.SplitHostPort(a.Address) // it is an address that was parsed
+	return host
 }
 
 func (a Address) String() string {

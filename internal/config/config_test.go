@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -49,7 +50,7 @@ func TestDefaults(t *testing.T) {
 		LogLevel:          "info",
 		LogFormat:         "auto",
 	}
-	if c != want {
+	if !reflect.DeepEqual(c, want) {
 		t.Errorf("the defaults are %+v", c)
 	}
 }
@@ -101,7 +102,7 @@ func TestInvalid(t *testing.T) {
 		{name: "max ttl", want: "--session-max-ttl must be at most 168h", args: []string{"--session-max-ttl=169h"}},
 		{name: "duration", want: "session-max-ttl", args: []string{"--session-max-ttl=60"}},
 		{name: "address", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=8440"}},
-		{name: "one address twice", want: "--ops-listen must be another", args: []string{"--listen=:8440", "--ops-listen=:8440"}},
+		{name: "one address twice", want: "--ops-listen must be another", args: []string{"--listen=[::1]:8440", "--ops-listen=[::1]:8440"}},
 		{name: "port", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=127.0.0.1:99999"}},
 		{name: "too much memory", want: "--cache-memory must be at most 1.0TiB", args: []string{"--cache-memory=2TiB"}},
 		{name: "second document", want: "a second document", file: "cache: on\n---\nnonsense: 1"},
@@ -131,9 +132,55 @@ func TestInvalid(t *testing.T) {
 	}
 }
 
+// A service that others than this machine reach needs credentials, or that the
+// operator says that it needs none.
+func TestExposed(t *testing.T) {
+	tls := []string{"--tls-cert=c", "--tls-key=k"}
+	with := func(more ...string) []string { return append(append([]string(nil), tls...), more...) }
+	for _, test := range []struct {
+		listen string
+		args   []string
+		want   string // of the error; empty for none
+	}{
+		{"127.0.0.1:1", nil, ""},
+		{"127.8.9.10:1", nil, ""},
+		{"[::1]:1", nil, ""},
+		{"[::ffff:127.0.0.1]:1", nil, ""},
+		{"localhost:1", nil, ""},
+		{"unix:s.sock", nil, ""},
+		{":1", nil, "is not the loopback"},
+		{"0.0.0.0:1", nil, "is not the loopback"},
+		{"[::]:1", nil, "is not the loopback"},
+		{"10.0.0.1:1", nil, "is not the loopback"},
+		{"example.com:1", nil, "is not the loopback"},
+		{"localhost.example.com:1", nil, "is not the loopback"},
+		{"127.0.0.1.example.com:1", nil, "is not the loopback"},
+		{"0.0.0.0:1", tls, "is not the loopback"},
+		{"0.0.0.0:1", []string{"--policy=p"}, "is not the loopback"},
+		{"0.0.0.0:1", with("--policy=p"), ""},
+		{"0.0.0.0:1", with("--tls-client-ca=a"), ""},
+		{"0.0.0.0:1", []string{"--insecure-listen"}, ""},
+		{"127.0.0.1:1", []string{"--tls-cert=c"}, "go together"},
+		{"127.0.0.1:1", []string{"--tls-key=k"}, "go together"},
+		{"127.0.0.1:1", []string{"--tls-client-ca=a"}, "needs --tls-cert"},
+		{"127.0.0.1:1", []string{"--allowed-hosts=a,b:80"}, "without ports"},
+		{"127.0.0.1:1", []string{"--allowed-hosts=a,*.b"}, ""},
+	} {
+		for _, flag := range []string{"--listen=", "--ops-listen="} {
+			_, err := parse(t, append([]string{flag + test.listen}, test.args...)...)
+			if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+				t.Errorf("%s%s %v: %v, want %q", flag, test.listen, test.args, err, test.want)
+			}
+		}
+	}
+}
+
 // A value of the file is what stands there, not what YAML makes of it.
 func TestFileText(t *testing.T) {
-	c, err := parse(t, "--config="+writeFile(t, "ticket-key-file: 0123\ncache: true\ncache-max-sessions: 12\n"))
+	c, err := parse(t, "--config="+writeFile(t, "ticket-key-file: 0123\ncache: true\ncache-max-sessions: 12\ninsecure-listen: true\nallowed-hosts: a,b\n"))
+	if !c.InsecureListen || len(c.AllowedHosts) != 2 {
+		t.Errorf("%v, %q", c.InsecureListen, c.AllowedHosts)
+	}
 	if err != nil || c.TicketKeyFile != "0123" || c.CacheMaxSessions != 12 {
 		t.Errorf("%q, %d, %v", c.TicketKeyFile, c.CacheMaxSessions, err)
 	}

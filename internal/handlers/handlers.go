@@ -55,6 +55,16 @@ type Config struct {
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
 
+	// AllowedHosts are names that the service may be called by, beside localhost
+	// and IP addresses. A leading "*." stands for one label.
+	AllowedHosts []string
+	// CertificateNames are more of them, those of the certificate as it is now;
+	// nil without one. What it returns is not changed.
+	CertificateNames func() []string
+	// RequireClientCertificate refuses requests over TLS without a verified
+	// client certificate, health aside.
+	RequireClientCertificate bool
+
 	// Version is what /status says.
 	Version string
 	Log     *slog.Logger

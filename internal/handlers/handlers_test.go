@@ -38,7 +38,8 @@ func newAPI(tb testing.TB) *API {
 	return New(Config{
 		Cache: c, MaxSessionBytes: 1 << 10, DefaultTTL: time.Hour, MaxTTL: time.Hour,
 		Ring: keys.NewRing(time.Now, keys.Lifecycle{}), Log: slog.New(slog.DiscardHandler), Recorder: discardRecorder{},
-		Metrics: http.NotFoundHandler(),
+		Metrics:      http.NotFoundHandler(),
+		AllowedHosts: []string{"example.com"}, // which httptest's requests are to
 	})
 }
 

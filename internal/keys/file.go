@@ -5,25 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-)
-
-const (
-	// settle is how long after the first sign of a change the file is read, so
-	// that a burst of events is one reading, of a file that is written by then.
-	settle = 100 * time.Millisecond
-	// retry is how often the file is read while its directory cannot be
-	// watched, and the watching tried again.
-	retry = time.Second
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 // File is a key file in the [ATS] format that a ring takes its keys from.
@@ -98,73 +85,7 @@ func (f *File) Reload() {
 // ctx ends. When its directory cannot be watched, the file is read every
 // second instead. What comes of it is logged and in the [FileStatus].
 func (f *File) Watch(ctx context.Context) {
-	logged := ""
-	for {
-		err := f.watch(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if text := err.Error(); text != logged {
-			logged = text
-			f.log.Warn("cannot watch the ticket key file; reading it every second until that works",
-				slog.String("path", f.path), slog.String("error", text))
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(retry):
-		}
-		f.checkNow()
-	}
-}
-
-// watch follows the file until ctx ends or something fails. It watches the
-// directory, for a watch on the file itself would follow the old file when a
-// new one is renamed over it.
-func (f *File) watch(ctx context.Context) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return err
-	}
-	defer watcher.Close()
-	if err := watcher.Add(filepath.Dir(f.path)); err != nil {
-		return err
-	}
-	return f.follow(ctx, watcher.Events, watcher.Errors)
-}
-
-// follow checks the file at once, for what happened before the watch was there,
-// and after each burst of events. Every event in the directory counts: the
-// file may be reached through a link to a link there. Keys that could not be
-// stored are taken again without one.
-func (f *File) follow(ctx context.Context, events <-chan fsnotify.Event, failures <-chan error) error {
-	var settled <-chan time.Time // nil while nothing has happened
-	checkNow := func() {
-		if settled = nil; !f.checkNow() {
-			settled = time.After(retry)
-		}
-	}
-	checkNow()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case event := <-events:
-			if event.Name == filepath.Dir(f.path) && event.Has(fsnotify.Remove|fsnotify.Rename) {
-				return errors.New("the directory is gone")
-			}
-		case err := <-failures:
-			if !errors.Is(err, fsnotify.ErrEventOverflow) {
-				return err
-			}
-		case <-settled:
-			checkNow()
-			continue
-		}
-		if settled == nil { // not pushed back by later events, which may never end
-			settled = time.After(settle)
-		}
-	}
+	files.Watch(ctx, f.log, "ticket key file", f.checkNow, f.path)
 }
 
 // checkNow checks the file. It returns false when its keys cannot be stored now.
@@ -196,7 +117,11 @@ func (f *File) check() error {
 // take makes the keys of the file the active ones, unless its content is what
 // was taken last.
 func (f *File) take() error {
-	data, mode, err := f.read()
+	limit := MaxKeys * layouts[ATS].records[0].size()
+	data, mode, err := files.Read(f.path, limit)
+	if errors.Is(err, files.ErrTooLarge) {
+		return fmt.Errorf("is larger than the %d bytes of %d keys", limit, MaxKeys)
+	}
 	if err != nil {
 		return err
 	}
@@ -213,10 +138,7 @@ func (f *File) take() error {
 	if sum != f.taken || status.LoadedAt.IsZero() {
 		f.taken = sum
 		status.LoadedAt = f.ring.now()
-		if mode.Perm()&0o044 != 0 {
-			f.log.Warn("the ticket key file can be read by others than its owner, who can then decrypt traffic; chmod 600",
-				slog.String("path", f.path), slog.String("mode", mode.Perm().String()))
-		}
+		files.WarnLoose(f.log, "ticket key file", f.path, mode)
 	}
 	f.reported = ""
 	status.LastError, status.FailedAt = "", time.Time{}
@@ -224,39 +146,4 @@ func (f *File) take() error {
 	defer f.mu.Unlock()
 	f.status = status
 	return nil
-}
-
-// read returns the content of the file, which the caller must wipe, and its mode.
-// Its errors do not repeat the path.
-func (f *File) read() ([]byte, fs.FileMode, error) {
-	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe would wait for its writer
-	if err != nil {
-		return nil, 0, withoutPath(err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, 0, withoutPath(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, 0, errors.New("is not a regular file")
-	}
-	limit := MaxKeys * layouts[ATS].records[0].size()
-	buf := make([]byte, limit+1)
-	n, err := io.ReadFull(file, buf)
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return buf[:n], info.Mode(), nil
-	case err == nil:
-		err = fmt.Errorf("is larger than the %d bytes of %d keys", limit, MaxKeys)
-	}
-	clear(buf)
-	return nil, 0, withoutPath(err)
-}
-
-func withoutPath(err error) error {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err
-	}
-	return err
 }

@@ -14,10 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 )
 
 // logBuffer collects what is logged, from any goroutine.
@@ -537,120 +534,32 @@ func TestFileFailures(t *testing.T) {
 	}
 }
 
-// follower runs f.follow inside a bubble of synctest, with events from the test.
-type follower struct {
-	events   chan fsnotify.Event
-	failures chan error
-	result   chan error
-}
-
-func follow(ctx context.Context, f *File) follower {
-	w := follower{make(chan fsnotify.Event), make(chan error), make(chan error, 1)}
-	go func() { w.result <- f.follow(ctx, w.events, w.failures) }()
-	synctest.Wait()
-	return w
-}
-
-func TestFollow(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "keys")
-	event := fsnotify.Event{Name: filepath.Join(dir, "other"), Op: fsnotify.Create}
-	broken := errors.New("broken")
-	for _, test := range []struct {
-		name string
-		run  func(t *testing.T, f *File, w follower)
-	}{
-		{"a burst is one reading", func(t *testing.T, f *File, w follower) {
-			w.events <- event
-			writeFile(t, path, atsFile(2))
-			time.Sleep(settle / 2)
-			w.events <- event
-			synctest.Wait()
-			if got := roster(f.ring.Description()); got != "c1" {
-				t.Errorf("read before it has settled: %s", got)
-			}
-			time.Sleep(settle / 2)
-			synctest.Wait()
-			if got := roster(f.ring.Description()); got != "c2" {
-				t.Errorf("keys %s", got)
-			}
-			writeFile(t, path, atsFile(3))
-			time.Sleep(time.Hour)
-			if got := roster(f.ring.Description()); got != "c2" {
-				t.Errorf("read again without an event: %s", got)
-			}
-		}},
-		{"events that never end", func(t *testing.T, f *File, w follower) {
-			writeFile(t, path, atsFile(2))
-			for range 30 {
-				w.events <- event
-				time.Sleep(settle / 10)
-			}
-			if got := roster(f.ring.Description()); got != "c2" {
-				t.Errorf("keys %s", got)
-			}
-		}},
-		{"a failure that goes on", func(t *testing.T, f *File, w follower) {
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
-			for range 5 {
-				w.events <- event
-				time.Sleep(2 * settle)
-			}
-			if got := f.Status().Failures; got != 1 {
-				t.Errorf("counted %d times", got)
-			}
-			writeFile(t, path, nil)
-			w.events <- event
-			time.Sleep(2 * settle)
-			if got := f.Status(); got.Failures != 2 || !strings.Contains(got.LastError, "no key") {
-				t.Errorf("another failure: %+v", got)
-			}
-		}},
-		{"a failure that comes back", func(t *testing.T, f *File, w follower) {
-			for range 2 {
-				writeFile(t, path, nil)
-				w.events <- event
-				time.Sleep(2 * settle)
-				writeFile(t, path, atsFile(1))
-				w.events <- event
-				time.Sleep(2 * settle)
-			}
-			if got := f.Status(); got.Failures != 2 || got.LastError != "" {
-				t.Errorf("status %+v", got)
-			}
-		}},
-		{"lost events", func(t *testing.T, f *File, w follower) {
-			writeFile(t, path, atsFile(2))
-			w.failures <- fsnotify.ErrEventOverflow
-			time.Sleep(2 * settle)
-			if got := roster(f.ring.Description()); got != "c2" {
-				t.Errorf("keys %s", got)
-			}
-		}},
-		{"watcher breaks", func(t *testing.T, _ *File, w follower) {
-			w.failures <- broken
-			if err := <-w.result; !errors.Is(err, broken) {
-				t.Errorf("returned %v", err)
-			}
-		}},
-		{"directory goes", func(t *testing.T, _ *File, w follower) {
-			w.events <- fsnotify.Event{Name: dir, Op: fsnotify.Remove}
-			if err := <-w.result; err == nil {
-				t.Error("returned nil")
-			}
-		}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			writeFile(t, path, atsFile(1))
-			synctest.Test(t, func(t *testing.T) {
-				f, _ := openFile(t, path)
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				test.run(t, f, follow(ctx, f))
-			})
-		})
+// A failure that goes on is counted once, whatever happens in the directory; one
+// that comes back is counted again.
+func TestRepeatedFailure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys")
+	writeFile(t, path, atsFile(1))
+	f, _ := openFile(t, path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		f.checkNow()
+	}
+	if got := f.Status().Failures; got != 1 {
+		t.Errorf("counted %d times", got)
+	}
+	writeFile(t, path, nil)
+	f.checkNow()
+	if got := f.Status(); got.Failures != 2 || !strings.Contains(got.LastError, "no key") {
+		t.Errorf("another failure: %+v", got)
+	}
+	writeFile(t, path, atsFile(1))
+	f.checkNow()
+	writeFile(t, path, nil)
+	f.checkNow()
+	if got := f.Status(); got.Failures != 3 || got.LastError == "" {
+		t.Errorf("a failure that comes back: %+v", got)
 	}
 }
 

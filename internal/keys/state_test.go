@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -320,36 +319,27 @@ func TestStateAndFile(t *testing.T) {
 func TestFileIsTriedAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ticket.key")
 	writeFile(t, path, atsFile(1))
-	synctest.Test(t, func(t *testing.T) {
-		store := new(memoryStore)
-		r := openRing(t, store)
-		log := new(logBuffer)
-		f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)))
-		if err != nil {
-			t.Fatal(err)
+	store := new(memoryStore)
+	r := openRing(t, store)
+	log := new(logBuffer)
+	f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.failWith(errDisk)
+	writeFile(t, path, atsFile(2))
+	for range 10 {
+		if f.checkNow() {
+			t.Error("the keys are said to be stored")
 		}
-		store.failWith(errDisk)
-		if err := os.WriteFile(path, atsFile(2), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		done := make(chan error)
-		go func() { done <- f.follow(ctx, nil, nil) }()
-		time.Sleep(10 * retry)
-		synctest.Wait()
-		if roster(r.Description()) != "c1" || f.Status().Failures != 1 || log.count(slog.LevelError) != 1 {
-			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
-		}
-		store.failWith(nil)
-		time.Sleep(retry)
-		synctest.Wait()
-		if roster(r.Description()) != "c2" || f.Status().LastError != "" {
-			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
-		}
-		cancel()
-		<-done
-	})
+	}
+	if roster(r.Description()) != "c1" || f.Status().Failures != 1 || log.count(slog.LevelError) != 1 {
+		t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+	}
+	store.failWith(nil)
+	if !f.checkNow() || roster(r.Description()) != "c2" || f.Status().LastError != "" {
+		t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+	}
 }
 
 func FuzzState(f *testing.F) {

@@ -33,7 +33,10 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	problems *prometheus.CounterVec
-	series   sync.Map // requestKey to *requestSeries, so that a request looks up no labels
+
+	insecureListen prometheus.Gauge
+
+	series sync.Map // requestKey to *requestSeries, so that a request looks up no labels
 }
 
 // requestKey is the labels of the request metrics.
@@ -70,12 +73,16 @@ func New(version string) *Metrics {
 		Namespace: namespace, Name: "http_problems_total",
 		Help: "Problems answered, by their code.",
 	}, []string{"code"})
+	m.insecureListen = prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: namespace, Name: "insecure_listen",
+		Help: "1 when the service runs with --insecure-listen.",
+	})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
 		Help: "1, with the version, the commit and the Go version as labels.",
 	}, []string{"version", "revision", "go_version"})
 	build.WithLabelValues(version, revision(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.requests, m.duration, m.problems, build,
+	m.registry.MustRegister(m.requests, m.duration, m.problems, m.insecureListen, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -138,6 +145,40 @@ func (m *Metrics) AddWaiting(waiting func() int) {
 		Namespace: namespace, Subsystem: "ticket_keys", Name: "waiting_requests",
 		Help: "Requests that are held until the ticket keys change.",
 	}, func() float64 { return float64(waiting()) }))
+}
+
+// TLS is how the TLS of the listeners is doing.
+type TLS struct {
+	NotAfter          time.Time // end of the certificate
+	ReloadFailures    uint64    // how often a change of the files could not be taken
+	HandshakeFailures uint64    // handshakes that clients did not get through
+}
+
+// AddTLS adds the figures of the listeners' TLS.
+func (m *Metrics) AddTLS(figures func() TLS) {
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Subsystem: "tls", Name: "certificate_not_after_timestamp_seconds",
+			Help: "When the certificate of the listeners expires.",
+		}, func() float64 { return float64(figures().NotAfter.Unix()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: "tls", Name: "reload_failures_total",
+			Help: "Times that a change of the TLS files could not be taken, so that what was there stayed.",
+		}, func() float64 { return float64(figures().ReloadFailures) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: "tls", Name: "handshake_failures_total",
+			Help: "TLS handshakes that failed.",
+		}, func() float64 { return float64(figures().HandshakeFailures) }),
+	)
+}
+
+// SetInsecureListen says whether the service may be reached without credentials.
+func (m *Metrics) SetInsecureListen(insecure bool) {
+	value := 0.0
+	if insecure {
+		value = 1
+	}
+	m.insecureListen.Set(value)
 }
 
 // Handler answers scrapes, in the format that the scraper asks for.

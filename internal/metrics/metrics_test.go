@@ -64,6 +64,10 @@ func everything(t *testing.T) *Metrics {
 	}
 	m.AddTicketKeyFile(file)
 	m.AddWaiting(func() int { return 3 })
+	m.AddTLS(func() TLS {
+		return TLS{NotAfter: time.Unix(1800000000, 0), ReloadFailures: 1, HandshakeFailures: 2}
+	})
+	m.SetInsecureListen(true)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +114,10 @@ func TestFigures(t *testing.T) {
 		`sessapi_ticket_keys_updates_rejected_total{reason="length"} 1`,
 		`sessapi_ticket_keys_waiting_requests 3`,
 		`sessapi_ticket_key_file_reload_failures_total 1`,
+		`sessapi_tls_certificate_not_after_timestamp_seconds 1.8e+09`,
+		`sessapi_tls_reload_failures_total 1`,
+		`sessapi_tls_handshake_failures_total 2`,
+		`sessapi_insecure_listen 1`,
 		`sessapi_http_requests_total{code="200",method="GET",route="/sessions/{id}"} 1`,
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,
 		`sessapi_http_request_duration_seconds_bucket{code="200",method="GET",route="/sessions/{id}",le="0.0005"} 1`,

@@ -1,12 +1,10 @@
 package seal
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"syscall"
+
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 // maxKeyFile is the size of the largest key file, in bytes: several times what
@@ -14,26 +12,15 @@ import (
 const maxKeyFile = 64 << 10
 
 // ReadKeys reads a key file, and returns its mode too. See [ParseKeys].
-func ReadKeys(path string) (keys *Keys, mode fs.FileMode, err error) {
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe would wait for its writer
+func ReadKeys(path string) (*Keys, fs.FileMode, error) {
+	data, mode, err := files.Read(path, maxKeyFile)
 	if err != nil {
-		return nil, 0, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return nil, 0, err
-	}
-	data := make([]byte, maxKeyFile+1)
-	defer clear(data)
-	n, err := io.ReadFull(file, data)
-	if err == nil {
-		return nil, 0, fmt.Errorf("%s: is larger than %d bytes", path, maxKeyFile)
-	} else if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, 0, err
-	}
-	if keys, err = ParseKeys(data[:n]); err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}
-	return keys, info.Mode(), nil
+	defer clear(data)
+	keys, err := ParseKeys(data)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%s: %w", path, err)
+	}
+	return keys, mode, nil
 }

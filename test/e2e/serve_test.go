@@ -122,8 +122,8 @@ func TestSlowClients(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	for name, request := range map[string]string{
-		"headers": "GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-		"body":    "PUT /sessions/01 HTTP/1.1\r\nHost: x\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\nslow",
+		"headers": "GET /status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
+		"body":    "PUT /sessions/01 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: 9\r\n\r\nslow",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,0 +1,117 @@
+package handlers
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+// refuseForeignPages refuses what the page of another origin makes a browser
+// send, whose user can reach the service where the page's author cannot.
+//
+// A host name that is not the service's is DNS rebinding: the author's own name
+// resolves to the service, and to the browser its answers are then the page's to
+// read. An IP address cannot be rebound. A request that may change something is
+// checked by [http.CrossOriginProtection]; one that reads needs no check, since
+// without CORS headers no other origin is shown the answer.
+func (a *API) refuseForeignPages(next http.Handler) http.Handler {
+	var origins http.CrossOriginProtection
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !a.isOwnHost(r):
+			a.fail(w, r, &problem{
+				code:   api.ProblemCodeForbidden,
+				detail: "The Host is none that this service may be called by; --allowed-hosts adds one.",
+			})
+		case origins.Check(r) != nil:
+			a.fail(w, r, &problem{
+				code:   api.ProblemCodeForbidden,
+				detail: "The request comes from a page of another origin.",
+			})
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// isOwnHost reports whether the service may be called by the Host of the
+// request. Over a Unix socket it may be any, for no browser speaks to one, and
+// none at all is fine, for browsers always send one.
+func (a *API) isOwnHost(r *http.Request) bool {
+	host := hostOf(r.Host)
+	if host == "" || isIP(host) || isLocalhost(host) || matchesAny(a.cfg.AllowedHosts, host) ||
+		a.cfg.CertificateNames != nil && matchesAny(a.cfg.CertificateNames(), host) {
+		return true
+	}
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && local.Network() == "unix"
+}
+
+// hostOf is a Host header without its port and brackets.
+func hostOf(hostport string) string {
+	if i := strings.LastIndexByte(hostport, ':'); i > strings.LastIndexByte(hostport, ']') {
+		hostport = hostport[:i]
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+}
+
+// isLocalhost reports whether a browser takes the name for its own machine,
+// whatever DNS says (RFC 6761, section 6.3).
+func isLocalhost(host string) bool {
+	const name = "localhost"
+	if len(host) > len(name) {
+		return strings.EqualFold(host[len(host)-len(name)-1:], "."+name)
+	}
+	return strings.EqualFold(host, name)
+}
+
+// isIP reports whether the host is an IP address. Only what ends like one is
+// parsed, for the error of a name would cost an allocation.
+func isIP(host string) bool {
+	last := host[len(host)-1]
+	if !strings.Contains(host, ":") && (last < '0' || last > '9') {
+		return false
+	}
+	_, err := netip.ParseAddr(host)
+	return err == nil
+}
+
+// matchesAny reports whether the host is one of the names, of which a leading
+// "*" stands for one label (RFC 9525, section 6.3).
+func matchesAny(names []string, host string) bool {
+	for _, name := range names {
+		tail := host
+		if strings.HasPrefix(name, "*.") {
+			name = name[1:]
+			i := strings.IndexByte(host, '.')
+			if i <= 0 {
+				continue
+			}
+			tail = host[i:]
+		}
+		if strings.EqualFold(name, tail) {
+			return true
+		}
+	}
+	return false
+}
+
+// requireClientCertificate refuses a request over TLS without a client
+// certificate, which the handshake has verified if there is one. Health is for
+// probes, which have none.
+func (a *API) requireClientCertificate(next http.Handler) http.Handler {
+	if !a.cfg.RequireClientCertificate {
+		return next
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		isHealth := r.URL.Path == "/livez" || r.URL.Path == "/readyz"
+		if r.TLS != nil && len(r.TLS.VerifiedChains) == 0 && !isHealth {
+			a.fail(w, r, &problem{code: api.ProblemCodeUnauthenticated})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}

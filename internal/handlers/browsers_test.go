@@ -1,0 +1,147 @@
+package handlers
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+func TestHosts(t *testing.T) {
+	a := newAPI(t)
+	a.cfg.AllowedHosts = []string{"sessapi.example", "*.wild.example"}
+	a.cfg.CertificateNames = func() []string { return []string{"cert.example"} }
+	h := a.Handler()
+	for host, want := range map[string]int{
+		"127.0.0.1":                   200,
+		"127.0.0.1:8440":              200,
+		"10.1.2.3:80":                 200,
+		"[::1]":                       200,
+		"[2001:db8::1]:8440":          200,
+		"localhost":                   200,
+		"LocalHost:8440":              200,
+		"app.localhost:8440":          200,
+		"sessapi.example":             200,
+		"SESSAPI.example:8440":        200,
+		"cert.example:443":            200,
+		"a.wild.example":              200,
+		"a.b.wild.example":            403,
+		"wild.example":                403,
+		".wild.example":               403,
+		"evil.example":                403,
+		"evil.example:8440":           403,
+		"notlocalhost":                403,
+		"localhost.evil.example":      403,
+		"127.0.0.1.evil.example":      403,
+		"sessapi.example.evil.com":    403,
+		"evil.sessapi.example":        403,
+		"1.2.3.4.5":                   403,
+		"":                            200,
+		"[::1].evil.example":          403,
+		"evil.example:80@127.0.0.1:1": 403,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/status", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want || want == 403 && !strings.Contains(w.Body.String(), `"code":"forbidden"`) {
+			t.Errorf("%q: %d %s, want %d", host, w.Code, w.Body, want)
+		}
+		local := context.WithValue(r.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "s.sock", Net: "unix"})
+		w = httptest.NewRecorder()
+		h.ServeHTTP(w, r.WithContext(local))
+		if w.Code != 200 {
+			t.Errorf("%q over a Unix socket: %d", host, w.Code)
+		}
+	}
+}
+
+func TestCrossOrigin(t *testing.T) {
+	h := newAPI(t).Handler()
+	for _, test := range []struct {
+		method, path string
+		headers      []string
+		want         int
+	}{
+		{"POST", "/ticket-keys/rotate", nil, 200},
+		{"POST", "/ticket-keys/rotate", []string{"Sec-Fetch-Site", "same-origin"}, 200},
+		{"POST", "/ticket-keys/rotate", []string{"Origin", "http://example.com"}, 200},
+		{"POST", "/ticket-keys/rotate", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"POST", "/ticket-keys/rotate", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"POST", "/ticket-keys/rotate", []string{"Origin", "http://evil.example"}, 403},
+		{"POST", "/ticket-keys/rotate", []string{"Origin", "null"}, 403},
+		{"DELETE", "/sessions", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"PUT", "/sessions/01", []string{"Origin", "http://evil.example"}, 403},
+		{"GET", "/status", []string{"Sec-Fetch-Site", "cross-site"}, 200},
+	} {
+		w := serve(h, test.method, test.path, nil, test.headers...)
+		if w.Code != test.want {
+			t.Errorf("%s %s %v: %d %s, want %d", test.method, test.path, test.headers, w.Code, w.Body, test.want)
+		}
+		if got := w.Header().Get("Access-Control-Allow-Origin"); got != "" {
+			t.Errorf("another origin may read it: %s", got)
+		}
+	}
+}
+
+// What browsers may not do costs other clients next to nothing.
+func TestForeignPagesCost(t *testing.T) {
+	a := newAPI(t)
+	names := []string{"cert.example", "*.example.net"}
+	a.cfg.CertificateNames = func() []string { return names }
+	a.cfg.RequireClientCertificate = true
+	h := a.refuseForeignPages(a.requireClientCertificate(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	for _, host := range []string{"127.0.0.1:8440", "[2001:db8::1]:8440", "localhost", "cert.example:8440", "a.example.net"} {
+		r := httptest.NewRequest(http.MethodPut, "/sessions/01", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		if n := testing.AllocsPerRun(100, func() { h.ServeHTTP(w, r) }); n != 0 {
+			t.Errorf("%s: %v allocations", host, n)
+		}
+	}
+}
+
+func TestRequireClientCertificate(t *testing.T) {
+	a := newAPI(t)
+	a.cfg.RequireClientCertificate = true
+	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{}}}}
+	for _, test := range []struct {
+		path string
+		tls  *tls.ConnectionState
+		want int
+	}{
+		{"/ticket-keys?format=go", &tls.ConnectionState{}, 401},
+		{"/ticket-keys?format=go", &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}, 401},
+		{"/nothing", &tls.ConnectionState{}, 401},
+		{"/debug/pprof/", &tls.ConnectionState{}, 401},
+		{"/livez", &tls.ConnectionState{}, 200},
+		{"/readyz", &tls.ConnectionState{}, 200},
+		{"/ticket-keys?format=go", verified, 200},
+		{"/ticket-keys?format=go", nil, 200}, // the loopback or a Unix socket
+	} {
+		r := httptest.NewRequest(http.MethodGet, test.path, nil)
+		r.TLS = test.tls
+		for name, h := range map[string]http.Handler{"main": a.Handler(), "operations": a.OpsHandler()} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code != test.want && (name == "main" || test.want == 401) {
+				t.Errorf("%s %s %v: %d, want %d", name, test.path, test.tls != nil, w.Code, test.want)
+			}
+		}
+	}
+}
+
+func BenchmarkForeignPages(b *testing.B) {
+	h := newAPI(b).refuseForeignPages(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	r := httptest.NewRequest(http.MethodGet, "/sessions/01", nil)
+	r.Host = "127.0.0.1:8440"
+	w := httptest.NewRecorder()
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(w, r)
+	}
+}
