@@ -1,0 +1,320 @@
+package state
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/handlers"
+	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/seal"
+)
+
+var discard = slog.New(slog.DiscardHandler)
+
+func newKeys(t *testing.T) *seal.Keys {
+	t.Helper()
+	k, err := seal.ParseKeys(seal.GenerateKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func newCache(t *testing.T) *cache.Cache {
+	t.Helper()
+	c, err := cache.New(cache.Config{Memory: 4 << 20, MaxSessionBytes: cache.MaxSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func openState(t *testing.T, path string, k *seal.Keys, d disk) *File {
+	t.Helper()
+	f, err := open(path, k, discard, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+func sessionID(n int) cache.ID {
+	id, _ := cache.MakeID(bytes.Repeat([]byte{byte(n), byte(n >> 8), 1}, 1+n%10))
+	return id
+}
+
+func TestSessions(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	f := openState(t, path, newKeys(t), osDisk{})
+	c := newCache(t)
+	if n, err := f.RestoreSessions(c); n != 0 || err != nil {
+		t.Fatal(n, err)
+	}
+	now := time.Now()
+	const sessions = 2500
+	for i := range sessions {
+		data := bytes.Repeat([]byte{byte(i)}, 1+i%700)
+		if i == 0 {
+			data = make([]byte, cache.MaxSize)
+		}
+		o := cache.PutOptions{StoredAt: now.Add(-time.Hour), ExpiresAt: now.Add(time.Hour), Mark: uint8(i)}
+		if _, err := c.Put(sessionID(i), data, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ending := cache.PutOptions{ExpiresAt: time.Now().Add(300 * time.Millisecond)}
+	last := sessionID(sessions)
+	if _, err := c.Put(last, []byte{1}, ending); err != nil {
+		t.Fatal(err)
+	}
+	hits := c.Stats().Hits
+	if err := f.SaveSessions(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if s := c.Stats(); s.Hits != hits || s.Misses != 0 {
+		t.Error("saving counts as lookups")
+	}
+	time.Sleep(time.Until(ending.ExpiresAt))
+	restored := newCache(t)
+	if n, err := f.RestoreSessions(restored); n != sessions || err != nil {
+		t.Fatal(n, err)
+	}
+	for i := range sessions {
+		want, wantEntry, _ := c.Peek(nil, sessionID(i))
+		got, entry, ok := restored.Peek(nil, sessionID(i))
+		if !ok || !bytes.Equal(got, want) || entry != wantEntry {
+			t.Fatalf("session %d: %+v, want %+v", i, entry, wantEntry)
+		}
+	}
+	if s := f.Status(); s.Sessions.SavedAt.IsZero() || s.Sessions.Failures != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What does not open is refused with what to do, and left as it is.
+func TestUnreadable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	sealKeys := newKeys(t)
+	f := openState(t, path, sealKeys, osDisk{})
+	c := newCache(t)
+	if _, err := c.Put(sessionID(1), []byte("session"), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Save([]byte("state")), f.SaveSessions(t.Context(), c), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	read := func(name string) []byte {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	whole, sessions := read(path), read(path+sessionsSuffix)
+	flipped := func(b []byte, at int) []byte {
+		b = bytes.Clone(b)
+		b[at] ^= 1
+		return b
+	}
+	for _, test := range []struct {
+		name           string
+		keys, sessions []byte
+		with           *seal.Keys
+		want           error
+	}{
+		{"wrong key", whole, sessions, newKeys(t), seal.ErrUnknownKey},
+		{"flipped bit", flipped(whole, len(whole)-20), flipped(sessions, len(sessions)-20), sealKeys, seal.ErrCorrupt},
+		{"cut off", whole[:len(whole)-1], sessions[:len(sessions)-1], sealKeys, seal.ErrCorrupt},
+		{"empty", nil, nil, sealKeys, seal.ErrCorrupt},
+		{"swapped", sessions, whole, sealKeys, seal.ErrCorrupt},
+		{"of the future", append([]byte{2}, whole[1:]...), append([]byte{2}, sessions[1:]...), sealKeys, seal.ErrVersion},
+	} {
+		for name, data := range map[string][]byte{path: test.keys, path + sessionsSuffix: test.sessions} {
+			if err := os.WriteFile(name, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f := openState(t, path, test.with, osDisk{})
+		_, err := keys.OpenRing(time.Now, keys.Lifecycle{}, f)
+		_, sessionsErr := f.RestoreSessions(newCache(t))
+		for _, err := range []error{err, sessionsErr} {
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move") {
+				t.Errorf("%s: %v", test.name, err)
+			}
+		}
+		if !bytes.Equal(read(path), test.keys) || !bytes.Equal(read(path+sessionsSuffix), test.sessions) {
+			t.Errorf("%s: written to", test.name)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	if err := os.WriteFile(path+temporarySuffix, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f := openState(t, path, newKeys(t), osDisk{})
+	if _, err := os.Stat(path + temporarySuffix); !errors.Is(err, os.ErrNotExist) {
+		t.Error("what a crash left is still there")
+	}
+	if _, err := Open(path, newKeys(t), discard); !errors.Is(err, ErrLocked) {
+		t.Error(err)
+	}
+	_ = f.Close()
+	openState(t, path, newKeys(t), osDisk{})
+}
+
+// faultyDisk fails at one step.
+type faultyDisk struct {
+	osDisk
+	step string
+	err  error
+}
+
+func (d *faultyDisk) fails(step string) error {
+	if d.step == step {
+		return d.err
+	}
+	return nil
+}
+
+func (d *faultyDisk) Create(name string) (diskFile, error) {
+	if err := d.fails("create"); err != nil {
+		return nil, err
+	}
+	file, err := d.osDisk.Create(name)
+	return faultyFile{file, d}, err
+}
+
+func (d *faultyDisk) Rename(from, to string) error {
+	if err := d.fails("rename"); err != nil {
+		return err
+	}
+	return d.osDisk.Rename(from, to)
+}
+
+func (d *faultyDisk) SyncDir(name string) error {
+	if err := d.fails("sync directory"); err != nil {
+		return err
+	}
+	return d.osDisk.SyncDir(name)
+}
+
+type faultyFile struct {
+	diskFile
+	disk *faultyDisk
+}
+
+func (f faultyFile) Write(p []byte) (int, error) {
+	if err := f.disk.fails("write"); err != nil {
+		return 0, err
+	}
+	if err := f.disk.fails("short write"); err != nil {
+		n, _ := f.diskFile.Write(p[:len(p)/2])
+		return n, err
+	}
+	return f.diskFile.Write(p)
+}
+
+func (f faultyFile) Sync() error  { return errors.Join(f.disk.fails("sync"), f.diskFile.Sync()) }
+func (f faultyFile) Close() error { return errors.Join(f.disk.fails("close"), f.diskFile.Close()) }
+
+type noRecorder struct{}
+
+func (noRecorder) Request(string, string, int, time.Duration) {}
+func (noRecorder) Problem(string)                             {}
+
+// Whatever fails on the disk, an update answers 503, nothing of it stays, and the
+// next works once the disk does.
+func TestFaults(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	sealKeys, d := newKeys(t), new(faultyDisk)
+	f := openState(t, path, sealKeys, d)
+	ring, err := keys.OpenRing(time.Now, keys.Lifecycle{}, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := handlers.New(handlers.Config{Ring: ring, Log: discard, Recorder: noRecorder{}, Metrics: http.NotFoundHandler()}).Handler()
+	post := func() *httptest.ResponseRecorder {
+		set := keys.Generate(128, 1)
+		body, err := keys.ATS.Append(nil, set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ticket-keys", bytes.NewReader(body))
+		request.Header.Set("Content-Type", "application/octet-stream")
+		answer := httptest.NewRecorder()
+		api.ServeHTTP(answer, request)
+		return answer
+	}
+	c := newCache(t)
+	if err := f.SaveSessions(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	stored := func() uint64 {
+		t.Helper()
+		copied := filepath.Join(t.TempDir(), "state")
+		for _, suffix := range []string{"", sessionsSuffix} {
+			data, err := os.ReadFile(path + suffix)
+			if err == nil {
+				err = os.WriteFile(copied+suffix, data, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		other := openState(t, copied, sealKeys, osDisk{})
+		r, err := keys.OpenRing(time.Now, keys.Lifecycle{}, other)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := other.RestoreSessions(c); err != nil {
+			t.Error(err)
+		}
+		return r.Generation()
+	}
+	failures := uint64(0)
+	for _, step := range []string{"create", "write", "short write", "sync", "close", "rename", "sync directory"} {
+		for _, fault := range []error{syscall.ENOSPC, syscall.EROFS, syscall.EIO, io.ErrShortWrite} {
+			before := ring.Generation()
+			d.step, d.err = step, fault
+			answer := post()
+			if answer.Code != http.StatusServiceUnavailable || !strings.Contains(answer.Body.String(), `"backend_unavailable"`) {
+				t.Errorf("%s: %v: %d %s", step, fault, answer.Code, answer.Body)
+			}
+			if err := f.SaveSessions(t.Context(), c); !errors.Is(err, fault) {
+				t.Errorf("%s: sessions: %v", step, err)
+			}
+			failures++
+			if ring.Generation() != before || stored() != before {
+				t.Errorf("%s: %v: %d is active and %d stored, want %d", step, fault, ring.Generation(), stored(), before)
+			}
+			if _, err := os.Stat(path + temporarySuffix); err == nil {
+				t.Errorf("%s: the temporary file stays", step)
+			}
+			d.step = ""
+			if answer := post(); answer.Code != http.StatusOK || stored() != ring.Generation() || ring.Generation() <= before {
+				t.Errorf("%s: afterwards %d %s", step, answer.Code, answer.Body)
+			}
+		}
+	}
+	if s := f.Status(); s.Keys.Failures != failures || s.Sessions.Failures != failures {
+		t.Errorf("%+v, want %d failures each", s, failures)
+	}
+}
