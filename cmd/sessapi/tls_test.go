@@ -130,7 +130,7 @@ func TestTLS(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = response.Body.Close()
-			if response.StatusCode != 200 || (response.ProtoMajor == 2) != http2 {
+			if response.StatusCode != http.StatusOK || (response.ProtoMajor == 2) != http2 {
 				t.Errorf("listener %d: %s %d", i, response.Proto, response.StatusCode)
 			}
 			client.CloseIdleConnections()
