@@ -17,7 +17,8 @@ LABEL org.opencontainers.image.title="sessapi" \
       org.opencontainers.image.source="https://github.com/sessapi/sessapi" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 65532:65532
-# The default address is the loopback, which in a container nobody reaches.
+# The default address is the loopback, which in a container nobody reaches. This
+# one needs TLS with credentials, or SESSAPI_INSECURE_LISTEN.
 ENV SESSAPI_LISTEN=0.0.0.0:8440
 EXPOSE 8440
 HEALTHCHECK CMD ["/sessapi", "healthcheck"]

@@ -20,6 +20,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,6 +29,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -43,6 +45,8 @@ const (
 	maxBody = 64 << 10
 	// maxHeader bounds the header of an answer, in bytes.
 	maxHeader = 16 << 10
+	// maxToken bounds a file with a token, in bytes.
+	maxToken = 4 << 10
 )
 
 // TicketKeys describes a set of ticket keys: current, next, previous from the
@@ -68,14 +72,26 @@ type Client struct {
 type Option func(*settings)
 
 type settings struct {
-	http *http.Client
-	log  *slog.Logger
+	http      *http.Client
+	tls       *tls.Config
+	tokenFile string
+	log       *slog.Logger
 }
 
 // WithHTTPClient makes requests through c, for TLS settings, credentials or a
 // proxy of one's own. It must not have a Timeout, or [Client.Watch] is cut off
 // by it. The one that is used otherwise follows no redirects and uses no proxy.
 func WithHTTPClient(c *http.Client) Option { return func(s *settings) { s.http = c } }
+
+// WithTLSConfig is the TLS of the connections: the CAs that the service's
+// certificate is held against, and the client's own certificate. c must not be
+// changed from then on. It does not go with [WithHTTPClient].
+func WithTLSConfig(c *tls.Config) Option { return func(s *settings) { s.tls = c } }
+
+// WithTokenFile sends the bearer token in the file (RFC 6750, section 2.1). The
+// file is read for each request, so that the token can be replaced. Over http://
+// to another machine the token would be in the clear; that is an error.
+func WithTokenFile(path string) Option { return func(s *settings) { s.tokenFile = path } }
 
 // WithLogger has failures that [Client.Watch] gets over logged. Without it they
 // are passed over in silence.
@@ -98,19 +114,54 @@ func New(baseURL string, options ...Option) (*Client, error) {
 	for _, option := range options {
 		option(&s)
 	}
-	if s.http == nil {
-		s.http = newHTTPClient(path, isUnix)
-	} else if isUnix {
+	switch {
+	case s.tokenFile != "" && !isUnix && u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return nil, errors.New("a token needs https://, unix: or the loopback")
+	case s.http == nil:
+		s.http = newHTTPClient(path, isUnix, s.tls)
+	case s.tls != nil:
+		return nil, errors.New("an HTTP client of one's own has TLS settings of its own")
+	case isUnix:
 		return nil, errors.New("with an HTTP client of one's own, which dials by itself, the address must not be unix:PATH")
 	}
-	requests, err := api.NewClient(baseURL, api.WithHTTPClient(s.http))
+	requestOptions := []api.ClientOption{api.WithHTTPClient(s.http)}
+	if s.tokenFile != "" {
+		requestOptions = append(requestOptions, api.WithRequestEditorFn(func(_ context.Context, r *http.Request) error {
+			token, err := readToken(s.tokenFile)
+			r.Header.Set("Authorization", "Bearer "+token)
+			return err
+		}))
+	}
+	requests, err := api.NewClient(baseURL, requestOptions...)
 	if err != nil {
 		return nil, err
 	}
 	return &Client{requests, s.log}, nil
 }
 
-func newHTTPClient(path string, isUnix bool) *http.Client {
+func isLoopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
+
+// readToken returns the token in a file, which may end in a newline. Its errors
+// do not hold it.
+func readToken(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxToken+1))
+	defer clear(data)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" || len(data) > maxToken || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("%s holds no token", path)
+	}
+	return token, nil
+}
+
+func newHTTPClient(path string, isUnix bool, config *tls.Config) *http.Client {
 	return &http.Client{
 		// Keys go to the service that was named, and to no other.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -122,6 +173,7 @@ func newHTTPClient(path string, isUnix bool) *http.Client {
 				dialer := net.Dialer{Timeout: requestTimeout}
 				return dialer.DialContext(ctx, network, address)
 			},
+			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    requestTimeout,
 			IdleConnTimeout:        90 * time.Second, // the service closes after 2 minutes
 			MaxResponseHeaderBytes: maxHeader,

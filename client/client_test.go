@@ -3,12 +3,15 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,6 +58,42 @@ func TestUnixSocket(t *testing.T) {
 	}
 	if d, err := c.TicketKeys(t.Context()); err != nil || d.Generation != 7 {
 		t.Errorf("%+v %v", d, err)
+	}
+}
+
+// The token is that in the file at the time, and goes over no network in the
+// clear.
+func TestToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "token")
+	var got string
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header.Get("Authorization")
+		_, _ = io.WriteString(w, `{"generation":7}`)
+	}))
+	defer s.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	c, err := New(s.URL, WithTokenFile(path), WithTLSConfig(&tls.Config{RootCAs: roots}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for content, want := range map[string]string{"one\n": "Bearer one", "two": "Bearer two", "": "", "a b": "", strings.Repeat("x", maxToken+1): ""} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got = ""
+		_, err := c.TicketKeys(t.Context())
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%.10q: sent %q, %v", content, got, err)
+		}
+	}
+	for address, ok := range map[string]bool{"http://10.0.0.1": false, "http://localhost": true, "http://[::1]:1": true, "https://10.0.0.1": true, "unix:s": true} {
+		if _, err := New(address, WithTokenFile(path)); (err == nil) != ok {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if _, err := New(s.URL, WithHTTPClient(s.Client()), WithTLSConfig(&tls.Config{})); err == nil {
+		t.Error("TLS settings are taken along with an HTTP client that knows nothing of them")
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -27,13 +29,45 @@ func (s *server) UnmarshalText(text []byte) error {
 
 // remote is the flag of the commands that speak to a service.
 type remote struct {
-	Server server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+	Server    server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+	CA        string `name:"ca" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
+	Cert      string `placeholder:"FILE" help:"Certificate of this client, as PEM."`
+	KeyFile   string `placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	TokenFile string `placeholder:"FILE" help:"File with a bearer token."`
+}
+
+// client is one of the service.
+func (r remote) client(options ...client.Option) (*client.Client, error) {
+	if r.CA != "" || r.Cert != "" || r.KeyFile != "" {
+		c := &tls.Config{MinVersion: tls.VersionTLS12}
+		if r.CA != "" {
+			data, _, err := files.Read(r.CA, maxPEM)
+			if err == nil {
+				c.RootCAs, err = parseCertificates(data)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("--ca: %s: %w", r.CA, err)
+			}
+		}
+		if r.Cert != "" || r.KeyFile != "" {
+			pair, err := tls.LoadX509KeyPair(r.Cert, r.KeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("--cert and --key-file: %w", err)
+			}
+			c.Certificates = []tls.Certificate{pair}
+		}
+		options = append(options, client.WithTLSConfig(c))
+	}
+	if r.TokenFile != "" {
+		options = append(options, client.WithTokenFile(r.TokenFile))
+	}
+	return client.New(string(r.Server), options...)
 }
 
 // update makes an update of the keys of the service and writes what is active
 // then.
 func (r remote) update(env environment, do func(*client.Client) (*client.TicketKeys, error)) error {
-	c, err := client.New(string(r.Server))
+	c, err := r.client()
 	if err != nil {
 		return err
 	}
@@ -140,7 +174,7 @@ type pullCommand struct {
 
 // Run fetches the keys.
 func (c pullCommand) Run(env environment) error {
-	service, err := client.New(string(c.Server))
+	service, err := c.client()
 	if err != nil {
 		return err
 	}
@@ -198,7 +232,7 @@ const (
 // stop.
 func (c watchCommand) Run(env environment) error {
 	log := newLogger(env.stderr, "info", "auto")
-	service, err := client.New(string(c.Server), client.WithLogger(log))
+	service, err := c.client(client.WithLogger(log))
 	if err != nil {
 		return err
 	}

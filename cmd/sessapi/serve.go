@@ -85,6 +85,7 @@ type service struct {
 type boundServer struct {
 	*http.Server
 	listener net.Listener
+	secure   bool // with TLS; net/http sets TLSConfig also without it
 }
 
 // teardown undoes one step of building a service, before ctx ends if it can.
@@ -268,7 +269,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		server.TLSConfig = s.tls.config()
 		server.ErrorLog = slog.NewLogLogger(handshakeLog{s.log.Handler(), &s.tls.handshakeFailures}, slog.LevelWarn)
 	}
-	s.listeners = append(s.listeners, boundServer{server, listener})
+	s.listeners = append(s.listeners, boundServer{server, listener, secure})
 	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
@@ -300,21 +301,21 @@ func (s *service) start(reload <-chan os.Signal) {
 		running.Go(func() { s.tls.watch(ctx) })
 	}
 	s.onStop("ticket keys", func(context.Context) error { cancel(); running.Wait(); return nil })
-	serve := func(server *http.Server, listener net.Listener) {
-		do := server.Serve
-		if server.TLSConfig != nil {
-			do = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+	serve := func(l boundServer) {
+		do := l.Serve
+		if l.secure {
+			do = func(listener net.Listener) error { return l.ServeTLS(listener, "", "") }
 		}
-		if err := do(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := do(l.listener); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- err
 		}
 	}
 	for _, l := range s.listeners {
-		go serve(l.Server, l.listener)
+		go serve(l)
 	}
-	main := s.listeners[len(s.listeners)-1]
-	if main.TLSConfig == nil { // connections with TLS are held in place
-		go serve(main.Server, s.api.Returning())
+	if main := s.listeners[len(s.listeners)-1]; !main.secure { // connections with TLS are held in place
+		main.listener = s.api.Returning()
+		go serve(main)
 	}
 	s.log.Info("serving", "version", version())
 }

@@ -202,13 +202,17 @@ type handshakeLog struct {
 	failures *atomic.Uint64
 }
 
+// Enabled is part of [slog.Handler]. What is not logged is counted.
+func (h handshakeLog) Enabled(context.Context, slog.Level) bool { return true }
+
 // Handle is part of [slog.Handler].
 func (h handshakeLog) Handle(ctx context.Context, r slog.Record) error {
 	if strings.HasPrefix(r.Message, "http: TLS handshake error") {
 		h.failures.Add(1)
-		if r.Level = slog.LevelDebug; !h.Enabled(ctx, r.Level) {
-			return nil
-		}
+		r.Level = slog.LevelDebug
+	}
+	if !h.Handler.Enabled(ctx, r.Level) {
+		return nil
 	}
 	return h.Handler.Handle(ctx, r)
 }

@@ -487,6 +487,9 @@ type SessionID = string
 // TTLSeconds defines model for TTLSeconds.
 type TTLSeconds = int64
 
+// Forbidden defines model for Forbidden.
+type Forbidden = Problem
+
 // FormatCannotCarry defines model for FormatCannotCarry.
 type FormatCannotCarry = Problem
 

@@ -18,6 +18,8 @@ import (
 
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 // everything is a registry with all there is, after some use.
@@ -68,6 +70,16 @@ func everything(t *testing.T) *Metrics {
 		return TLS{NotAfter: time.Unix(1800000000, 0), ReloadFailures: 1, HandshakeFailures: 2}
 	})
 	m.SetInsecureListen(true)
+	sealKeys, err := seal.ParseKeys(seal.GenerateKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := state.Open(filepath.Join(t.TempDir(), "state"), sealKeys, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = saved.Close() })
+	m.AddState(saved)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

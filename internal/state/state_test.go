@@ -257,7 +257,7 @@ func TestFaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ticket-keys", bytes.NewReader(body))
+		request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "http://localhost/ticket-keys", bytes.NewReader(body))
 		request.Header.Set("Content-Type", "application/octet-stream")
 		answer := httptest.NewRecorder()
 		api.ServeHTTP(answer, request)

@@ -103,6 +103,7 @@ func startService(tb testing.TB, configure ...func(*handlers.Config)) *service {
 		Ring: s.ring, Version: "v0.0.0-test", Now: s.clock.Now,
 		Log:      slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Recorder: m, Metrics: m.Handler(),
+		AllowedHosts: []string{"example.com", "sessapi.test"}, // which requests of tests are to
 	}
 	for _, change := range configure {
 		change(&config)

@@ -183,3 +183,20 @@ func (b *waitingBody) Read([]byte) (int, error) {
 	<-b.release
 	return 0, http.ErrBodyReadAfterClose
 }
+
+// What the page of another origin makes a browser send is refused as the
+// contract says.
+func TestForeignPages(t *testing.T) {
+	s := startService(t)
+	if got := s.request(http.MethodPost, "/ticket-keys/rotate", nil, "Sec-Fetch-Site", "cross-site"); got.StatusCode != http.StatusForbidden {
+		t.Errorf("another origin: %d", got.StatusCode)
+	}
+	request, err := http.NewRequest(http.MethodGet, s.URL+"/status", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Host = "evil.example"
+	if got := s.do(request); got.StatusCode != http.StatusForbidden {
+		t.Errorf("another name: %d", got.StatusCode)
+	}
+}

@@ -288,7 +288,7 @@ func TestHeldConnection(t *testing.T) {
 	in := bufio.NewReader(conn)
 	send := func(method, extra string) {
 		t.Helper()
-		if _, err := fmt.Fprintf(conn, "%s /ticket-keys HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: %s\r\n%s\r\n", method, etag, extra); err != nil {
+		if _, err := fmt.Fprintf(conn, "%s /ticket-keys HTTP/1.1\r\nHost: sessapi.test\r\nIf-None-Match: %s\r\n%s\r\n", method, etag, extra); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -329,7 +329,7 @@ func TestHeldConnection(t *testing.T) {
 	send(http.MethodGet, "")
 	receive(http.MethodGet, 304)
 	receive(http.MethodGet, 304)
-	if _, err := fmt.Fprintf(conn, "GET /ticket-keys HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: %[1]s\r\n%[2]s\r\nGET /livez HTTP/1.1\r\nHost: sessapi.test\r\n\r\n", etag, held); err != nil {
+	if _, err := fmt.Fprintf(conn, "GET /ticket-keys HTTP/1.1\r\nHost: sessapi.test\r\nIf-None-Match: %[1]s\r\n%[2]s\r\nGET /livez HTTP/1.1\r\nHost: sessapi.test\r\n\r\n", etag, held); err != nil {
 		t.Fatal(err)
 	}
 	receive(http.MethodGet, 304)

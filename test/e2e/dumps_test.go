@@ -1,0 +1,74 @@
+package e2e_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// Processes of the same user neither read the memory of the service nor make a
+// core of it, unless the operator lets them.
+func TestNotDumpable(t *testing.T) {
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs Linux, and root to become another user")
+		}
+		t.Skip("needs Linux, and root to become another user")
+	}
+	asNobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	dir := t.TempDir()
+	binary, err := os.ReadFile(sessapiPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "sessapi") // where nobody may run it
+	if err := os.WriteFile(program, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, parent := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(parent, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dumpable := range []bool{false, true} {
+		cmd := exec.Command(program, "serve", "--listen=127.0.0.1:0", "--dumpable="+strconv.FormatBool(dumpable))
+		cmd.SysProcAttr = asNobody
+		p := startCommand(t, cmd)
+		p.out.await(t, `"msg":"serving"`)
+		if warned := strings.Contains(p.out.String(), "--dumpable"); warned != dumpable {
+			t.Errorf("dumpable %v: warned %v", dumpable, warned)
+		}
+		proc := filepath.Join("/proc", strconv.Itoa(p.Process.Pid))
+		for _, file := range []string{"environ", "maps", "mem"} {
+			read := exec.CommandContext(t.Context(), "sh", "-c", "exec 3<"+filepath.Join(proc, file))
+			read.SysProcAttr = asNobody
+			if err := read.Run(); (err == nil) != dumpable {
+				t.Errorf("dumpable %v: %s opens: %v", dumpable, file, err == nil)
+			}
+		}
+		limits, err := os.ReadFile(filepath.Join(proc, "limits"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !dumpable {
+			for line := range strings.Lines(string(limits)) {
+				if fields := strings.Fields(line); strings.HasPrefix(line, "Max core file size") && (fields[4] != "0" || fields[5] != "0") {
+					t.Errorf("a core may be made: %s", line)
+				}
+			}
+			if gcore, err := exec.LookPath("gcore"); err == nil {
+				dump := exec.CommandContext(t.Context(), gcore, "-o", filepath.Join("/tmp", filepath.Base(dir)), strconv.Itoa(p.Process.Pid))
+				dump.SysProcAttr = asNobody
+				if out, err := dump.CombinedOutput(); err == nil {
+					t.Errorf("gcore made a core: %s", out)
+				}
+			}
+		}
+		p.stop(t, syscall.SIGTERM)
+	}
+}
