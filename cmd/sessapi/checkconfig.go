@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -21,6 +22,11 @@ func (c checkConfigCommand) Run(env environment) error {
 	if c.TicketKeyFile != "" {
 		if _, err := keys.OpenFile(c.TicketKeyFile, ring, slog.New(slog.DiscardHandler)); err != nil {
 			return fmt.Errorf("--ticket-key-file: %w", err)
+		}
+	}
+	if c.Policy != "" {
+		if _, err := auth.OpenFile(c.Policy, slog.New(slog.DiscardHandler)); err != nil {
+			return fmt.Errorf("--policy: %w", err)
 		}
 	}
 	_, err = fmt.Fprintln(env.stdout, "The settings are good.")

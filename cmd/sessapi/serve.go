@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/handlers"
@@ -64,6 +65,7 @@ type service struct {
 	api       *handlers.API
 	ring      *keys.Ring
 	keyFile   *keys.File // nil without one
+	policy    *auth.File // nil without one
 	listeners []boundServer
 	failed    chan error // a server that stopped by itself
 	teardowns []teardown
@@ -110,6 +112,16 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		m.AddTicketKeyFile(s.keyFile)
 	}
 
+	var authenticator *auth.Authenticator
+	if c.Policy != "" {
+		if s.policy, err = auth.OpenFile(c.Policy, log); err != nil {
+			return s, fmt.Errorf("--policy: %w", err)
+		}
+		authenticator = auth.New(s.policy.Policy, time.Now)
+		m.AddPolicy(s.policy)
+		m.AddAuthentication(authenticator)
+	}
+
 	var sessions *cache.Cache
 	if c.Cache {
 		sessions, err = cache.New(cache.Config{
@@ -133,6 +145,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		MaxTTL:          c.SessionMaxTTL,
 		Ring:            ring,
 		KeyFile:         s.keyFile,
+		Auth:            authenticator,
 		Version:         version(),
 		Log:             log,
 		AccessLog:       bool(c.AccessLog),
@@ -178,6 +191,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
+		ConnContext:       auth.ConnContext,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
@@ -196,8 +210,8 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	return nil
 }
 
-// start serves, rotates the ticket keys, and follows their file and the reload
-// signal.
+// start serves, rotates the ticket keys, and follows their file, the policy's and
+// the reload signal.
 func (s *service) start(reload <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -206,7 +220,10 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.keyFile != nil {
 		running.Go(func() { s.keyFile.Watch(ctx) })
 	}
-	s.onStop("ticket keys", func(context.Context) error { cancel(); running.Wait(); return nil })
+	if s.policy != nil {
+		running.Go(func() { s.policy.Watch(ctx) })
+	}
+	s.onStop("ticket keys and policy", func(context.Context) error { cancel(); running.Wait(); return nil })
 	serve := func(server *http.Server, listener net.Listener) {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- err
@@ -220,18 +237,23 @@ func (s *service) start(reload <-chan os.Signal) {
 	s.log.Info("serving", "version", version())
 }
 
-// follow reads the ticket-key file when it is told to, until ctx ends.
+// follow reads the ticket-key file and the policy when it is told to, until ctx
+// ends.
 func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-reload:
-			if s.keyFile == nil {
-				s.log.Info("nothing to reload: there is no --ticket-key-file")
-				continue
+			if s.keyFile == nil && s.policy == nil {
+				s.log.Info("nothing to reload: there is no --ticket-key-file and no --policy")
 			}
-			s.keyFile.Reload()
+			if s.keyFile != nil {
+				s.keyFile.Reload()
+			}
+			if s.policy != nil {
+				s.policy.Reload()
+			}
 		}
 	}
 }

@@ -487,6 +487,9 @@ type SessionID = string
 // TTLSeconds defines model for TTLSeconds.
 type TTLSeconds = int64
 
+// Forbidden defines model for Forbidden.
+type Forbidden = Problem
+
 // FormatCannotCarry defines model for FormatCannotCarry.
 type FormatCannotCarry = Problem
 
@@ -528,6 +531,12 @@ type SessionTooLarge = Problem
 
 // SessionsUnavailable defines model for SessionsUnavailable.
 type SessionsUnavailable = Problem
+
+// TooManyRequests defines model for TooManyRequests.
+type TooManyRequests = Problem
+
+// Unauthenticated defines model for Unauthenticated.
+type Unauthenticated = Problem
 
 // UnsupportedMediaType defines model for UnsupportedMediaType.
 type UnsupportedMediaType = Problem

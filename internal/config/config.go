@@ -41,6 +41,8 @@ type Config struct {
 
 	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of its content reloads it."`
 
+	Policy string `placeholder:"FILE" help:"Who may do what. SIGHUP or a change of its content reloads it. Without it everything is permitted."`
+
 	RotateEvery    time.Duration `default:"12h" validate:"omitempty,min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
 	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"How long a ticket may be used. Keys are kept for as long."`
 

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -54,6 +55,9 @@ type Config struct {
 	Ring *keys.Ring
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
+
+	// Auth says who sent a request; nil permits everything to everybody.
+	Auth *auth.Authenticator
 
 	// Version is what /status says.
 	Version string

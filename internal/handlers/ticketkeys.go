@@ -46,7 +46,7 @@ func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params 
 	if _, err := negotiate(r, mediaJSON); err != nil {
 		return err
 	}
-	a.whenChanged(w, r, has, wait, func(w http.ResponseWriter, _ *http.Request) {
+	a.whenChanged(w, r, has, wait, permitKeyDescription, func(w http.ResponseWriter, _ *http.Request) {
 		description := a.cfg.Ring.Description()
 		if isCurrent(has, description.Generation) {
 			setGeneration(w, description.Generation)
@@ -76,7 +76,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 	if err != nil {
 		return err
 	}
-	a.whenChanged(w, r, has, wait, func(w http.ResponseWriter, r *http.Request) {
+	a.whenChanged(w, r, has, wait, permitKeySecrets, func(w http.ResponseWriter, r *http.Request) {
 		set, description := a.cfg.Ring.Snapshot()
 		defer set.Wipe()
 		if isCurrent(has, description.Generation) {

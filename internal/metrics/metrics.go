@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -104,6 +105,39 @@ func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 		Namespace: namespace, Subsystem: "ticket_key_file", Name: "reload_failures_total",
 		Help: "Times that the ticket-key file could not be taken, so that the keys from before stayed.",
 	}, func() float64 { return float64(f.Status().Failures) }))
+}
+
+// AddPolicy adds how the policy's file is doing.
+func (m *Metrics) AddPolicy(f *auth.File) {
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: namespace, Subsystem: "policy", Name: name, Help: help}
+	}
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("reload_failures_total",
+			"Times that the policy's file could not be taken, so that the policy from before held.")),
+			func() float64 { return float64(f.Failures()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("last_reload_successful",
+			"1 when the policy that holds is that of the file, 0 when the file cannot be taken.")),
+			func() float64 {
+				if f.Failing() {
+					return 0
+				}
+				return 1
+			}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("identities", "Identities of the policy that holds.")),
+			func() float64 { return float64(f.Policy().Identities()) }),
+	)
+}
+
+// AddAuthentication adds the authentications that failed.
+func (m *Metrics) AddAuthentication(a *auth.Authenticator) {
+	for reason := auth.Missing; reason <= auth.Limited; reason++ {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "authentication_failures_total",
+			Help:        "Requests that proved no identity, by reason.",
+			ConstLabels: prometheus.Labels{"reason": reason.String()},
+		}, func() float64 { return float64(a.Failures(reason)) }))
+	}
 }
 
 // AddWaiting adds how many requests are held for a change of the ticket keys.
