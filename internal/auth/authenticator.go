@@ -67,6 +67,7 @@ type Authenticator struct {
 	// are paid back at one an interval: a leaky bucket as one time, the theoretical
 	// arrival time of the generic cell rate algorithm (ITU-T I.371, annex A).
 	sources map[Source]time.Time
+	swept   time.Time // when those that have paid back everything were last dropped
 }
 
 // New makes an Authenticator that asks for the policy with each request. now is
@@ -144,11 +145,15 @@ func minTime(a, b time.Time) time.Time {
 }
 
 // forget makes room: it drops the sources that have paid back everything, or
-// any one, whichever the map names first, when there is none.
+// any one, whichever the map names first, when there is none. It looks through
+// all of them once an interval at most, for there may be a flood of new ones.
 func (a *Authenticator) forget(now time.Time) {
-	for s, paid := range a.sources {
-		if !paid.After(now) {
-			delete(a.sources, s)
+	if now.Sub(a.swept) >= interval {
+		a.swept = now
+		for s, paid := range a.sources {
+			if !paid.After(now) {
+				delete(a.sources, s)
+			}
 		}
 	}
 	for s := range a.sources {

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -21,6 +22,10 @@ import (
 
 // MaxPolicyBytes is the largest policy that is taken.
 const MaxPolicyBytes = 1 << 20
+
+// maxLine is the longest line of a policy, in bytes: what the YAML library takes
+// for a line grows with the square of its length.
+const maxLine = 1 << 10
 
 // maxNesting is more than a policy needs: it has a mapping in a list in a
 // mapping in a list in a mapping.
@@ -98,6 +103,12 @@ func Parse(data []byte) (*Policy, error) {
 func decode(data []byte, d *document) error {
 	if len(data) > MaxPolicyBytes {
 		return fmt.Errorf("is larger than %d bytes", MaxPolicyBytes)
+	}
+	line := 0
+	for text := range bytes.Lines(data) {
+		if line++; len(text) > maxLine {
+			return fmt.Errorf("line %d: is longer than %d bytes", line, maxLine)
+		}
 	}
 	tokens := lexer.Tokenize(string(data))
 	depth := 0

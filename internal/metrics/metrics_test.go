@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -69,6 +70,25 @@ func everything(t *testing.T) *Metrics {
 	}
 	file.Reload()
 
+	policyPath := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policyPath, []byte("identities: [{name: a, roles: [admin], uids: [0]}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	policy, err := auth.OpenFile(policyPath, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(policyPath); err != nil {
+		t.Fatal(err)
+	}
+	policy.Reload()
+	m.AddPolicy(policy)
+	authenticator := auth.New(policy.Policy, time.Now)
+	m.AddAuthentication(authenticator)
+	if _, err := authenticator.Authenticate(httptest.NewRequest(http.MethodGet, "/", nil)); err == nil {
+		t.Fatal("nobody was authenticated")
+	}
+
 	m.Request("/sessions/{id}", http.MethodGet, 200, 300*time.Microsecond)
 	m.Request("", "BREW", 404, time.Millisecond)
 	m.Problem("route_not_found")
@@ -114,6 +134,11 @@ func TestFigures(t *testing.T) {
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,
 		`sessapi_http_request_duration_seconds_bucket{code="200",method="GET",route="/sessions/{id}",le="0.0005"} 1`,
 		`sessapi_http_problems_total{code="route_not_found"} 1`,
+		`sessapi_policy_identities 1`,
+		`sessapi_policy_last_reload_successful 0`,
+		`sessapi_policy_reload_failures_total 1`,
+		`sessapi_authentication_failures_total{reason="missing"} 1`,
+		`sessapi_authentication_failures_total{reason="unknown"} 0`,
 		`sessapi_build_info{`,
 		`go_goroutines `,
 		`process_resident_memory_bytes `,
