@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -20,7 +21,7 @@ func (c checkConfigCommand) Run(env environment) error {
 		return err
 	}
 	if c.TicketKeyFile != "" {
-		if _, err := keys.OpenFile(c.TicketKeyFile, ring, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := keys.OpenFile(c.TicketKeyFile, ring, slog.New(slog.DiscardHandler), nil); err != nil {
 			return fmt.Errorf("--ticket-key-file: %w", err)
 		}
 	}
@@ -32,6 +33,11 @@ func (c checkConfigCommand) Run(env environment) error {
 	if c.TLSCert != "" {
 		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler)); err != nil {
 			return err
+		}
+	}
+	if c.Policy != "" {
+		if _, err := auth.OpenFile(c.Policy, slog.New(slog.DiscardHandler), nil); err != nil {
+			return fmt.Errorf("--policy: %w", err)
 		}
 	}
 	_, err = fmt.Fprintln(env.stdout, "The settings are good.")

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
@@ -76,6 +78,8 @@ type service struct {
 	sessions  *cache.Cache // nil without one
 	state     *state.File  // nil without one
 	tls       *transport   // nil without it
+	policy    *auth.File   // nil without one
+	audit     *audit.Log   // nil without one
 	listeners []boundServer
 	failed    chan error // a server that stopped by itself
 	teardowns []teardown
@@ -110,6 +114,13 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}()
 
 	m := metrics.New(version())
+	if c.AuditLog != "" {
+		if s.audit, err = audit.Open(c.AuditLog); err != nil {
+			return s, fmt.Errorf("--audit-log: %w", err)
+		}
+		s.onStop("audit log", func(context.Context) error { return s.audit.Close() })
+		m.AddAudit(s.audit)
+	}
 	if c.StateFile != "" {
 		if s.state, err = openState(c, log); err != nil {
 			return s, err
@@ -124,7 +135,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	s.ring = ring
 	m.AddTicketKeys(ring)
 	if c.TicketKeyFile != "" {
-		if s.keyFile, err = keys.OpenFile(c.TicketKeyFile, ring, log); err != nil {
+		if s.keyFile, err = keys.OpenFile(c.TicketKeyFile, ring, log, s.recordChange("ticket-key file")); err != nil {
 			return s, fmt.Errorf("--ticket-key-file: %w", err)
 		}
 		m.AddTicketKeyFile(s.keyFile)
@@ -139,6 +150,15 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	m.SetInsecureListen(c.InsecureListen)
 	if c.InsecureListen {
 		log.Warn("anybody who reaches the service can read and change keys and sessions: --insecure-listen")
+	}
+	var authenticator *auth.Authenticator
+	if c.Policy != "" {
+		if s.policy, err = auth.OpenFile(c.Policy, log, s.recordPolicy); err != nil {
+			return s, fmt.Errorf("--policy: %w", err)
+		}
+		authenticator = auth.New(s.policy.Policy, time.Now)
+		m.AddPolicy(s.policy)
+		m.AddAuthentication(authenticator)
 	}
 
 	var sessions *cache.Cache
@@ -173,6 +193,8 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		MaxTTL:          c.SessionMaxTTL,
 		Ring:            ring,
 		KeyFile:         s.keyFile,
+		Auth:            authenticator,
+		Audit:           s.audit,
 		Version:         version(),
 		Log:             log,
 		AccessLog:       bool(c.AccessLog),
@@ -262,6 +284,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
+		ConnContext:       auth.ConnContext,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
@@ -289,7 +312,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 func (s *service) start(reload <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
-	running.Go(func() { s.ring.RotateWhenDue(ctx, s.log) })
+	running.Go(func() { s.ring.RotateWhenDue(ctx, s.log, s.recordChange("rotation")) })
 	running.Go(func() { s.follow(ctx, reload) })
 	if s.keyFile != nil {
 		running.Go(func() { s.keyFile.Watch(ctx) })
@@ -300,7 +323,10 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.tls != nil {
 		running.Go(func() { s.tls.watch(ctx) })
 	}
-	s.onStop("ticket keys", func(context.Context) error { cancel(); running.Wait(); return nil })
+	if s.policy != nil {
+		running.Go(func() { s.policy.Watch(ctx) })
+	}
+	s.onStop("ticket keys, policy and certificate", func(context.Context) error { cancel(); running.Wait(); return nil })
 	serve := func(l boundServer) {
 		do := l.Serve
 		if l.secure {
@@ -320,6 +346,30 @@ func (s *service) start(reload <-chan os.Signal) {
 	s.log.Info("serving", "version", version())
 }
 
+// recordChange records changes of the ticket keys that the service makes by
+// itself; nil without an audit log.
+func (s *service) recordChange(source string) keys.Record {
+	if s.audit == nil {
+		return nil
+	}
+	return func(before, after keys.Description) error {
+		return s.audit.Record(audit.Event{
+			Operation: "ticket keys", Outcome: audit.Applied, Source: source,
+			Before: handlers.AuditedKeys(before), After: handlers.AuditedKeys(after),
+		})
+	}
+}
+
+// recordPolicy records that a policy is about to hold.
+func (s *service) recordPolicy(identities int) error {
+	if s.audit == nil {
+		return nil
+	}
+	return s.audit.Record(audit.Event{
+		Operation: "policy", Outcome: audit.Applied, Source: "policy file", Detail: fmt.Sprintf("%d identities", identities),
+	})
+}
+
 // follow reads the files of the settings when it is told to, until ctx ends.
 func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 	for {
@@ -327,14 +377,22 @@ func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 		case <-ctx.Done():
 			return
 		case <-reload:
-			if s.keyFile == nil && s.tls == nil {
-				s.log.Info("nothing to reload: there is neither --ticket-key-file nor --tls-cert")
+			if s.keyFile == nil && s.tls == nil && s.policy == nil && s.audit == nil {
+				s.log.Info("nothing to reload: there is neither --ticket-key-file nor --tls-cert nor --policy nor --audit-log")
+			}
+			if s.audit != nil { // first, for the others record what they do
+				if err := s.audit.Reopen(); err != nil {
+					s.log.Error("the audit log cannot be opened anew; it goes on in the old file", "error", err.Error())
+				}
 			}
 			if s.keyFile != nil {
 				s.keyFile.Reload()
 			}
 			if s.tls != nil {
 				s.tls.reload()
+			}
+			if s.policy != nil {
+				s.policy.Reload()
 			}
 		}
 	}

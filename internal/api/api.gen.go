@@ -532,6 +532,12 @@ type SessionTooLarge = Problem
 // SessionsUnavailable defines model for SessionsUnavailable.
 type SessionsUnavailable = Problem
 
+// TooManyRequests defines model for TooManyRequests.
+type TooManyRequests = Problem
+
+// Unauthenticated defines model for Unauthenticated.
+type Unauthenticated = Problem
+
 // UnsupportedMediaType defines model for UnsupportedMediaType.
 type UnsupportedMediaType = Problem
 

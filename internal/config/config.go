@@ -35,7 +35,8 @@ type Config struct {
 	TLSCert        string   `name:"tls-cert" placeholder:"FILE" help:"Certificate of the TCP addresses, with its chain, as PEM. SIGHUP or a change reloads it."`
 	TLSKey         string   `name:"tls-key" placeholder:"FILE" help:"Key of the certificate, as PEM."`
 	TLSClientCA    string   `name:"tls-client-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of clients. Without --policy a client needs such a certificate for all but health."`
-	Policy         string   `placeholder:"FILE" help:"Who may do what, as YAML."`
+	Policy         string   `placeholder:"FILE" help:"Who may do what, as YAML. SIGHUP or a change of its content reloads it. Without it everything is permitted."`
+	AuditLog       string   `placeholder:"FILE" help:"File to record denials in, and changes and exports of ticket keys, or stderr. What cannot be recorded is not done. SIGHUP opens it anew."`
 	InsecureListen bool     `help:"Serve at addresses beyond the loopback although anybody there can read and change keys and sessions."`
 	AllowedHosts   []string `placeholder:"NAME" help:"Names that the service may be called by, beside those of its certificate, localhost and IP addresses; *.example.com is one label more."`
 	Dumpable       bool     `help:"Let debuggers and core dumps read the secrets of the process."`

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -54,6 +56,13 @@ type Config struct {
 	Ring *keys.Ring
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
+
+	// Auth says who sent a request; nil permits everything to everybody.
+	Auth *auth.Authenticator
+
+	// Audit records denials, changes and exports of ticket keys, and flushes;
+	// nil records nothing.
+	Audit *audit.Log
 
 	// AllowedHosts are names that the service may be called by, beside localhost
 	// and IP addresses. A leading "*." stands for one label.

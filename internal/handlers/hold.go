@@ -119,6 +119,9 @@ type rereadConn struct {
 	early []byte
 }
 
+// NetConn returns the connection, whose peer is asked for by its type.
+func (c *rereadConn) NetConn() net.Conn { return c.Conn }
+
 // Read reads those bytes again and then from the connection.
 func (c *rereadConn) Read(p []byte) (int, error) {
 	if len(c.early) == 0 {

@@ -50,7 +50,7 @@ func TestPanicInHeldAnswer(t *testing.T) {
 		if err != nil {
 			panic(err)
 		}
-		a.whenChanged(w, r, list, time.Minute, func(http.ResponseWriter, *http.Request) { panic("a secret") })
+		a.whenChanged(w, r, list, time.Minute, 0, func(http.ResponseWriter, *http.Request) { panic("a secret") })
 	}))
 	server := httptest.NewServer(router)
 	defer server.Close()

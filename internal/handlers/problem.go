@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/sslsession"
@@ -75,6 +76,7 @@ func invalidRequest(format string, args ...any) *problem {
 func (a *API) asProblem(err error) *problem {
 	var (
 		p             *problem
+		limited       *auth.LimitedError
 		keysErr       *keys.InvalidError
 		cannotCarry   *keys.CannotCarryError
 		tooManyValues *api.TooManyValuesForParamError
@@ -83,6 +85,16 @@ func (a *API) asProblem(err error) *problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case errors.Is(err, auth.ErrUnauthenticated):
+		return &problem{code: api.ProblemCodeUnauthenticated}
+	case errors.Is(err, auth.ErrForbidden):
+		return &problem{code: api.ProblemCodeForbidden}
+	case errors.As(err, &limited):
+		return &problem{
+			code:   api.ProblemCodeTooManyRequests,
+			detail: "Too many authentications from this source have failed.",
+			header: http.Header{"Retry-After": {strconv.Itoa(limited.RetryAfterSeconds())}},
+		}
 	case errors.Is(err, cache.ErrTooLarge), errors.Is(err, sslsession.ErrTooLarge):
 		return &problem{code: api.ProblemCodeSessionTooLarge, limit: int64(a.cfg.MaxSessionBytes)}
 	case errors.Is(err, cache.ErrClosed):
@@ -101,7 +113,7 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
-	case errors.Is(err, keys.ErrUnavailable):
+	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
@@ -138,6 +150,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable {
 		a.cfg.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
+	}
+	if p.code == api.ProblemCodeUnauthenticated || p.code == api.ProblemCodeForbidden {
+		a.recordDenial(w, r, p.code)
 	}
 	kind := problemKinds[p.code]
 	doc := api.Problem{

@@ -10,40 +10,57 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
 )
 
 // route is one operation of the contract.
 type route struct {
 	method, pattern string
 	handler         http.HandlerFunc
+	// permit is the roles of which one is enough. Without it the operation is for
+	// administrators alone.
+	permit auth.Roles
+	// secret takes the place of permit for a request that asksSecret says is for
+	// the bytes rather than for their description; nil where there is no such choice.
+	secret     auth.Roles
+	asksSecret func(*http.Request) bool
 	// ops marks health and metrics: they move to the operations listener when
 	// there is one, and have places of their own among the requests in flight.
 	ops bool
 }
+
+// The permissions of ticket keys, which are asked for again when a request that
+// waited is answered. Who publishes keys has to see the generation that it
+// replaces, and who fetches them which one is active; neither needs to observe
+// the rest for that.
+const (
+	permitKeyDescription = auth.Observe | auth.KeyPublish | auth.KeyConsume
+	permitKeySecrets     = auth.KeyConsume
+)
 
 // routes is the table of all operations. Each handler is the generated one,
 // which binds the parameters and then calls the method of the same name.
 func (a *API) routes() []route {
 	op := api.ServerInterfaceWrapper{Handler: a, ErrorHandlerFunc: a.fail}
 	return []route{
-		{method: http.MethodGet, pattern: "/sessions", handler: op.ListSessions},
-		{method: http.MethodDelete, pattern: "/sessions", handler: op.FlushSessions},
-		{method: http.MethodGet, pattern: "/sessions/{id}", handler: op.GetSession},
-		{method: http.MethodHead, pattern: "/sessions/{id}", handler: op.HeadSession},
-		{method: http.MethodPut, pattern: "/sessions/{id}", handler: op.PutSession},
-		{method: http.MethodDelete, pattern: "/sessions/{id}", handler: op.DeleteSession},
-		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys},
-		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys},
-		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys},
-		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey},
-		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus},
-		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML},
-		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON},
-		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs},
-		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile},
-		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, ops: true},
-		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, ops: true},
-		{method: http.MethodGet, pattern: "/metrics", handler: op.GetMetrics, ops: true},
+		{method: http.MethodGet, pattern: "/sessions", handler: op.ListSessions, permit: auth.Admin},
+		{method: http.MethodDelete, pattern: "/sessions", handler: op.FlushSessions, permit: auth.Admin},
+		{method: http.MethodGet, pattern: "/sessions/{id}", handler: op.GetSession, permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
+		{method: http.MethodHead, pattern: "/sessions/{id}", handler: op.HeadSession, permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
+		{method: http.MethodPut, pattern: "/sessions/{id}", handler: op.PutSession, permit: auth.SessionWrite},
+		{method: http.MethodDelete, pattern: "/sessions/{id}", handler: op.DeleteSession, permit: auth.SessionWrite},
+		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys, permit: permitKeyDescription, secret: permitKeySecrets, asksSecret: asksKeyBytes},
+		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys, permit: auth.KeyPublish},
+		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys, permit: auth.KeyPublish},
+		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey, permit: auth.KeyPublish},
+		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe},
+		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, ops: true},
+		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, permit: auth.Anyone, ops: true},
+		{method: http.MethodGet, pattern: "/metrics", handler: op.GetMetrics, permit: auth.Observe, ops: true},
 	}
 }
 
@@ -61,12 +78,15 @@ func (a *API) MainHandler() http.Handler {
 // OpsHandler serves health, metrics and, under /debug/pprof, profiles.
 func (a *API) OpsHandler() http.Handler {
 	r := a.router(func(rt route) bool { return rt.ops })
-	r.Get("/debug/pprof/", pprof.Index)
-	r.Get("/debug/pprof/profile", pprof.Profile)
-	r.Get("/debug/pprof/symbol", pprof.Symbol)
-	r.Get("/debug/pprof/trace", pprof.Trace)
-	for _, profile := range runtimepprof.Profiles() {
-		r.Method(http.MethodGet, "/debug/pprof/"+profile.Name(), pprof.Handler(profile.Name()))
+	profile := func(name string, handler http.HandlerFunc) {
+		r.Get("/debug/pprof/"+name, a.authorize(route{permit: auth.Admin}, handler))
+	}
+	profile("", pprof.Index)
+	profile("profile", pprof.Profile)
+	profile("symbol", pprof.Symbol)
+	profile("trace", pprof.Trace)
+	for _, p := range runtimepprof.Profiles() {
+		profile(p.Name(), pprof.Handler(p.Name()).ServeHTTP)
 	}
 	return r
 }
@@ -84,7 +104,7 @@ func (a *API) router(include func(route) bool) chi.Router {
 		if rt.ops {
 			places = a.opsInFlight
 		}
-		r.MethodFunc(rt.method, rt.pattern, a.limitInFlight(places, rt.handler))
+		r.MethodFunc(rt.method, rt.pattern, a.authorize(rt, a.limitInFlight(places, rt.handler)))
 	}
 	return r
 }

@@ -45,7 +45,17 @@ func TestRoutes(t *testing.T) {
 		if rt.ops {
 			listener = "ops"
 		}
-		fmt.Fprintf(&table, "%-6s %-20s %s\n", rt.method, rt.pattern, listener)
+		if rt.permit == 0 {
+			t.Errorf("%s %s has no permission", rt.method, rt.pattern)
+		}
+		if (rt.secret != 0) != (rt.asksSecret != nil) {
+			t.Errorf("%s %s says only half of what secrets need", rt.method, rt.pattern)
+		}
+		permit := rt.permit.String()
+		if rt.secret != 0 {
+			permit += "; secrets: " + rt.secret.String()
+		}
+		fmt.Fprintf(&table, "%-6s %-20s %-4s %s\n", rt.method, rt.pattern, listener, permit)
 		routed = append(routed, rt.method+" "+rt.pattern)
 	}
 	sort.Strings(described)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
@@ -364,6 +365,10 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 	if a.cfg.Cache == nil {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
+		return
+	}
+	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied}); err != nil {
+		a.fail(w, r, err)
 		return
 	}
 	noStore(w)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -46,7 +47,7 @@ func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params 
 	if _, err := negotiate(r, mediaJSON); err != nil {
 		return err
 	}
-	a.whenChanged(w, r, has, wait, func(w http.ResponseWriter, _ *http.Request) {
+	a.whenChanged(w, r, has, wait, permitKeyDescription, func(w http.ResponseWriter, _ *http.Request) {
 		description := a.cfg.Ring.Description()
 		if isCurrent(has, description.Generation) {
 			setGeneration(w, description.Generation)
@@ -76,7 +77,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 	if err != nil {
 		return err
 	}
-	a.whenChanged(w, r, has, wait, func(w http.ResponseWriter, r *http.Request) {
+	a.whenChanged(w, r, has, wait, permitKeySecrets, func(w http.ResponseWriter, r *http.Request) {
 		set, description := a.cfg.Ring.Snapshot()
 		defer set.Wipe()
 		if isCurrent(has, description.Generation) {
@@ -96,6 +97,10 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 			return
 		}
 		defer clear(encoded)
+		if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Exported, Format: format.String(), After: AuditedKeys(description)}); err != nil {
+			a.fail(w, r, err)
+			return
+		}
 		setGeneration(w, description.Generation)
 		h := w.Header()
 		h.Set("Content-Type", mediaType)
@@ -177,7 +182,7 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 		a.fail(w, r, err)
 		return
 	}
-	update := keys.Update{Source: keys.SourceAPI, If: condition}
+	update := keys.Update{Source: keys.SourceAPI, If: condition, Record: a.recordChange(w, r)}
 	var description keys.Description
 	if mediaType == mediaJSON {
 		description, err = a.replaceWithJSON(body, update)
@@ -276,7 +281,7 @@ func (a *API) RotateTicketKeys(w http.ResponseWriter, r *http.Request, params ap
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.cfg.Ring.Rotate(keys.Update{If: condition})
+	description, err := a.cfg.Ring.Rotate(keys.Update{If: condition, Record: a.recordChange(w, r)})
 	a.answerUpdate(w, r, description, err)
 }
 
@@ -292,7 +297,7 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.cfg.Ring.Revoke(name, keys.Update{If: condition})
+	description, err := a.cfg.Ring.Revoke(name, keys.Update{If: condition, Record: a.recordChange(w, r)})
 	a.answerUpdate(w, r, description, err)
 }
 
@@ -310,6 +315,10 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 // answerUpdate answers with the set that is active after an update, or with why
 // there was none.
 func (a *API) answerUpdate(w http.ResponseWriter, r *http.Request, d keys.Description, err error) {
+	if errors.Is(err, keys.ErrUnavailable) && !errors.Is(err, errUnrecorded) {
+		// It was recorded, and then could not be stored.
+		err = errors.Join(err, a.recordEvent(w, r, audit.Event{Outcome: audit.Failed}))
+	}
 	if err != nil {
 		a.fail(w, r, err)
 		return

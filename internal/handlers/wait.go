@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
 )
 
 const (
@@ -55,8 +57,8 @@ type waiting struct {
 
 // whenChanged answers once the client has not the current generation of the
 // ticket keys, or it has waited for as long as it prefers, or the service is
-// about to stop.
-func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList, prefer time.Duration, answer http.HandlerFunc) {
+// about to stop. Who has waited must still be permitted it.
+func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList, prefer time.Duration, permit auth.Roles, answer http.HandlerFunc) {
 	if has == nil || prefer == 0 {
 		answer(w, r)
 		return
@@ -73,9 +75,13 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 		return
 	}
 	wait := waiting{has, time.Now().Add(prefer)}
+	answer = a.authorizeAgain(permit, answer)
 	a.held.Add(1)
 	if conn := a.detach(w, r); conn != nil {
 		route := chi.RouteContext(r.Context()).RoutePattern()
+		kept := chi.NewRouteContext() // the router's is another request's once this returns
+		kept.RoutePatterns = []string{route}
+		r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, kept))
 		a.lobby.enter(conn, a)
 		go a.hold(conn, r, route, w.Header(), wait, answer)
 		return

@@ -29,6 +29,8 @@ type File struct {
 	ring *Ring
 	log  *slog.Logger
 
+	record Record
+
 	checking sync.Mutex        // held while the file is read and its keys are taken; guards what follows
 	taken    [sha256.Size]byte // hash of the content that was last taken
 	reported string            // the failure that goes on and has been logged; empty without one
@@ -49,13 +51,13 @@ type FileStatus struct {
 // OpenFile reads the file and makes its keys the active ones of the ring, unless
 // its content is what a ring that was restored has taken from it already: what
 // came in since is more recent. A relative path is one of the working directory
-// as it is now. [File.Watch] and [File.Reload] follow the file from then on.
-func OpenFile(path string, ring *Ring, log *slog.Logger) (*File, error) {
+// as it is now. [File.Watch] and [File.Reload] follow the file from then on. record is that of [Update].
+func OpenFile(path string, ring *Ring, log *slog.Logger, record Record) (*File, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("ticket key file: %w", err)
 	}
-	f := &File{path: path, ring: ring, log: log, taken: ring.takenFile(), status: FileStatus{Path: path}}
+	f := &File{path: path, ring: ring, log: log, record: record, taken: ring.takenFile(), status: FileStatus{Path: path}}
 	if err := f.take(); err != nil {
 		return nil, fmt.Errorf("ticket key file %s: %w", path, err)
 	}
@@ -129,7 +131,7 @@ func (f *File) take() error {
 	status := f.Status()
 	sum := sha256.Sum256(data)
 	if sum != f.taken {
-		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile, file: &sum})
+		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile, Record: f.record, file: &sum})
 		if err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func writeFile(t *testing.T, path string, data []byte) {
 func openFile(t *testing.T, path string) (*File, *logBuffer) {
 	t.Helper()
 	log := new(logBuffer)
-	f, err := OpenFile(path, NewRing(clock(), twiceADay), slog.New(slog.NewTextHandler(log, nil)))
+	f, err := OpenFile(path, NewRing(clock(), twiceADay), slog.New(slog.NewTextHandler(log, nil)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func checkOpenFails(t *testing.T, path, want string, is func(error) bool) {
 	t.Helper()
 	ring := NewRing(clock(), twiceADay)
 	before := ring.Description()
-	_, err := OpenFile(path, ring, slog.New(slog.DiscardHandler))
+	_, err := OpenFile(path, ring, slog.New(slog.DiscardHandler), nil)
 	if err == nil || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), path) != 1 || !is(err) {
 		t.Errorf("error %v, want %q of %s", err, want, path)
 	}

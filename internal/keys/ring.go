@@ -39,16 +39,18 @@ var sources = []Source{SourceGenerated, SourceAPI, SourceFile, SourceRotation}
 // that.
 type Condition func(generation uint64) bool
 
+// Record is called once for a change, with what is active and what is to be,
+// before anything changes. Its error stops the update. It must not update the
+// ring. A nil Record is not called.
+type Record func(before, after Description) error
+
 // Update says how a change comes in.
 type Update struct {
 	// Source is where a set came from. A rotation and a revocation have their
 	// own, whatever it is.
 	Source Source
 	If     Condition
-	// Record, if there is one, is called once with what is active and what is
-	// to be, before anything changes. Its error stops the update. It must not
-	// update the ring.
-	Record func(before, after Description) error
+	Record Record
 
 	file *[sha256.Size]byte // hash of the file that the set came in
 }
@@ -273,7 +275,7 @@ func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, e
 
 // commit records, stores and then installs a set. One that fails is wiped but for
 // what it has from the active set. The ring is being updated.
-func (r *Ring) commit(c change, taken [sha256.Size]byte, record func(before, after Description) error) error {
+func (r *Ring) commit(c change, taken [sha256.Size]byte, record Record) error {
 	var err error
 	if record != nil {
 		after := c.description

@@ -42,14 +42,15 @@ const (
 // The interval is over when it has passed on the wall clock, which goes on while
 // a machine is suspended, or on the monotonic one, which is never set back. A
 // clock that leaps ahead makes for one rotation, however far it leaps. A rotation
-// that fails with [ErrUnavailable] is logged and tried again.
-func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger) {
+// that fails with [ErrUnavailable] is logged and tried again. record is that of
+// [Update].
+func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Record) {
 	if r.life.RotateEvery == 0 {
 		return
 	}
 	for {
 		changed := r.Changed()
-		d, left, err := r.rotateIfDue()
+		d, left, err := r.rotateIfDue(record)
 		switch {
 		case err != nil:
 			log.Error("ticket keys cannot be rotated; trying again", slog.String("error", err.Error()))
@@ -70,14 +71,14 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger) {
 
 // rotateIfDue rotates a generated set whose interval is over, and returns what
 // is active then, else nil, and when to look again.
-func (r *Ring) rotateIfDue() (rotated *Description, left time.Duration, err error) {
+func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Duration, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	if r.pushed {
 		return nil, checkEvery, nil
 	}
 	if r.untilDue() <= 0 {
-		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, nil); err != nil {
+		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, record); err != nil {
 			return nil, rotateAgain, err
 		}
 		rotated = new(r.describe())

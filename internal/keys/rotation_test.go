@@ -52,7 +52,7 @@ func TestWeeksOfRotation(t *testing.T) {
 				random := rand.New(rand.NewPCG(seed, 1))
 				r := NewRing(time.Now, life)
 				ctx, cancel := context.WithCancel(t.Context())
-				go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler))
+				go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler), nil)
 				type ticket struct {
 					key Name
 					end time.Time
@@ -121,7 +121,7 @@ func TestClockJumps(t *testing.T) {
 		r := NewRing(wall, twiceADay)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler))
+		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler), nil)
 		generation := r.Generation()
 		step := func(what string, jump, sleep time.Duration, want uint64) {
 			t.Helper()
@@ -166,7 +166,7 @@ func TestPushedSetsStay(t *testing.T) {
 		r := NewRing(time.Now, twiceADay)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler))
+		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler), nil)
 		time.Sleep(13 * time.Hour)
 		generated, d := r.Snapshot()
 		if d.Source != SourceRotation || d.NextRotationAt.IsZero() {

@@ -248,7 +248,7 @@ func TestRotationIsTriedAgain(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		log := new(logBuffer)
-		go r.RotateWhenDue(ctx, slog.New(slog.NewTextHandler(log, nil)))
+		go r.RotateWhenDue(ctx, slog.New(slog.NewTextHandler(log, nil)), nil)
 		store.failWith(errDisk)
 		time.Sleep(twiceADay.RotateEvery + time.Minute)
 		synctest.Wait()
@@ -271,7 +271,7 @@ func TestRotationIsTriedAgain(t *testing.T) {
 		generation = r.Generation()
 		ctx, cancel = context.WithCancel(t.Context())
 		defer cancel()
-		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler))
+		go r.RotateWhenDue(ctx, slog.New(slog.DiscardHandler), nil)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if steps := r.Generation() - generation; steps != 1 {
@@ -288,7 +288,7 @@ func TestStateAndFile(t *testing.T) {
 	restart := func() *Ring {
 		t.Helper()
 		r := openRing(t, store)
-		if _, err := OpenFile(path, r, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := OpenFile(path, r, slog.New(slog.DiscardHandler), nil); err != nil {
 			t.Fatal(err)
 		}
 		return r
@@ -322,7 +322,7 @@ func TestFileIsTriedAgain(t *testing.T) {
 	store := new(memoryStore)
 	r := openRing(t, store)
 	log := new(logBuffer)
-	f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)))
+	f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/state"
@@ -136,6 +138,51 @@ func (m *Metrics) AddState(f *state.File) {
 				Namespace: namespace, Subsystem: "state", Name: "save_failures_total", ConstLabels: labels,
 				Help: "Times that the state could not be saved, so that the file from before stayed, by content.",
 			}, func() float64 { return float64(status().Failures) }))
+	}
+}
+
+// AddAudit adds the figures of the audit log.
+func (m *Metrics) AddAudit(l *audit.Log) {
+	opts := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: namespace, Subsystem: "audit", Name: name, Help: help}
+	}
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(opts("events_total", "Events that were recorded in the audit log."),
+			func() float64 { return float64(l.Events()) }),
+		prometheus.NewCounterFunc(opts("failures_total", "Events that could not be recorded; what they tell of was not done, denials aside."),
+			func() float64 { return float64(l.Failures()) }))
+}
+
+// AddPolicy adds how the policy's file is doing.
+func (m *Metrics) AddPolicy(f *auth.File) {
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: namespace, Subsystem: "policy", Name: name, Help: help}
+	}
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("reload_failures_total",
+			"Times that the policy's file could not be taken, so that the policy from before held.")),
+			func() float64 { return float64(f.Failures()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("last_reload_successful",
+			"1 when the policy that holds is that of the file, 0 when the file cannot be taken.")),
+			func() float64 {
+				if f.Failing() {
+					return 0
+				}
+				return 1
+			}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("identities", "Identities of the policy that holds.")),
+			func() float64 { return float64(f.Policy().Identities()) }),
+	)
+}
+
+// AddAuthentication adds the authentications that failed.
+func (m *Metrics) AddAuthentication(a *auth.Authenticator) {
+	for reason := auth.Missing; reason <= auth.Limited; reason++ {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "authentication_failures_total",
+			Help:        "Requests that proved no identity, by reason.",
+			ConstLabels: prometheus.Labels{"reason": reason.String()},
+		}, func() float64 { return float64(a.Failures(reason)) }))
 	}
 }
 

@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -60,7 +62,7 @@ func everything(t *testing.T) *Metrics {
 	if err := os.WriteFile(path, set, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	file, err := keys.OpenFile(path, ring, slog.New(slog.DiscardHandler))
+	file, err := keys.OpenFile(path, ring, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,10 +82,34 @@ func everything(t *testing.T) *Metrics {
 	}
 	t.Cleanup(func() { _ = saved.Close() })
 	m.AddState(saved)
+	events, err := audit.Open(audit.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.AddAudit(events)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	file.Reload()
+
+	policyPath := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(policyPath, []byte("identities: [{name: a, roles: [admin], uids: [0]}]"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	policy, err := auth.OpenFile(policyPath, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(policyPath); err != nil {
+		t.Fatal(err)
+	}
+	policy.Reload()
+	m.AddPolicy(policy)
+	authenticator := auth.New(policy.Policy, time.Now)
+	m.AddAuthentication(authenticator)
+	if _, err := authenticator.Authenticate(httptest.NewRequest(http.MethodGet, "/", nil)); err == nil {
+		t.Fatal("nobody was authenticated")
+	}
 
 	m.Request("/sessions/{id}", http.MethodGet, 200, 300*time.Microsecond)
 	m.Request("", "BREW", 404, time.Millisecond)
@@ -134,6 +160,11 @@ func TestFigures(t *testing.T) {
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,
 		`sessapi_http_request_duration_seconds_bucket{code="200",method="GET",route="/sessions/{id}",le="0.0005"} 1`,
 		`sessapi_http_problems_total{code="route_not_found"} 1`,
+		`sessapi_policy_identities 1`,
+		`sessapi_policy_last_reload_successful 0`,
+		`sessapi_policy_reload_failures_total 1`,
+		`sessapi_authentication_failures_total{reason="missing"} 1`,
+		`sessapi_authentication_failures_total{reason="unknown"} 0`,
 		`sessapi_build_info{`,
 		`go_goroutines `,
 		`process_resident_memory_bytes `,

@@ -75,7 +75,7 @@ func TestTicketKeyFileStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	ring := keys.NewRing(time.Now, keys.Lifecycle{})
-	file, err := keys.OpenFile(path, ring, slog.New(slog.DiscardHandler))
+	file, err := keys.OpenFile(path, ring, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

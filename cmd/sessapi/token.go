@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/auth"
+)
+
+// tokenCommand makes the tokens of a policy.
+type tokenCommand struct {
+	New newTokenCommand `cmd:"" help:"Print a fresh token on the first line, and below it the line for the policy that knows it."`
+}
+
+type newTokenCommand struct {
+	Expires expiry `placeholder:"90d|DATE" help:"When the token ends: in so many days (90d) or hours (12h), or at a date (2027-01-31) or time (RFC 3339). Without it, never."`
+}
+
+// Run prints the token, which nothing keeps, and its hash.
+func (c newTokenCommand) Run(env environment) error {
+	now := time.Now()
+	end := c.Expires.end(now)
+	if !end.IsZero() && !end.After(now) {
+		return errors.New("--expires must be in the future")
+	}
+	token, hash := auth.NewToken()
+	line := fmt.Sprintf("- sha256: \"%x\"", hash)
+	if !end.IsZero() {
+		line = fmt.Sprintf("- {sha256: \"%x\", expires: %s}", hash, end.UTC().Format(time.RFC3339))
+	}
+	_, err := fmt.Fprintf(env.stdout, "%s\n\n# For the policy, under tokens: of the identity:\n%s\n", token, line)
+	return err
+}
+
+// expiry is an end that is given as a time, or as a duration from now.
+type expiry struct {
+	at    time.Time
+	after time.Duration
+}
+
+// end is the time, zero when there is none.
+func (e expiry) end(now time.Time) time.Time {
+	if e.after != 0 {
+		return now.Add(e.after)
+	}
+	return e.at
+}
+
+// maxDays keeps a number of days within what a duration can hold.
+const maxDays = 36500
+
+// UnmarshalText reads 90d, 12h, 2027-01-31 or a time of RFC 3339.
+func (e *expiry) UnmarshalText(text []byte) error {
+	s := string(text)
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n > 0 && n <= maxDays {
+			e.after = time.Duration(n) * 24 * time.Hour
+			return nil
+		}
+	}
+	if d, err := time.ParseDuration(s); err == nil && d > 0 {
+		e.after = d
+		return nil
+	}
+	for _, layout := range []string{time.DateOnly, time.RFC3339} {
+		if at, err := time.Parse(layout, s); err == nil {
+			e.at = at
+			return nil
+		}
+	}
+	return errors.New("must be like 90d, 12h, 2027-01-31 or 2027-01-31T12:00:00Z")
+}

@@ -1,0 +1,54 @@
+package auth
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Roles is a set of roles.
+type Roles uint8
+
+// The roles. What each permits stands in the table of operations in
+// internal/handlers, and in docs/policy.md.
+const (
+	SessionRead  Roles = 1 << iota // the bytes of sessions, and their descriptions
+	SessionWrite                   // store and remove sessions
+	KeyPublish                     // replace, rotate and revoke ticket keys
+	KeyConsume                     // the bytes of ticket keys
+	Observe                        // descriptions without secrets, status, metrics
+	Admin                          // everything
+
+	// Anyone is what needs no identity. No identity has it.
+	Anyone
+)
+
+var roleNames = []string{"session-read", "session-write", "key-publish", "key-consume", "observe", "admin"}
+
+// Permit reports whether someone with these roles may do what one of the roles
+// in anyOf is enough for. Admin is always enough.
+func (r Roles) Permit(anyOf Roles) bool { return r&(anyOf|Admin) != 0 }
+
+// String lists the names of the roles, the way they stand in a policy.
+func (r Roles) String() string {
+	if r == Anyone {
+		return "anyone"
+	}
+	var names []string
+	for i, name := range roleNames {
+		if r&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// UnmarshalText reads the name of one role.
+func (r *Roles) UnmarshalText(text []byte) error {
+	for i, name := range roleNames {
+		if string(text) == name {
+			*r = 1 << i
+			return nil
+		}
+	}
+	return fmt.Errorf("unknown role %q; there are %s", text, strings.Join(roleNames, ", "))
+}

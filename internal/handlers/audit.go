@@ -1,0 +1,70 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/auth"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// errUnrecorded reports what was not done because it could not be recorded.
+var errUnrecorded = errors.New("cannot be recorded in the audit log")
+
+// recordEvent records what the request is about to do. On an error it must not.
+func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event) error {
+	if a.cfg.Audit == nil {
+		return nil
+	}
+	e.Operation = r.Method
+	if route := chi.RouteContext(r.Context()); route != nil && route.RoutePattern() != "" {
+		e.Operation += " " + route.RoutePattern()
+		if id, err := cache.ParseID(route.URLParam("id")); err == nil {
+			e.Session = a.cfg.Audit.Session(id.Bytes())
+		}
+	}
+	e.Source = auth.SourceOf(r).String()
+	e.RequestID = requestID(w, r)
+	if a.cfg.Auth != nil {
+		if identity, err := a.cfg.Auth.Identify(r); err == nil {
+			e.Identity = identity.Name
+		}
+	}
+	if err := a.cfg.Audit.Record(e); err != nil {
+		return fmt.Errorf("%w: %w", errUnrecorded, err)
+	}
+	return nil
+}
+
+// recordDenial records that the request was refused, which it is in any case.
+func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode) {
+	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Denied, Code: string(code)}); err != nil {
+		a.cfg.Log.ErrorContext(r.Context(), "a denial is not recorded", "request_id", requestID(w, r), "error", err.Error())
+	}
+}
+
+// recordChange records changes of the ticket keys that the request makes. Its
+// error stops them.
+func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
+	if a.cfg.Audit == nil {
+		return nil
+	}
+	return func(before, after keys.Description) error {
+		return a.recordEvent(w, r, audit.Event{Outcome: audit.Applied, Before: AuditedKeys(before), After: AuditedKeys(after)})
+	}
+}
+
+// AuditedKeys is a set as the audit log has it.
+func AuditedKeys(d keys.Description) *audit.Keys {
+	k := &audit.Keys{Generation: d.Generation, Fingerprints: make([]string, len(d.Keys))}
+	for i, key := range d.Keys {
+		k.Fingerprints[i] = key.Fingerprint
+	}
+	return k
+}
