@@ -348,7 +348,9 @@ func TestFileIsTriedAgain(t *testing.T) {
 			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
 		}
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 	})
 }
 

@@ -18,6 +18,8 @@ import (
 
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 // everything is a registry with all there is, after some use.
@@ -64,6 +66,16 @@ func everything(t *testing.T) *Metrics {
 	}
 	m.AddTicketKeyFile(file)
 	m.AddWaiting(func() int { return 3 })
+	sealKeys, err := seal.ParseKeys(seal.GenerateKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := state.Open(filepath.Join(t.TempDir(), "state"), sealKeys, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = saved.Close() })
+	m.AddState(saved)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

@@ -328,7 +328,7 @@ func TestNoAllocations(t *testing.T) {
 		if _, err := k.Open(opened, s, binding); err != nil {
 			t.Error(err)
 		}
-	}); n >= 1 {
+	}); n >= 2 { // not 1: under the race detector a pool loses some of what it is given
 		t.Errorf("%v allocations", n)
 	}
 }

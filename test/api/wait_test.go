@@ -18,6 +18,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/handlers"
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // slow is longer than anything here takes on a busy machine, and short enough
