@@ -13,7 +13,7 @@ import (
 func TestCopy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		made := func() *cache.Cache {
-			c, err := cache.New(cache.Config{Memory: cache.MinMemory, MaxSessionBytes: 100})
+			c, err := cache.New(cache.Config{Memory: cache.MinMemory, MaxSessionBytes: 100, Now: time.Now})
 			if err != nil {
 				t.Fatal(err)
 			}
