@@ -141,7 +141,7 @@ func ParseKeys(data []byte) (*Keys, error) {
 func parseKey(line []byte) (key, error) {
 	encoded, ok := bytes.CutPrefix(line, []byte(keyPrefix))
 	if !ok {
-		return key{}, errors.New("does not start with " + keyPrefix)
+		return key{}, fmt.Errorf("does not start with %s", keyPrefix)
 	}
 	secret := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
 	n, err := base64.StdEncoding.Strict().Decode(secret, encoded)
@@ -168,7 +168,10 @@ func derive(secret, salt []byte, label string, size int) []byte {
 	return derived
 }
 
-func (*Keys) String() string   { return "seal keys" }
+// String tells nothing of the keys.
+func (*Keys) String() string { return "seal keys" }
+
+// GoString tells nothing of the keys.
 func (*Keys) GoString() string { return "seal keys" }
 
 // list is the keys, the one to seal with first.

@@ -320,19 +320,6 @@ func FuzzParseKeys(f *testing.F) {
 	})
 }
 
-func TestNoAllocations(t *testing.T) {
-	k := newKeys(t)
-	plain, sealed, opened := make([]byte, 160), make([]byte, 0, 300), make([]byte, 0, 300)
-	if n := testing.AllocsPerRun(1000, func() {
-		s := k.Seal(sealed, plain, binding)
-		if _, err := k.Open(opened, s, binding); err != nil {
-			t.Error(err)
-		}
-	}); n >= 1 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
 func BenchmarkSeal(b *testing.B) {
 	k := newKeys(b)
 	plain, sealed := make([]byte, 160), make([]byte, 0, 300)
