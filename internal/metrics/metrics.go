@@ -28,11 +28,12 @@ const namespace = "sessapi"
 // Metrics is a registry with everything that the service exposes. It is safe
 // for concurrent use.
 type Metrics struct {
-	registry *prometheus.Registry
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	problems *prometheus.CounterVec
-	series   sync.Map // requestKey to *requestSeries, so that a request looks up no labels
+	registry       *prometheus.Registry
+	requests       *prometheus.CounterVec
+	duration       *prometheus.HistogramVec
+	problems       *prometheus.CounterVec
+	protocolErrors prometheus.Counter
+	series         sync.Map // requestKey to *requestSeries, so that a request looks up no labels
 }
 
 // requestKey is the labels of the request metrics.
@@ -69,12 +70,16 @@ func New(version string) *Metrics {
 		Namespace: namespace, Name: "http_problems_total",
 		Help: "Problems answered, by their code.",
 	}, []string{"code"})
+	m.protocolErrors = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: namespace, Name: "http_protocol_errors_total",
+		Help: "Violations of the protocol by clients of HTTP/2.",
+	})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
 		Help: "1, with the version, the commit and the Go version as labels.",
 	}, []string{"version", "revision", "go_version"})
 	build.WithLabelValues(version, revision(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.requests, m.duration, m.problems, build,
+	m.registry.MustRegister(m.requests, m.duration, m.problems, m.protocolErrors, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -113,6 +118,32 @@ func (m *Metrics) AddWaiting(waiting func() int) {
 		Help: "Requests that are held until the ticket keys change.",
 	}, func() float64 { return float64(waiting()) }))
 }
+
+// AddCutOff adds how many requests of slow clients had to give up their place.
+func (m *Metrics) AddCutOff(cutOff func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Name: "http_requests_cut_off_total",
+		Help: "Requests cut off because their clients were slow while others found no place.",
+	}, func() float64 { return float64(cutOff()) }))
+}
+
+// AddConnections adds how many connections a listener has open, and how many it
+// refused.
+func (m *Metrics) AddConnections(listener string, open func() int64, refused func() uint64) {
+	labels := prometheus.Labels{"listener": listener}
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "http_connections", ConstLabels: labels,
+			Help: "Open connections, without those that are held until the ticket keys change.",
+		}, func() float64 { return float64(open()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_connections_refused_total", ConstLabels: labels,
+			Help: "Connections closed at once because too many were open.",
+		}, func() float64 { return float64(refused()) }))
+}
+
+// ProtocolError records that a client broke the protocol of HTTP/2.
+func (m *Metrics) ProtocolError(string) { m.protocolErrors.Inc() }
 
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {

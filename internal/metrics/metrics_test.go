@@ -64,6 +64,8 @@ func everything(t *testing.T) *Metrics {
 	}
 	m.AddTicketKeyFile(file)
 	m.AddWaiting(func() int { return 3 })
+	m.AddCutOff(func() uint64 { return 1 })
+	m.AddConnections("main", func() int64 { return 1 }, func() uint64 { return 1 })
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
