@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +34,26 @@ func listen(a config.Address) (net.Listener, error) {
 		}
 	}
 	return listener, nil
+}
+
+// connections counts those of a server, and closes what comes beyond
+// maxConnections.
+type connections struct {
+	open    atomic.Int64
+	refused atomic.Uint64
+}
+
+// changed is for [http.Server.ConnState].
+func (c *connections) changed(conn net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if c.open.Add(1) > maxConnections {
+			c.refused.Add(1)
+			_ = conn.Close() // the server notices, and says that it is closed
+		}
+	case http.StateHijacked, http.StateClosed:
+		c.open.Add(-1)
+	}
 }
 
 // isStale reports whether the path is a socket that nobody listens at.

@@ -38,6 +38,16 @@ const (
 	maxHeaderBytes    = 12 << 10 // net/http takes 4 KiB more
 	maxStreams        = 128      // concurrent requests of one HTTP/2 connection
 
+	// maxConnections bounds the open connections of a listener, each of which
+	// costs some 20 KiB. It is as many as clients may wait for ticket keys.
+	maxConnections = handlers.DefaultMaxWaiting
+	// stuckTimeout is how long an HTTP/2 connection may take nothing while there
+	// is something to send. net/http sets no other limit to that.
+	stuckTimeout = 5 * time.Second
+	// receiveBuffer is how much an HTTP/2 connection may send ahead of what is
+	// read, in bytes: the largest body fits. net/http would take 1 MiB.
+	receiveBuffer = 128 << 10
+
 	// drainTimeout bounds how long requests may take to finish once the
 	// service is to stop. Kubernetes kills after 30 s by default.
 	drainTimeout = 20 * time.Second
@@ -209,15 +219,16 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
+	m.AddCutOff(s.api.CutOff)
 	if c.OpsListen == nil {
-		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout)
+		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout, m)
 	}
 	// The operations listener is first in and so last out: probes see the
 	// service drain.
-	if err := s.listen("operations", *c.OpsListen, s.api.OpsHandler(), opsWriteTimeout); err != nil {
+	if err := s.listen("operations", *c.OpsListen, s.api.OpsHandler(), opsWriteTimeout, m); err != nil {
 		return s, err
 	}
-	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout)
+	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout, m)
 }
 
 // openState takes the state file for this process. It warns about seal keys that
@@ -265,7 +276,7 @@ func newRing(c config.Config, f *state.File) (*keys.Ring, error) {
 }
 
 // listen binds a server to an address.
-func (s *service) listen(name string, address config.Address, handler http.Handler, writeTimeout time.Duration) error {
+func (s *service) listen(name string, address config.Address, handler http.Handler, writeTimeout time.Duration, m *metrics.Metrics) error {
 	listener, err := listen(address)
 	if err != nil {
 		return err
@@ -276,6 +287,8 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
+	var connections connections
+	m.AddConnections(name, connections.open.Load, connections.refused.Load)
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -285,8 +298,15 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
 		ConnContext:       auth.ConnContext,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReceiveBufferPerConnection: receiveBuffer,
+			MaxReceiveBufferPerStream:     receiveBuffer,
+			WriteByteTimeout:              stuckTimeout,
+			CountError:                    m.ProtocolError,
+		},
+		ConnState: connections.changed,
+		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
 	if secure {
 		server.TLSConfig = s.tls.config()

@@ -112,10 +112,10 @@ type API struct {
 	draining chan struct{} // closed by Drain
 	buffers  *bufferPool
 
-	// A token for each request being served, or held.
-	inFlight, opsInFlight, waiting chan struct{}
-	held                           atomic.Int64
-	lobby                          *lobby
+	inFlight, opsInFlight *places
+	waiting               chan struct{} // a token for each request that is held
+	held                  atomic.Int64
+	lobby                 *lobby
 }
 
 var _ api.ServerInterface = (*API)(nil)
@@ -135,8 +135,8 @@ func New(c Config) *API {
 		cfg:         c,
 		started:     c.Now(),
 		buffers:     newBufferPool(maxUploadBytes(c.MaxSessionBytes) + 1),
-		inFlight:    make(chan struct{}, c.MaxInFlight),
-		opsInFlight: make(chan struct{}, maxOpsInFlight),
+		inFlight:    newPlaces(c.MaxInFlight),
+		opsInFlight: newPlaces(maxOpsInFlight),
 		waiting:     make(chan struct{}, c.MaxWaiting),
 		draining:    make(chan struct{}),
 		lobby:       newLobby(c.MaxWaiting),
@@ -154,6 +154,10 @@ func (a *API) Drain(ctx context.Context) {
 
 // Waiting is how many requests are held for a change of the ticket keys.
 func (a *API) Waiting() int { return int(a.held.Load()) }
+
+// CutOff is how many requests were cut off because their clients were slow while
+// others found no place.
+func (a *API) CutOff() uint64 { return a.inFlight.cut.Load() + a.opsInFlight.cut.Load() }
 
 func (a *API) isDraining() bool {
 	select {

@@ -66,7 +66,7 @@ func TestPanicInHeldAnswer(t *testing.T) {
 	}
 	in := bufio.NewReader(conn)
 	for range 2 { // on one connection
-		if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: sessapi.test\r\n\r\n"); err != nil {
+		if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
 			t.Fatal(err)
 		}
 		for a.Waiting() != 1 {

@@ -93,17 +93,18 @@ func callers() string {
 	return strings.TrimSpace(b.String())
 }
 
-// limitInFlight answers overloaded at once when there is no place among the
-// requests being served: a queue would only make all of them late.
-func (a *API) limitInFlight(places chan struct{}, next http.HandlerFunc) http.HandlerFunc {
+// limitInFlight answers overloaded when there is no place among the requests
+// being served, and none that a slow client has to give up: a queue would only
+// make all of them late.
+func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case places <- struct{}{}:
-			defer func() { <-places }()
-			next(w, r)
-		default:
+		place := from.take(w)
+		if place == nil {
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
+			return
 		}
+		defer from.leave(place, w)
+		next(w, r)
 	}
 }
 

@@ -100,11 +100,11 @@ func (a *API) router(include func(route) bool) chi.Router {
 		if !include(rt) {
 			continue
 		}
-		places := a.inFlight
+		from := a.inFlight
 		if rt.ops {
-			places = a.opsInFlight
+			from = a.opsInFlight
 		}
-		r.MethodFunc(rt.method, rt.pattern, a.authorize(rt, a.limitInFlight(places, rt.handler)))
+		r.MethodFunc(rt.method, rt.pattern, a.authorize(rt, a.limitInFlight(from, rt.handler)))
 	}
 	return r
 }

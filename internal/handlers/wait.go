@@ -86,11 +86,11 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 		go a.hold(conn, r, route, w.Header(), wait, answer)
 		return
 	}
-	<-a.inFlight // meanwhile the place is for others
+	// The place is for others, also later: they answer in thousands at once.
+	a.inFlight.leaveEarly(w)
 	a.awaitChange(w, r, wait)
 	<-a.waiting
 	a.held.Add(-1)
-	a.inFlight <- struct{}{}
 	answer(w, r)
 }
 

@@ -36,6 +36,7 @@ type Metrics struct {
 	duration *prometheus.HistogramVec
 	problems *prometheus.CounterVec
 
+	protocolErrors prometheus.Counter
 	insecureListen prometheus.Gauge
 
 	series sync.Map // requestKey to *requestSeries, so that a request looks up no labels
@@ -79,12 +80,16 @@ func New(version string) *Metrics {
 		Namespace: namespace, Name: "insecure_listen",
 		Help: "1 when the service runs with --insecure-listen.",
 	})
+	m.protocolErrors = prometheus.NewCounter(prometheus.CounterOpts{
+		Namespace: namespace, Name: "http_protocol_errors_total",
+		Help: "Violations of the protocol by clients of HTTP/2.",
+	})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
 		Help: "1, with the version, the commit and the Go version as labels.",
 	}, []string{"version", "revision", "go_version"})
 	build.WithLabelValues(version, revision(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.requests, m.duration, m.problems, m.insecureListen, build,
+	m.registry.MustRegister(m.requests, m.duration, m.problems, m.protocolErrors, m.insecureListen, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -227,6 +232,32 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 	}
 	m.insecureListen.Set(value)
 }
+
+// AddCutOff adds how many requests of slow clients had to give up their place.
+func (m *Metrics) AddCutOff(cutOff func() uint64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Name: "http_requests_cut_off_total",
+		Help: "Requests cut off because their clients were slow while others found no place.",
+	}, func() float64 { return float64(cutOff()) }))
+}
+
+// AddConnections adds how many connections a listener has open, and how many it
+// refused.
+func (m *Metrics) AddConnections(listener string, open func() int64, refused func() uint64) {
+	labels := prometheus.Labels{"listener": listener}
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "http_connections", ConstLabels: labels,
+			Help: "Open connections, without those that are held until the ticket keys change.",
+		}, func() float64 { return float64(open()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_connections_refused_total", ConstLabels: labels,
+			Help: "Connections closed at once because too many were open.",
+		}, func() float64 { return float64(refused()) }))
+}
+
+// ProtocolError records that a client broke the protocol of HTTP/2.
+func (m *Metrics) ProtocolError(string) { m.protocolErrors.Inc() }
 
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {

@@ -1,0 +1,128 @@
+package handlers
+
+import (
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// patience is how long a request may be under way while others find no
+	// place. All that the service does takes less, so whoever takes longer waits
+	// for its client: to send the body, or to take the answer.
+	patience = 25 * time.Millisecond
+	// takeTimeout is how long a request is tried to be found a place for.
+	takeTimeout = 250 * time.Millisecond
+)
+
+// places bounds the requests that are served at a time. When all places are
+// taken, the oldest request is cut off: clients that are slow, be it on purpose,
+// keep nobody else out. It is safe for concurrent use.
+type places struct {
+	all  []place
+	free chan *place
+	cut  atomic.Uint64 // requests that were cut off
+}
+
+// place is that of one request.
+type place struct {
+	// since is when the request came, in nanoseconds of the Unix time; 0 when
+	// there is none, or it was cut off.
+	since atomic.Int64
+
+	mu sync.Mutex
+	w  http.ResponseWriter // of the request; nil when there is none
+}
+
+func newPlaces(n int) *places {
+	p := &places{all: make([]place, n), free: make(chan *place, n)}
+	for i := range p.all {
+		p.free <- &p.all[i]
+	}
+	return p
+}
+
+// take returns a place for the request that w answers, or nil when there is none
+// to be had within takeTimeout.
+func (p *places) take(w http.ResponseWriter) *place {
+	select {
+	case pl := <-p.free:
+		pl.enter(w)
+		return pl
+	default:
+	}
+	again := time.NewTicker(patience)
+	defer again.Stop()
+	for range takeTimeout / patience {
+		select {
+		case pl := <-p.free:
+			pl.enter(w)
+			return pl
+		case <-again.C:
+			// Whoever waits longer may get the place: then another has to go.
+			p.cutOldest()
+		}
+	}
+	return nil
+}
+
+// leave gives back the place of the request that w answers. One that has given
+// it away before has none any more.
+func (p *places) leave(pl *place, w http.ResponseWriter) {
+	if pl.exit(w) {
+		p.free <- pl
+	}
+}
+
+// leaveEarly gives back the place of a request that goes on without one.
+func (p *places) leaveEarly(w http.ResponseWriter) {
+	for i := range p.all {
+		p.leave(&p.all[i], w)
+	}
+}
+
+// cutOldest has the reading and writing of the oldest request fail.
+func (p *places) cutOldest() {
+	var oldest *place
+	first := time.Now().Add(-patience).UnixNano()
+	for i := range p.all {
+		if since := p.all[i].since.Load(); since != 0 && since <= first {
+			oldest, first = &p.all[i], since
+		}
+	}
+	if oldest != nil && oldest.cut(first) {
+		p.cut.Add(1)
+	}
+}
+
+func (pl *place) enter(w http.ResponseWriter) {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	pl.w = w
+	pl.since.Store(time.Now().UnixNano())
+}
+
+// exit reports whether the place was that of w, and then empties it.
+func (pl *place) exit(w http.ResponseWriter) bool {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	if pl.w != w {
+		return false
+	}
+	pl.w = nil
+	pl.since.Store(0)
+	return true
+}
+
+// cut cuts off the request that came at since, unless it has left meanwhile.
+func (pl *place) cut(since int64) bool {
+	pl.mu.Lock() // until the deadlines are set the request cannot end
+	defer pl.mu.Unlock()
+	if !pl.since.CompareAndSwap(since, 0) {
+		return false
+	}
+	control := http.NewResponseController(pl.w)
+	past := time.Unix(1, 0)
+	return control.SetReadDeadline(past) == nil && control.SetWriteDeadline(past) == nil
+}
