@@ -159,7 +159,7 @@ func (p *Policy) add(d *document, i int) error {
 	written := &d.Identities[i]
 	switch {
 	case !plainName(written.Name):
-		return errors.New("name: must be 1 to 64 letters, digits, -, _, . or :")
+		return errors.New("name: must be 1 to 64 of letters, digits and -_:. and nothing else")
 	case p.identityName[written.Name]:
 		return errors.New("name: is that of another identity")
 	case len(written.Roles) == 0:

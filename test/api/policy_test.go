@@ -2,9 +2,14 @@ package api_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -250,11 +255,34 @@ func TestPolicyLimit(t *testing.T) {
 	status(p.tokens["observe"]).want(t, 200)
 }
 
+// clientCertificate is one that is its own authority.
+func clientCertificate(tb testing.TB, dns string) tls.Certificate {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{dns}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
 // Client certificates count over HTTP/1.1 and HTTP/2 when the listener verified
 // them, and only then.
 func TestPolicyOfCertificates(t *testing.T) {
 	p, configure := underPolicy(t)
-	p.set(t, "identities: [{name: edge, roles: [observe], certificates: [{dns: example.com}]}]") // httptest's own certificate
+	p.set(t, "identities: [{name: edge, roles: [observe], certificates: [{dns: edge.example.org}]}]")
+	cert := clientCertificate(t, "edge.example.org")
 	s := startService(t, configure)
 	for _, test := range []struct {
 		verify tls.ClientAuthType
@@ -268,11 +296,11 @@ func TestPolicyOfCertificates(t *testing.T) {
 		server := httptest.NewUnstartedServer(s.api.Handler())
 		server.EnableHTTP2 = test.http2
 		server.TLS = &tls.Config{ClientAuth: test.verify, ClientCAs: x509.NewCertPool()}
+		server.TLS.ClientCAs.AddCert(cert.Leaf)
 		server.StartTLS()
-		server.TLS.ClientCAs.AddCert(server.Certificate())
 		client := server.Client()
 		transport := client.Transport.(*http.Transport)
-		transport.TLSClientConfig.Certificates = server.TLS.Certificates
+		transport.TLSClientConfig.Certificates = []tls.Certificate{cert}
 		response, err := client.Get(server.URL + "/status")
 		if err != nil {
 			t.Fatal(err)
@@ -321,8 +349,9 @@ func TestPolicyOfUsers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		_, err = io.Copy(io.Discard, response.Body) // or the connection is not used again
 		response.Body.Close()
-		if response.StatusCode != status {
+		if err != nil || response.StatusCode != status {
 			t.Errorf("%s: %d, want %d", target, response.StatusCode, status)
 		}
 		return response.Header.Get("ETag")
