@@ -139,7 +139,7 @@ func TestPolicyMatrix(t *testing.T) {
 		denied := func(a answer, status int) string {
 			t.Helper()
 			if public {
-				if a.StatusCode != 200 {
+				if a.StatusCode != http.StatusOK {
 					t.Errorf("%s, which is public: %d", what, a.StatusCode)
 				}
 				return ""
