@@ -73,7 +73,7 @@ func TestUntakenAnswersGiveWay(t *testing.T) {
 	// sections 3.4 and 6.5), then HEADERS of GETs of what is larger than net/http
 	// buffers: :method GET, :scheme http, :path and :authority (RFC 7541, appendix A).
 	wire := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00"
-	fields := "\x82\x86\x04\x0d/openapi.yaml\x01\x01x"
+	fields := "\x82\x86\x04\x0d/openapi.yaml\x01\x09localhost"
 	for i := range 4 {
 		wire += "\x00\x00" + string(rune(len(fields))) + "\x01\x05\x00\x00\x00" + string(rune(2*i+1)) + fields
 	}
