@@ -13,9 +13,9 @@ import (
 	"github.com/sessapi/sessapi/internal/config"
 )
 
-// listen binds an address. A Unix socket is for its owner alone; one that a
-// dead process left behind is replaced, one that a live process serves is not.
-func listen(a config.Address) (net.Listener, error) {
+// listen binds an address. A Unix socket has that mode; one that a dead process
+// left behind is replaced, one that a live process serves is not.
+func listen(a config.Address, mode os.FileMode) (net.Listener, error) {
 	listener, err := net.Listen(a.Network, a.Address)
 	if a.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && isStale(a.Address) {
 		if err := os.Remove(a.Address); err != nil {
@@ -29,7 +29,7 @@ func listen(a config.Address) (net.Listener, error) {
 	if a.Network == "unix" {
 		// Connecting needs write permission; the umask let nobody else in
 		// until here.
-		if err := os.Chmod(a.Address, 0o600); err != nil {
+		if err := os.Chmod(a.Address, mode); err != nil {
 			return nil, errors.Join(err, listener.Close())
 		}
 	}

@@ -277,7 +277,11 @@ func newRing(c config.Config, f *state.File) (*keys.Ring, error) {
 
 // listen binds a server to an address.
 func (s *service) listen(name string, address config.Address, handler http.Handler, writeTimeout time.Duration, m *metrics.Metrics) error {
-	listener, err := listen(address)
+	mode := os.FileMode(0o600)
+	if s.policy != nil {
+		mode = 0o666 // it says which users may do what
+	}
+	listener, err := listen(address, mode)
 	if err != nil {
 		return err
 	}

@@ -149,8 +149,8 @@ func TestSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	id, other := []byte{1, 2, 3}, []byte{1, 2, 4}
-	switch {
-	case a.Session(id) != a.Session(id):
+	switch first := a.Session(id); {
+	case a.Session(id) != first:
 		t.Error("one session has two hashes")
 	case a.Session(id) == a.Session(other):
 		t.Error("two sessions have one hash")

@@ -1,0 +1,206 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/handlers"
+)
+
+// auditLog is one of a service, and what is in it.
+func auditLog(t *testing.T) (l *audit.Log, configure func(*handlers.Config), events func() []audit.Event) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "audit.log")
+	l, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := 0
+	return l, func(c *handlers.Config) { c.Audit = l }, func() (fresh []audit.Event) {
+		t.Helper()
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(data[read:]) {
+			var e audit.Event
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatalf("%q: %v", line, err)
+			}
+			fresh = append(fresh, e)
+		}
+		read = len(data)
+		return fresh
+	}
+}
+
+// What is to be recorded is, once, with who it was; and nothing else is.
+func TestAudit(t *testing.T) {
+	p, underPolicy := underPolicy(t)
+	log, configure, events := auditLog(t)
+	defer log.Close()
+	s := startService(t, underPolicy, configure)
+	as := func(role string) []string { return []string{"Authorization", "Bearer " + p.tokens[role]} }
+	set := slices.Concat(record(), record())
+	fingerprints := func() (out []string) {
+		for _, k := range s.ring.Description().Keys {
+			out = append(out, k.Fingerprint)
+		}
+		return out
+	}
+	for _, test := range []struct {
+		name      string
+		operation func() answer
+		want      audit.Event // without what is the same for all
+		nothing   bool
+	}{
+		{"no credentials", func() answer { return s.get("/sessions/01", typeBytes) },
+			audit.Event{Operation: "GET /sessions/{id}", Outcome: audit.Denied, Code: "unauthenticated", Session: log.Session([]byte{1})}, false},
+		{"another role", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-consume")...) },
+			audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Denied, Code: "forbidden", Identity: "key-consume"}, false},
+		{"another host", func() answer {
+			r, err := http.NewRequest("GET", s.URL+"/status", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host = "evil.test"
+			return s.do(r)
+		}, audit.Event{Operation: "GET", Outcome: audit.Denied, Code: "forbidden"}, false},
+		{"push", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-publish")...) },
+			audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Applied, Identity: "key-publish"}, false},
+		{"the same again", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-publish")...) }, audit.Event{}, true},
+		{"a weak set", func() answer { return s.post("/ticket-keys", typeBytes, make([]byte, 48), as("key-publish")...) }, audit.Event{}, true},
+		{"rotate", func() answer { return s.post("/ticket-keys/rotate", "", nil, as("admin")...) },
+			audit.Event{Operation: "POST /ticket-keys/rotate", Outcome: audit.Applied, Identity: "admin"}, false},
+		{"revoke", func() answer {
+			return s.request("DELETE", "/ticket-keys/"+s.ring.Description().Keys[0].Name.String(), nil, as("key-publish")...)
+		}, audit.Event{Operation: "DELETE /ticket-keys/{name}", Outcome: audit.Applied, Identity: "key-publish"}, false},
+		{"description", func() answer { return s.get("/ticket-keys", typeJSON, as("observe")...) }, audit.Event{}, true},
+		{"export", func() answer { return s.get("/ticket-keys?format=nginx&key=1", typeBytes, as("key-consume")...) },
+			audit.Event{Operation: "GET /ticket-keys", Outcome: audit.Exported, Identity: "key-consume", Format: "nginx"}, false},
+		{"nothing new", func() answer {
+			etag := `"` + strconv.FormatUint(s.ring.Generation(), 10) + `"`
+			return s.get("/ticket-keys?format=ats", typeBytes, append(as("key-consume"), "If-None-Match", etag)...)
+		}, audit.Event{}, true},
+		{"flush", func() answer { return s.request("DELETE", "/sessions", nil, as("admin")...) },
+			audit.Event{Operation: "DELETE /sessions", Outcome: audit.Applied, Identity: "admin"}, false},
+		{"health", func() answer { return s.get("/livez", typeJSON) }, audit.Event{}, true},
+	} {
+		generation, before := s.ring.Generation(), fingerprints()
+		a := test.operation()
+		got := events()
+		if test.nothing {
+			if len(got) != 0 {
+				t.Errorf("%s: recorded %+v", test.name, got)
+			}
+			continue
+		}
+		if len(got) != 1 {
+			t.Errorf("%s: %d, %d events", test.name, a.StatusCode, len(got))
+			continue
+		}
+		e := got[0]
+		if e.RequestID != a.Header.Get("X-Request-Id") && a.Header.Get("X-Request-Id") != "" || e.RequestID == "" || e.Source != "127.0.0.1" || e.Time.IsZero() {
+			t.Errorf("%s: %+v", test.name, e)
+		}
+		if s.ring.Generation() != generation {
+			if e.Before == nil || e.After == nil || e.Before.Generation != generation || e.After.Generation != s.ring.Generation() ||
+				!slices.Equal(e.Before.Fingerprints, before) || !slices.Equal(e.After.Fingerprints, fingerprints()) {
+				t.Errorf("%s: from %+v to %+v", test.name, e.Before, e.After)
+			}
+		} else if e.Outcome == audit.Exported && (e.After == nil || !slices.Equal(e.After.Fingerprints, fingerprints())) {
+			t.Errorf("%s: %+v", test.name, e.After)
+		}
+		e.Time, e.RequestID, e.Source, e.Before, e.After = test.want.Time, "", "", nil, nil
+		if e != test.want {
+			t.Errorf("%s: %+v, want %+v", test.name, e, test.want)
+		}
+	}
+}
+
+// Keys that are waited for are recorded when they are sent, in both ways that a
+// request is held.
+func TestAuditOfWaiters(t *testing.T) {
+	log, configure, events := auditLog(t)
+	defer log.Close()
+	inBothWays(t, func(t *testing.T, s *service) {
+		events()
+		etag := `"` + strconv.FormatUint(s.ring.Generation(), 10) + `"`
+		held := make(chan answer, 1)
+		go func() {
+			held <- s.get("/ticket-keys?format=ats", typeBytes, "If-None-Match", etag, "Prefer", "wait="+strconv.Itoa(slow))
+		}()
+		s.awaitWaiters(t, 1)
+		s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+		(<-held).want(t, 200)
+		got := events()
+		if len(got) != 2 || got[0].Outcome != audit.Applied || got[1].Outcome != audit.Exported ||
+			got[1].Operation != "GET /ticket-keys" || got[1].After.Generation != s.ring.Generation() {
+			t.Errorf("%+v", got)
+		}
+	}, configure)
+}
+
+// What cannot be recorded is not done.
+func TestAuditFails(t *testing.T) {
+	log, configure, _ := auditLog(t)
+	s := startService(t, configure)
+	s.put("/sessions/01", typeBytes, []byte("opaque")).want(t, 201)
+	if err := log.Close(); err != nil { // and so every event fails
+		t.Fatal(err)
+	}
+	before := s.ring.Description()
+	name := before.Keys[0].Name.String()
+	for _, operation := range []func() answer{
+		func() answer { return s.post("/ticket-keys", typeBytes, record()) },
+		func() answer { return s.post("/ticket-keys/rotate", "", nil) },
+		func() answer { return s.request("DELETE", "/ticket-keys/"+name, nil) },
+		func() answer { return s.get("/ticket-keys?format=ats", typeBytes) },
+		func() answer { return s.request("DELETE", "/sessions", nil) },
+	} {
+		a := operation()
+		a.want(t, 503)
+		if a.Header.Get("Content-Type") != "application/problem+json" || a.Header.Get("Retry-After") == "" || !bytes.Contains(a.body, []byte(`"backend_unavailable"`)) {
+			t.Errorf("%s: %s", a.Request.Method, a.body)
+		}
+	}
+	if after := s.ring.Description(); after.Generation != before.Generation || after.Keys[0].Name.String() != name {
+		t.Error("keys changed that were not recorded")
+	}
+	s.get("/sessions/01", typeBytes).want(t, 200) // and is not flushed
+	s.get("/ticket-keys", typeJSON).want(t, 200)
+	if log.Failures() != 5 {
+		t.Errorf("%d failures", log.Failures())
+	}
+}
+
+// Nothing of a key or session is in the log.
+func TestAuditHoldsNoSecret(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	log, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s := startService(t, func(c *handlers.Config) { c.Audit = log })
+	set := record()
+	s.post("/ticket-keys", typeBytes, set).want(t, 200)
+	s.get("/ticket-keys?format=ats", typeBytes).want(t, 200)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range [][]byte{set[16:32], set[32:48]} {
+		if bytes.Contains(data, secret) || bytes.Contains(data, []byte(hex.EncodeToString(secret))) {
+			t.Error("a secret is in the audit log")
+		}
+	}
+}
