@@ -62,36 +62,54 @@ func TestAudit(t *testing.T) {
 		want      audit.Event // without what is the same for all
 		nothing   bool
 	}{
-		{"no credentials", func() answer { return s.get("/sessions/01", typeBytes) },
-			audit.Event{Operation: "GET /sessions/{id}", Outcome: audit.Denied, Code: "unauthenticated", Session: log.Session([]byte{1})}, false},
-		{"another role", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-consume")...) },
-			audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Denied, Code: "forbidden", Identity: "key-consume"}, false},
+		{
+			"no credentials", func() answer { return s.get("/sessions/01", typeBytes) },
+			audit.Event{Operation: "GET /sessions/{id}", Outcome: audit.Denied, Code: "unauthenticated", Session: log.Session([]byte{1})},
+			false,
+		},
+		{
+			"another role", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-consume")...) },
+			audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Denied, Code: "forbidden", Identity: "key-consume"},
+			false,
+		},
 		{"another host", func() answer {
-			r, err := http.NewRequest("GET", s.URL+"/status", nil)
+			r, err := http.NewRequest(http.MethodGet, s.URL+"/status", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
 			r.Host = "evil.test"
 			return s.do(r)
 		}, audit.Event{Operation: "GET", Outcome: audit.Denied, Code: "forbidden"}, false},
-		{"push", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-publish")...) },
-			audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Applied, Identity: "key-publish"}, false},
+		{
+			"push", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-publish")...) },
+			audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Applied, Identity: "key-publish"},
+			false,
+		},
 		{"the same again", func() answer { return s.post("/ticket-keys", typeBytes, set, as("key-publish")...) }, audit.Event{}, true},
 		{"a weak set", func() answer { return s.post("/ticket-keys", typeBytes, make([]byte, 48), as("key-publish")...) }, audit.Event{}, true},
-		{"rotate", func() answer { return s.post("/ticket-keys/rotate", "", nil, as("admin")...) },
-			audit.Event{Operation: "POST /ticket-keys/rotate", Outcome: audit.Applied, Identity: "admin"}, false},
+		{
+			"rotate", func() answer { return s.post("/ticket-keys/rotate", "", nil, as("admin")...) },
+			audit.Event{Operation: "POST /ticket-keys/rotate", Outcome: audit.Applied, Identity: "admin"},
+			false,
+		},
 		{"revoke", func() answer {
 			return s.request("DELETE", "/ticket-keys/"+s.ring.Description().Keys[0].Name.String(), nil, as("key-publish")...)
 		}, audit.Event{Operation: "DELETE /ticket-keys/{name}", Outcome: audit.Applied, Identity: "key-publish"}, false},
 		{"description", func() answer { return s.get("/ticket-keys", typeJSON, as("observe")...) }, audit.Event{}, true},
-		{"export", func() answer { return s.get("/ticket-keys?format=nginx&key=1", typeBytes, as("key-consume")...) },
-			audit.Event{Operation: "GET /ticket-keys", Outcome: audit.Exported, Identity: "key-consume", Format: "nginx"}, false},
+		{
+			"export", func() answer { return s.get("/ticket-keys?format=nginx&key=1", typeBytes, as("key-consume")...) },
+			audit.Event{Operation: "GET /ticket-keys", Outcome: audit.Exported, Identity: "key-consume", Format: "nginx"},
+			false,
+		},
 		{"nothing new", func() answer {
 			etag := `"` + strconv.FormatUint(s.ring.Generation(), 10) + `"`
 			return s.get("/ticket-keys?format=ats", typeBytes, append(as("key-consume"), "If-None-Match", etag)...)
 		}, audit.Event{}, true},
-		{"flush", func() answer { return s.request("DELETE", "/sessions", nil, as("admin")...) },
-			audit.Event{Operation: "DELETE /sessions", Outcome: audit.Applied, Identity: "admin"}, false},
+		{
+			"flush", func() answer { return s.request("DELETE", "/sessions", nil, as("admin")...) },
+			audit.Event{Operation: "DELETE /sessions", Outcome: audit.Applied, Identity: "admin"},
+			false,
+		},
 		{"health", func() answer { return s.get("/livez", typeJSON) }, audit.Event{}, true},
 	} {
 		generation, before := s.ring.Generation(), fingerprints()
