@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -290,6 +292,27 @@ func TestStreamPassesErrorsOn(t *testing.T) {
 }
 
 const fuzzKey = "sessapi-seal-key-v1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+// What was sealed by an earlier version opens for ever: files and stores outlive
+// the program.
+func TestFrozen(t *testing.T) {
+	read := func(name string) []byte {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join("testdata", "frozen", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	k := newKeys(t, read("seal.key"))
+	b := seal.Binding{Kind: "frozen", Namespace: "test", ID: []byte{1, 2, 3}}
+	if got, err := k.Open(nil, read("record"), b); err != nil || string(got) != "what a record holds" {
+		t.Errorf("record: %q, %v", got, err)
+	}
+	if got, err := openStream(k, read("stream"), b); err != nil || !bytes.Equal(got, bytes.Repeat([]byte("stream "), 10000)) {
+		t.Errorf("stream: %d bytes, %v", len(got), err)
+	}
+}
 
 func FuzzOpen(f *testing.F) {
 	k := newKeys(f, []byte(fuzzKey))
