@@ -186,10 +186,56 @@ func TestFileText(t *testing.T) {
 	}
 }
 
+func TestHugeFile(t *testing.T) {
+	if _, err := loadYAML(strings.NewReader(strings.Repeat("# all of it is a comment\n", maxFile/20))); err == nil {
+		t.Error("a huge file was read")
+	}
+}
+
 func TestEmptyFile(t *testing.T) {
 	for _, content := range []string{"", "# nothing\n", "{}"} {
 		if _, err := parse(t, "--config="+writeFile(t, content)); err != nil {
 			t.Errorf("%q: %v", content, err)
 		}
 	}
+}
+
+// FuzzFile takes any file of settings. What is taken is good, and what is not is
+// said in a line.
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{"", "cache-memory: 1GiB", "listen: unix:/s\n---\n", "a: &a [*a]", "cache: off\ncache: on", "rotate_every: 1h", "ticket-key-file: |\n  x", "? a", "\t", "allowed-hosts: a,b"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, content string) {
+		resolver, err := loadYAML(strings.NewReader(content))
+		if err != nil && strings.ContainsAny(err.Error(), "\r\n") {
+			t.Errorf("%q: several lines: %q", content, err)
+		}
+		if err == nil && resolver == nil {
+			t.Errorf("%q gives nothing", content)
+		}
+	})
+}
+
+// FuzzSettings takes any address, size and switch; what is taken comes back as it
+// is written.
+func FuzzSettings(f *testing.F) {
+	for _, seed := range []string{"127.0.0.1:8440", "unix:/run/s", "unix:", "[::1]:http", ":0", "16KiB", "1e3", "-1", "9999999999EB", "on", "true"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var address, again Address
+		if address.UnmarshalText([]byte(text)) == nil {
+			if err := again.UnmarshalText([]byte(address.String())); err != nil || again != address {
+				t.Errorf("address %q: %v becomes %v", text, address, again)
+			}
+			_ = address.IsLocal()
+		}
+		var size Size
+		if size.UnmarshalText([]byte(text)) == nil && size < 0 {
+			t.Errorf("size %q is %d", text, size)
+		}
+		var on Switch
+		_ = on.UnmarshalText([]byte(text))
+	})
 }

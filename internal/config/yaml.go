@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -17,9 +18,20 @@ import (
 // in what neither the command line nor the environment gave.
 type file map[string]string
 
+// maxFile is the size of the largest configuration file, in bytes: many times what
+// all settings take.
+const maxFile = 64 << 10
+
 // loadYAML reads a configuration file for kong.
 func loadYAML(r io.Reader) (kong.Resolver, error) {
-	decoder := yaml.NewDecoder(r)
+	content, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(content) > maxFile {
+		return nil, fmt.Errorf("configuration file: larger than %d bytes", maxFile)
+	}
+	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var settings map[string]ast.Node
 	if err := decoder.Decode(&settings); err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("configuration file: not a YAML mapping: %s", firstLine(err))

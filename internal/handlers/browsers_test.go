@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 )
@@ -144,4 +145,26 @@ func BenchmarkForeignPages(b *testing.B) {
 	for b.Loop() {
 		h.ServeHTTP(w, r)
 	}
+}
+
+// FuzzHost takes any Host. What is let in is an address, local, or allowed.
+func FuzzHost(f *testing.F) {
+	for _, seed := range []string{"127.0.0.1:8440", "[::1]", "[", "]:", ":", "localhost", "a.wild.example:1", "[fe80::1%eth0]:1", "\x00", "1"} {
+		f.Add(seed)
+	}
+	a := newAPI(f)
+	a.cfg.AllowedHosts = []string{"sessapi.example", "*.wild.example"}
+	f.Fuzz(func(t *testing.T, host string) {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Host = host
+		if !a.isOwnHost(r) {
+			return
+		}
+		name := strings.ToLower(hostOf(host))
+		_, err := netip.ParseAddr(name)
+		if name != "" && err != nil && name != "localhost" && name != "sessapi.example" &&
+			!strings.HasSuffix(name, ".localhost") && !strings.HasSuffix(name, ".wild.example") {
+			t.Errorf("%q is taken for the service's own", host)
+		}
+	})
 }

@@ -369,6 +369,30 @@ func FuzzNegotiate(f *testing.F) {
 	})
 }
 
+// FuzzPreferredWait takes any Prefer.
+func FuzzPreferredWait(f *testing.F) {
+	for _, seed := range []string{"wait=60", "respond-async, wait=1;x", `WAIT="7"`, "wait=", "wait=99999999999999999999", ",;="} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, prefer string) {
+		if wait, err := preferredWait(&prefer); wait < 0 || wait > maxWait || err != nil && wait != 0 {
+			t.Errorf("%q: %v, %v", prefer, wait, err)
+		}
+	})
+}
+
+// FuzzRequestID takes any X-Request-Id: what is kept can be logged and sent back.
+func FuzzRequestID(f *testing.F) {
+	for _, seed := range []string{"", "a-b_c.d:1", "a b", "\n", strings.Repeat("x", 65), "é"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		if saneRequestID(id) && (len(id) == 0 || len(id) > 64 || strings.ContainsFunc(id, func(c rune) bool { return c <= ' ' || c > '~' })) {
+			t.Errorf("%q is kept", id)
+		}
+	})
+}
+
 // FuzzDecodeJSON takes any body; an error never quotes it.
 func FuzzDecodeJSON(f *testing.F) {
 	for _, seed := range []string{`{"data":"AAAA"}`, `{"data":1}`, `{"data":"*"}`, `{"x":1}`, `{}{}`, ``, `[`, `{"ttl_seconds":1e99}`} {
