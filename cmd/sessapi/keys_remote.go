@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os/exec"
 	"strconv"
@@ -38,6 +40,9 @@ type remote struct {
 
 // client is one of the service.
 func (r remote) client(options ...client.Option) (*client.Client, error) {
+	if (r.Cert == "") != (r.KeyFile == "") {
+		return nil, errors.New("--cert and --key-file go together")
+	}
 	if r.CA != "" || r.Cert != "" || r.KeyFile != "" {
 		c := &tls.Config{MinVersion: tls.VersionTLS12}
 		if r.CA != "" {
@@ -84,6 +89,12 @@ func (r remote) update(env environment, do func(*client.Client) (*client.TicketK
 // explain says of an error that is not the service's what to look at.
 func (r remote) explain(err error) error {
 	if _, ok := errors.AsType[*client.Error](err); ok {
+		return err
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return fmt.Errorf("%w; --ca says who signs it", err)
+	}
+	if _, ok := errors.AsType[*fs.PathError](err); ok { // of a file here
 		return err
 	}
 	return fmt.Errorf("%w; is --server=%s the service, and does it run?", err, r.Server)

@@ -48,7 +48,7 @@ type environment struct {
 // commandLine is the grammar of the command line: one member a subcommand.
 type commandLine struct {
 	Serve       serveCommand       `cmd:"" help:"Run the service."`
-	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings, and the files they name, without serving."`
+	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings, and the keys, certificates and policy that they name, without serving."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
 	Keys        keysCommand        `cmd:"" help:"Work on ticket keys, in files and at a service."`
 	SealKey     sealKeyCommand     `cmd:"" name:"seal-key" help:"Make keys that the state is sealed with."`

@@ -376,11 +376,10 @@ func (s *service) recordChange(source string) keys.Record {
 	if s.audit == nil {
 		return nil
 	}
-	return func(before, after keys.Description) error {
-		return s.audit.Record(audit.Event{
-			Operation: "ticket keys", Outcome: audit.Applied, Source: source,
-			Before: handlers.AuditedKeys(before), After: handlers.AuditedKeys(after),
-		})
+	return func(before, after keys.Description, failure error) error {
+		e := handlers.KeyChange(before, after, failure)
+		e.Operation, e.Source = "ticket keys", source
+		return s.audit.Record(e)
 	}
 }
 

@@ -70,9 +70,10 @@ type Log struct {
 	failed atomic.Uint64
 	events atomic.Uint64
 
-	mu   sync.Mutex // guards what follows, and keeps lines apart
-	file *os.File
-	torn bool // the last line may have been written in part
+	mu      sync.Mutex // guards what follows, and keeps lines apart
+	file    *os.File
+	torn    bool // the last line may have been written in part
+	failing bool // the last event could not be recorded
 }
 
 // Open opens the file, of mode 0600 if it has to be made, to add to it; [Stderr]
@@ -130,7 +131,9 @@ func (l *Log) Record(e Event) error {
 	line = append(line, '\n')
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.write(line, e.Outcome == Applied); err != nil {
+	err = l.write(line, e.Outcome == Applied)
+	l.failing = err != nil
+	if err != nil {
 		l.failed.Add(1)
 		return err
 	}
@@ -138,16 +141,20 @@ func (l *Log) Record(e Event) error {
 	return nil
 }
 
+// Failing reports whether the last event could not be recorded.
+func (l *Log) Failing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failing
+}
+
 func (l *Log) write(line []byte, durably bool) error {
 	if l.torn {
 		line = append([]byte{'\n'}, line...) // or both would be one line, of neither
 	}
-	l.torn = true
-	n, err := l.file.Write(line)
-	if err == nil && n < len(line) {
-		err = io.ErrShortWrite
-	}
-	if err != nil {
+	end, _ := l.file.Seek(0, io.SeekEnd) // fails for a pipe, as Truncate does then
+	if _, err := l.file.Write(line); err != nil {
+		l.torn = l.file.Truncate(end) != nil // as on a full disk: no part of a line stays
 		return err
 	}
 	l.torn = false

@@ -85,11 +85,12 @@ func (a *Authenticator) Identify(r *http.Request) (*Identity, error) {
 
 // Authenticate returns the identity that the request proves. The error is an
 // [Error], or a [LimitedError] when the source of the request has failed so
-// often that the credentials were not looked at. A request without credentials
-// is no attempt, and does not count against its source.
+// often that the token was not looked at. A request without a token is no guess:
+// it neither counts against its source nor is held up by what does.
 func (a *Authenticator) Authenticate(r *http.Request) (*Identity, error) {
 	now := a.now()
-	if a.size.Load() > 0 {
+	guesses := r.Header["Authorization"] != nil // nobody guesses certificates and users
+	if guesses && a.size.Load() > 0 {
 		if wait := a.limited(SourceOf(r), now); wait > 0 {
 			a.failed[Limited].Add(1)
 			return nil, &LimitedError{RetryAfter: wait}
@@ -98,7 +99,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (*Identity, error) {
 	identity, err := a.policy().Identify(r, now)
 	if failure, ok := errors.AsType[*Error](err); ok {
 		a.failed[failure.Reason].Add(1)
-		if failure.Reason != Missing {
+		if guesses {
 			a.fail(SourceOf(r), now)
 		}
 	}

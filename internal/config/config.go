@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"time"
@@ -82,6 +83,9 @@ func (c *Config) Validate() error {
 	if err := c.validateTransport(); err != nil {
 		return err
 	}
+	if err := c.validateFiles(); err != nil {
+		return err
+	}
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(flagName)
 	err := v.Struct(c)
@@ -125,6 +129,29 @@ func (c *Config) validateTransport() error {
 
 func exposed(flag string, a Address) error {
 	return fmt.Errorf("%s=%s is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in", flag, a)
+}
+
+// validateFiles refuses a file that is written to in the place of another.
+func (c *Config) validateFiles() error {
+	type file struct{ flag, path string }
+	read := []file{
+		{"--config", string(c.ConfigFile)},
+		{"--ticket-key-file", c.TicketKeyFile}, {"--policy", c.Policy}, {"--seal-key-file", c.SealKeyFile},
+		{"--tls-cert", c.TLSCert}, {"--tls-key", c.TLSKey}, {"--tls-client-ca", c.TLSClientCA},
+	}
+	written := []file{{"--audit-log", c.AuditLog}}
+	if c.StateFile != "" {
+		written = append(written, file{"--state-file", c.StateFile},
+			file{"--state-file", c.StateFile + ".sessions"}, file{"--state-file", c.StateFile + ".lock"})
+	}
+	for i, w := range written {
+		for _, other := range append(read, written[:i]...) {
+			if w.path != "" && other.path != "" && filepath.Clean(w.path) == filepath.Clean(other.path) {
+				return fmt.Errorf("%s and %s must be files of their own", other.flag, w.flag)
+			}
+		}
+	}
+	return nil
 }
 
 // flagName is the name that kong gives to the flag of a field.

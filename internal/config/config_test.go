@@ -93,6 +93,8 @@ func TestInvalid(t *testing.T) {
 		{name: "unknown flag", want: "unknown flag --cache-memroy", args: []string{"--cache-memroy=1GiB"}},
 		{name: "memory", want: "--cache-memory must be at least 1.0MiB", args: []string{"--cache-memory=1KiB"}},
 		{name: "memory without unit", want: "must be a size", args: []string{"--cache-memory=lots"}},
+		{name: "audit log in the place of another file", want: "--policy and --audit-log must be files of their own", args: []string{"--policy=p.yaml", "--audit-log=./p.yaml"}},
+		{name: "state in the place of another file", want: "--audit-log and --state-file must be files of their own", args: []string{"--audit-log=s.sessions", "--state-file=s", "--seal-key-file=k"}},
 		{name: "negative memory", want: "must be a size", args: []string{"--cache-memory=-1MiB"}},
 		{name: "memory beyond everything", want: "must be a size", args: []string{"--cache-memory=8EiB"}},
 		{name: "session size", want: "--session-max-bytes must be at most 64KiB", args: []string{"--session-max-bytes=65KiB"}},

@@ -55,13 +55,22 @@ func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	if a.cfg.Audit == nil {
 		return nil
 	}
-	return func(before, after keys.Description) error {
-		return a.recordEvent(w, r, audit.Event{Outcome: audit.Applied, Before: AuditedKeys(before), After: AuditedKeys(after)})
+	return func(before, after keys.Description, failure error) error {
+		return a.recordEvent(w, r, KeyChange(before, after, failure))
 	}
 }
 
-// AuditedKeys is a set as the audit log has it.
-func AuditedKeys(d keys.Description) *audit.Keys {
+// KeyChange is the event of a change of the ticket keys, for [keys.Record].
+func KeyChange(before, after keys.Description, failure error) audit.Event {
+	e := audit.Event{Outcome: audit.Applied, Before: auditedKeys(before), After: auditedKeys(after)}
+	if failure != nil {
+		e.Outcome, e.Detail = audit.Failed, "the change before this line could not be stored and was not made"
+	}
+	return e
+}
+
+// auditedKeys is a set as the audit log has it.
+func auditedKeys(d keys.Description) *audit.Keys {
 	k := &audit.Keys{Generation: d.Generation, Fingerprints: make([]string, len(d.Keys))}
 	for i, key := range d.Keys {
 		k.Fingerprints[i] = key.Fingerprint

@@ -55,6 +55,7 @@ func hostOf(hostport string) string {
 	if i := strings.LastIndexByte(hostport, ':'); i > strings.LastIndexByte(hostport, ']') {
 		hostport = hostport[:i]
 	}
+	hostport = strings.TrimSuffix(hostport, ".") // of a name that is written in full
 	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 }
 

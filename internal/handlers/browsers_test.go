@@ -25,6 +25,7 @@ func TestHosts(t *testing.T) {
 		"[2001:db8::1]:8440":          200,
 		"localhost":                   200,
 		"LocalHost:8440":              200,
+		"localhost.:8440":             200,
 		"app.localhost:8440":          200,
 		"sessapi.example":             200,
 		"SESSAPI.example:8440":        200,

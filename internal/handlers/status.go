@@ -88,6 +88,16 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 		}
 		health.Checks = append(health.Checks, file)
 	}
+	if a.cfg.Audit != nil {
+		log := api.HealthCheck{Name: "audit_log", Status: api.Ok}
+		if a.cfg.Audit.Failing() {
+			log.Status, log.Detail = api.Degraded, new("cannot be written; ticket keys neither change nor leave")
+			if health.Status == api.Ok {
+				health.Status = api.Degraded
+			}
+		}
+		health.Checks = append(health.Checks, log)
+	}
 	status := http.StatusOK
 	if health.Status == api.Failing {
 		status = http.StatusServiceUnavailable

@@ -97,7 +97,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 			return
 		}
 		defer clear(encoded)
-		if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Exported, Format: format.String(), After: AuditedKeys(description)}); err != nil {
+		if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Exported, Format: format.String(), After: auditedKeys(description)}); err != nil {
 			a.fail(w, r, err)
 			return
 		}
@@ -315,10 +315,6 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 // answerUpdate answers with the set that is active after an update, or with why
 // there was none.
 func (a *API) answerUpdate(w http.ResponseWriter, r *http.Request, d keys.Description, err error) {
-	if errors.Is(err, keys.ErrUnavailable) && !errors.Is(err, errUnrecorded) {
-		// It was recorded, and then could not be stored.
-		err = errors.Join(err, a.recordEvent(w, r, audit.Event{Outcome: audit.Failed}))
-	}
 	if err != nil {
 		a.fail(w, r, err)
 		return

@@ -39,10 +39,11 @@ var sources = []Source{SourceGenerated, SourceAPI, SourceFile, SourceRotation}
 // that.
 type Condition func(generation uint64) bool
 
-// Record is called once for a change, with what is active and what is to be,
-// before anything changes. Its error stops the update. It must not update the
-// ring. A nil Record is not called.
-type Record func(before, after Description) error
+// Record is called for a change with what is active and what is to be, before
+// anything changes; then failure is nil, and its own error stops the update. It is
+// called again with a failure when the change could not be stored and so was not
+// made. It must not update the ring. A nil Record is not called.
+type Record func(before, after Description, failure error) error
 
 // Update says how a change comes in.
 type Update struct {
@@ -276,18 +277,20 @@ func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, e
 // commit records, stores and then installs a set. One that fails is wiped but for
 // what it has from the active set. The ring is being updated.
 func (r *Ring) commit(c change, taken [sha256.Size]byte, record Record) error {
-	var err error
-	if record != nil {
+	tell := func(failure error) error {
+		if record == nil {
+			return nil
+		}
 		after := c.description
 		after.Keys = slices.Clone(after.Keys)
-		if err = record(r.describe(), after); err != nil {
-			err = fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
+		return record(r.describe(), after, failure)
 	}
-	if err == nil {
-		if err = r.save(c, taken); err != nil {
-			r.burnt = c.description.Generation
-		}
+	err := tell(nil)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	} else if err = r.save(c, taken); err != nil {
+		r.burnt = c.description.Generation
+		err = errors.Join(err, tell(err))
 	}
 	if err != nil {
 		wipeAllBut(&r.set, c.set)

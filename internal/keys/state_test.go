@@ -177,7 +177,7 @@ func TestRecord(t *testing.T) {
 	r := openRing(t, store)
 	for _, refusal := range []error{errDisk, nil} {
 		active, saves, calls := r.Description(), store.saves, 0
-		d, err := r.Rotate(Update{Record: func(before, after Description) error {
+		d, err := r.Rotate(Update{Record: func(before, after Description, failure error) error {
 			calls++
 			if !same(before, active) || after.Generation != before.Generation+1 || after.Keys[0].Name != before.Keys[1].Name {
 				t.Errorf("from %+v to %+v", before, after)
@@ -195,8 +195,26 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	set, _ := r.Snapshot()
-	if _, err := r.Replace(set, Update{Record: func(_, _ Description) error { t.Error("the same set is recorded"); return nil }}); err != nil {
+	if _, err := r.Replace(set, Update{Record: func(_, _ Description, _ error) error { t.Error("the same set is recorded"); return nil }}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A change that was recorded and then could not be stored is recorded as that.
+func TestRecordOfFailure(t *testing.T) {
+	store := new(memoryStore)
+	r := openRing(t, store)
+	store.failWith(errDisk)
+	var failures []error
+	_, err := r.Rotate(Update{Record: func(before, after Description, failure error) error {
+		if before.Generation != r.Generation() || after.Generation != before.Generation+1 {
+			t.Errorf("from %d to %d", before.Generation, after.Generation)
+		}
+		failures = append(failures, failure)
+		return nil
+	}})
+	if !errors.Is(err, ErrUnavailable) || len(failures) != 2 || failures[0] != nil || !errors.Is(failures[1], errDisk) {
+		t.Errorf("recorded %v, returned %v", failures, err)
 	}
 }
 

@@ -195,6 +195,9 @@ func TestAuditFails(t *testing.T) {
 	}
 	s.get("/sessions/01", typeBytes).want(t, 200) // and is not flushed
 	s.get("/ticket-keys", typeJSON).want(t, 200)
+	if ready := s.get("/readyz", typeJSON).want(t, 200); !bytes.Contains(ready.body, []byte(`"degraded"`)) {
+		t.Errorf("readyz says %s", ready.body)
+	}
 	if log.Failures() != 5 {
 		t.Errorf("%d failures", log.Failures())
 	}
