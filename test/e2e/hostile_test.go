@@ -219,6 +219,7 @@ func TestHostileClients(t *testing.T) {
 			}
 			a := &attacker{tb: t, addr: v.addr, over: make(chan struct{})}
 			a.running.Go(func() { attack.do(a) })
+			defer a.stop() // also when a metric cannot be had
 			p99 := v.healthy(t)
 			open, resident := v.metric(t, connections), v.memory(t, "VmRSS")
 			a.stop()
@@ -408,10 +409,13 @@ type attacker struct {
 	open []net.Conn
 }
 
-// stop closes all connections and waits until the attacker has noticed.
+// stop closes all connections and waits until the attacker has noticed. It may be
+// called again.
 func (a *attacker) stop() {
 	a.mu.Lock()
-	close(a.over)
+	if !a.isOver() {
+		close(a.over)
+	}
 	for _, conn := range a.open {
 		_ = conn.Close()
 	}
