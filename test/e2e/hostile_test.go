@@ -1,0 +1,550 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	// attackTime is how long each attack goes on.
+	attackTime = 2 * time.Second
+	// healthyEvery is how often each healthy client makes a request, as far as
+	// it gets answers.
+	healthyEvery = 4 * time.Millisecond
+	// leastBound is the time that 99 of 100 healthy requests may take however
+	// fast they are in quiet.
+	leastBound = 50 * time.Millisecond
+	// queueBound is the least bound where a request has to queue. For a place:
+	// slow requests are cut off 25 ms after they came, and twice that may pass
+	// when those cut off make room for more of their kind. For a processor: each
+	// connection of a flood has two goroutines that never block, Go lets each run
+	// for 10 ms, and a request needs more than one turn.
+	queueBound = 150 * time.Millisecond
+	// resetBound is the same where each of the connections of the flood has 128
+	// requests under way, which net/http lets run to their end after a reset.
+	resetBound = 500 * time.Millisecond
+	// maxResident bounds the memory of the service, in KiB: 20 KiB for each
+	// connection of the 16,384 that it takes, and 64 MiB for all else.
+	maxResident = 20*16384 + 64<<10
+	// idleConnections stay below what one address can have as ports, and below
+	// the usual hard limit of open files, to which Go raises the soft one.
+	idleConnections = 10000
+)
+
+// An attack is what its attacker does until its connections are closed.
+type attack struct {
+	name string
+	do   func(*attacker)
+	// least is the least bound of the healthy requests; 0 is leastBound.
+	least time.Duration
+	// counted is the metric that tells the operator of it, where there is one.
+	counted string
+}
+
+const (
+	cutOff         = "sessapi_http_requests_cut_off_total"
+	protocolErrors = "sessapi_http_protocol_errors_total"
+	connections    = `sessapi_http_connections{listener="main"}`
+	goroutines     = "go_goroutines"
+)
+
+const (
+	getLarge  = "GET /sessions/1a HTTP/1.1\r\nHost: localhost\r\nAccept: application/octet-stream\r\n"
+	putStart  = "PUT /sessions/0b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
+	putChunks = putStart + "Transfer-Encoding: chunked\r\n\r\n"
+)
+
+// Frame types, flags and settings of RFC 9113, sections 6 and 6.5.2.
+const (
+	frameHeaders      = 0x1
+	frameRSTStream    = 0x3
+	frameSettings     = 0x4
+	framePing         = 0x6
+	frameContinuation = 0x9
+	endStream         = 0x1
+	endHeaders        = 0x4
+)
+
+const (
+	preface         = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	prefaceNoWindow = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00"
+	// fields are :method GET, :scheme http, :path and :authority, and accept
+	// (RFC 7541, appendix A).
+	fields = "\x82\x86\x04\x0c/sessions/1a\x01\x09localhost\x0f\x04\x18application/octet-stream"
+)
+
+func frame(kind, flags byte, stream int, payload string) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(payload))<<8|uint32(kind))
+	b = append(b, flags)
+	b = binary.BigEndian.AppendUint32(b, uint32(stream))
+	return append(b, payload...)
+}
+
+var attacks = []attack{
+	{name: "slow headers", do: func(a *attacker) {
+		a.drip(1500, "GET /status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+	}},
+	{name: "slow bodies", least: queueBound, counted: cutOff, do: func(a *attacker) {
+		a.drip(1500, putStart+"Content-Length: 4096\r\n\r\n")
+	}},
+	{name: "idle connections", do: func(a *attacker) {
+		a.drip(min(idleConnections, a.openFiles()-500), "")
+	}},
+	{name: "oversized headers", do: func(a *attacker) {
+		line := []byte("X-Large: " + strings.Repeat("x", 64<<10) + "\r\n")
+		a.flood(getLarge, true, func(int) []byte { return line })
+	}},
+	{name: "many headers", do: func(a *attacker) {
+		lines := []byte(strings.Repeat("a:\r\n", 16<<10))
+		a.flood(getLarge, true, func(int) []byte { return lines })
+	}},
+	{name: "pipelining", least: queueBound, do: func(a *attacker) {
+		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
+		a.flood("", true, func(int) []byte { return requests })
+	}},
+	{name: "pipelining without reading", do: func(a *attacker) {
+		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
+		a.flood("", false, func(int) []byte { return requests })
+	}},
+	{name: "rapid reset", least: resetBound, counted: protocolErrors, do: func(a *attacker) {
+		a.flood(preface, true, func(i int) []byte {
+			var b []byte
+			for stream := 200*i + 1; stream < 200*(i+1); stream += 2 {
+				b = append(b, frame(frameHeaders, endStream|endHeaders, stream, fields)...)
+				b = append(b, frame(frameRSTStream, 0, stream, "\x00\x00\x00\x08")...)
+			}
+			return b
+		})
+	}},
+	{name: "CONTINUATION flood", do: func(a *attacker) {
+		headers := string(frame(frameHeaders, endStream, 1, fields))
+		// A literal field without indexing that has a name of "x".
+		more := frame(frameContinuation, 0, 1, strings.Repeat("\x00\x01x\x09continued", 1000))
+		a.flood(preface+headers, true, func(int) []byte { return more })
+	}},
+	{name: "PING flood", least: queueBound, do: func(a *attacker) {
+		pings := bytes.Repeat(frame(framePing, 0, 0, "8 octets"), 1000)
+		a.flood(preface, true, func(int) []byte { return pings })
+	}},
+	{name: "PING flood without reading", least: queueBound, do: func(a *attacker) {
+		pings := bytes.Repeat(frame(framePing, 0, 0, "8 octets"), 1000)
+		a.flood(preface, false, func(int) []byte { return pings })
+	}},
+	{name: "SETTINGS flood", least: queueBound, do: func(a *attacker) {
+		settings := bytes.Repeat(frame(frameSettings, 0, 0, "\x00\x04\x00\x00\xff\xff"), 1000)
+		a.flood(preface, true, func(int) []byte { return settings })
+	}},
+	{name: "streams without a window", least: queueBound, counted: cutOff, do: func(a *attacker) {
+		streams := prefaceNoWindow
+		for stream := 1; stream < 256; stream += 2 {
+			streams += string(frame(frameHeaders, endStream|endHeaders, stream, fields))
+		}
+		a.drip(12, streams) // 1,536 requests
+	}},
+	{name: "Range lists", least: queueBound, do: func(a *attacker) {
+		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
+		a.flood("", true, func(int) []byte { return request })
+	}},
+	{name: "lying bodies", do: func(a *attacker) {
+		a.each(
+			putChunks+"fffffffffffffffff\r\n",
+			putChunks+"7fffffffffffffff\r\n"+strings.Repeat("x", 256<<10),
+			putChunks+"-1\r\nx\r\n0\r\n\r\n",
+			putChunks+"4\r\ntoo long\r\n0\r\n\r\n",
+			putChunks+"4\r\nfour\r\n",
+			putChunks+strings.Repeat("1;"+strings.Repeat("x", 2000)+"\r\ny\r\n", 100),
+			putChunks+"1;"+strings.Repeat("x", 256<<10),
+			putChunks+"1\r\nx\r\n0\r\n"+strings.Repeat("A: trailer\r\n", 20<<10)+"\r\n",
+			putStart+"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfour\r\n0\r\n\r\n",
+			putStart+"Content-Length: 4\r\nContent-Length: 5\r\n\r\nfour",
+			putStart+"Content-Length: 9223372036854775807\r\n\r\n"+strings.Repeat("x", 256<<10),
+			putStart+"Content-Length: -1\r\n\r\n",
+			putStart+"Content-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+			"GET \x00\xff /\r\n\r\n",
+		)
+	}},
+}
+
+// Clients that behave well are served, and in time, whatever others do, and the
+// memory of the service stays bounded. It is one test after the other, each
+// alone: they measure.
+func TestHostileClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a minute of load")
+	}
+	// No healthy client waits for one of the attackers of its own process.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(16))
+	// The race detector takes no 10,000 connections: it ends at 8,128 goroutines.
+	plain := filepath.Join(t.TempDir(), "sessapi")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", plain, "./cmd/sessapi")
+	build.Dir = "../.."
+	if output, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, output)
+	}
+	p := start(t, plain, "serve", "--listen=127.0.0.1:0", "--cache-memory=16MiB", "--session-max-bytes=64KiB")
+	v := &victim{process: p, addr: listeningAddress(t, p)}
+	large := newHealthyClient(false, false)
+	defer large.CloseIdleConnections()
+	if err := large.request(t, http.MethodPut, v.url("1a"), make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	large.CloseIdleConnections()
+
+	quiet := v.healthy(t)
+	idle := v.metric(t, goroutines)
+	t.Logf("quiet: p99 %v; %.0f goroutines, %d KiB resident", quiet, idle, v.memory(t, "VmRSS"))
+	for _, attack := range attacks {
+		t.Run(attack.name, func(t *testing.T) {
+			bound := max(3*quiet, leastBound, attack.least)
+			before := 0.0
+			if attack.counted != "" {
+				before = v.metric(t, attack.counted)
+			}
+			a := &attacker{tb: t, addr: v.addr, over: make(chan struct{})}
+			a.running.Go(func() { attack.do(a) })
+			defer a.stop() // also when a metric cannot be had
+			p99 := v.healthy(t)
+			open, resident := v.metric(t, connections), v.memory(t, "VmRSS")
+			a.stop()
+			t.Logf("p99 %v; %d connections were made, %.0f are open; %d KiB resident", p99, a.made.Load(), open, resident)
+			if p99 > bound {
+				t.Errorf("p99 of healthy clients is %v, over %v", p99, bound)
+			}
+			if a.made.Load() == 0 {
+				t.Error("the attack does not reach the service")
+			}
+			if attack.counted != "" && v.metric(t, attack.counted) == before {
+				t.Errorf("%s counts nothing", attack.counted)
+			}
+			v.awaitIdle(t, idle)
+		})
+	}
+	if peak := v.memory(t, "VmHWM"); peak > maxResident {
+		t.Errorf("%d KiB were resident, more than %d", peak, maxResident)
+	} else {
+		t.Logf("%d KiB were resident at most", peak)
+	}
+}
+
+// victim is the service under attack.
+type victim struct {
+	*process
+	addr string
+}
+
+func (v *victim) url(id string) string { return "http://" + v.addr + "/sessions/" + id }
+
+// healthy has clients use the service for the time of an attack: two on a
+// connection of HTTP/1.1 each, one on one of HTTP/2, and one with new connections.
+// It returns what 99 of 100 requests took at most.
+func (v *victim) healthy(tb testing.TB) (p99 time.Duration) {
+	tb.Helper()
+	var mu sync.Mutex
+	var all []time.Duration
+	var running sync.WaitGroup
+	until := time.Now().Add(attackTime)
+	for i := range 4 {
+		running.Go(func() {
+			client := newHealthyClient(i == 2, i == 3)
+			defer client.CloseIdleConnections()
+			url := v.url(fmt.Sprintf("c%d", i))
+			session := bytes.Repeat([]byte{byte(i)}, 1500)
+			var took []time.Duration
+			every := time.NewTicker(healthyEvery)
+			defer every.Stop()
+			for n := 0; time.Now().Before(until); n++ {
+				method, body := http.MethodGet, []byte(nil)
+				if n%4 == 0 {
+					method, body = http.MethodPut, session
+				}
+				start := time.Now()
+				if err := client.request(tb, method, url, body); err != nil {
+					tb.Errorf("request %d of healthy client %d, after %v: %v", n, i, time.Since(start), err)
+				}
+				took = append(took, time.Since(start))
+				<-every.C
+			}
+			if dials := client.dials.Load(); i != 3 && dials != 1 {
+				tb.Errorf("healthy client %d needed %d connections", i, dials)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took...)
+		})
+	}
+	running.Wait()
+	slices.Sort(all)
+	return all[len(all)*99/100]
+}
+
+// healthyClient counts its connections.
+type healthyClient struct {
+	http.Client
+	dials atomic.Int64
+}
+
+func newHealthyClient(http2, fresh bool) *healthyClient {
+	c := &healthyClient{}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(!http2)
+	protocols.SetUnencryptedHTTP2(http2)
+	c.Timeout = 10 * time.Second
+	c.Transport = &http.Transport{
+		Protocols:         protocols,
+		DisableKeepAlives: fresh,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c.dials.Add(1)
+			return (&net.Dialer{}).DialContext(ctx, network, addr)
+		},
+	}
+	return c
+}
+
+// request fails unless the answer is the right one.
+func (c *healthyClient) request(tb testing.TB, method, url string, body []byte) error {
+	request, err := http.NewRequestWithContext(tb.Context(), method, url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/octet-stream")
+	request.Header.Set("Accept", "application/octet-stream")
+	response, err := c.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if _, err := io.Copy(io.Discard, response.Body); err != nil {
+		return err
+	}
+	if response.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: %s", method, response.Status)
+	}
+	return nil
+}
+
+// metric is the value of one of the metrics; 0 when there is none yet.
+func (v *victim) metric(tb testing.TB, name string) float64 {
+	tb.Helper()
+	client := newHealthyClient(false, true)
+	response, err := client.Get("http://" + v.addr + "/metrics")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		tb.Fatalf("GET /metrics: %s, %v", response.Status, err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, name+" "); found {
+			f, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return f
+		}
+	}
+	return 0
+}
+
+// memory is a value of the status of the process, in KiB (proc_pid_status(5)).
+func (v *victim) memory(tb testing.TB, name string) int {
+	tb.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", v.Process.Pid))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, found := strings.CutPrefix(line, name+":"); found {
+			kib, err := strconv.Atoi(strings.Fields(value)[0])
+			if err != nil {
+				tb.Fatal(err)
+			}
+			return kib
+		}
+	}
+	tb.Fatalf("no %s in:\n%s", name, status)
+	return 0
+}
+
+// awaitIdle waits until nothing is left of an attack.
+func (v *victim) awaitIdle(tb testing.TB, idle float64) {
+	tb.Helper()
+	var now, open float64
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		now, open = v.metric(tb, goroutines), v.metric(tb, connections)
+		if now <= idle+5 && open <= 2 {
+			return
+		}
+	}
+	tb.Errorf("%.0f goroutines and %.0f connections are left; %.0f goroutines are idle", now, open, idle)
+}
+
+// attacker makes connections until it is stopped.
+type attacker struct {
+	tb      testing.TB
+	addr    string
+	over    chan struct{} // closed by stop
+	running sync.WaitGroup
+	made    atomic.Int64
+
+	mu   sync.Mutex // guards open, and that nothing is added once it is over
+	open []net.Conn
+}
+
+// stop closes all connections and waits until the attacker has noticed. It may be
+// called again.
+func (a *attacker) stop() {
+	a.mu.Lock()
+	if !a.isOver() {
+		close(a.over)
+	}
+	for _, conn := range a.open {
+		_ = conn.Close()
+	}
+	a.mu.Unlock()
+	a.running.Wait()
+}
+
+func (a *attacker) isOver() bool {
+	select {
+	case <-a.over:
+		return true
+	default:
+		return false
+	}
+}
+
+// connect returns a connection that has sent that; nil when it cannot be had.
+func (a *attacker) connect(first string) net.Conn {
+	conn, err := net.Dial("tcp", a.addr)
+	if err != nil {
+		return nil
+	}
+	a.mu.Lock()
+	if a.isOver() {
+		_ = conn.Close()
+	} else {
+		a.open = append(a.open, conn)
+		a.made.Add(1)
+	}
+	a.mu.Unlock()
+	_, _ = io.WriteString(conn, first) // it may be refused
+	return conn
+}
+
+// openFiles is how many files the processes may have open.
+func (a *attacker) openFiles() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		a.tb.Error(err)
+	}
+	return int(limit.Cur)
+}
+
+// drip holds n connections that send the first bytes and then, when these are of
+// HTTP/1.1, one more now and then. Those that the service closes are made anew.
+func (a *attacker) drip(n int, first string) {
+	conns := make([]net.Conn, n)
+	for !a.isOver() {
+		for i := range conns {
+			if a.isOver() {
+				return
+			}
+			if conns[i] == nil {
+				conns[i] = a.connect(first)
+			} else if first != "" && !strings.HasPrefix(first, "PRI") {
+				if _, err := io.WriteString(conns[i], "x"); err != nil {
+					conns[i] = nil
+				}
+			}
+		}
+		select {
+		case <-a.over:
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// lowerPriority has the goroutine run on what the service and the healthy clients
+// leave of the processors, as if the attackers had their own. Its thread ends with
+// it.
+func lowerPriority() {
+	runtime.LockOSThread()
+	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19) // of this thread; lowering is always allowed
+}
+
+// flood sends, on four connections, the first bytes and then one block after the
+// other, as fast as the service takes them. What the service closes is made anew.
+func (a *attacker) flood(first string, read bool, next func(i int) []byte) {
+	var floods sync.WaitGroup
+	for range 4 {
+		floods.Go(func() {
+			lowerPriority()
+			for !a.isOver() {
+				conn := a.connect(first)
+				if conn == nil {
+					continue
+				}
+				if read {
+					floods.Go(func() {
+						lowerPriority()
+						_, _ = io.Copy(io.Discard, conn)
+					})
+				}
+				for i := 0; ; i++ {
+					if _, err := conn.Write(next(i)); err != nil {
+						break
+					}
+				}
+				_ = conn.Close()
+			}
+		})
+	}
+	floods.Wait()
+}
+
+// each sends, on four connections at a time, one request after the other, and
+// does not wait long for answers.
+func (a *attacker) each(requests ...string) {
+	var floods sync.WaitGroup
+	for range 4 {
+		floods.Go(func() {
+			for i := 0; !a.isOver(); i++ {
+				conn := a.connect(requests[i%len(requests)])
+				if conn == nil {
+					continue
+				}
+				_ = conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+				_, _ = io.Copy(io.Discard, conn)
+				_ = conn.Close()
+			}
+		})
+	}
+	floods.Wait()
+}
+
+// listeningAddress is that of the main listener, once it serves.
+func listeningAddress(tb testing.TB, p *process) string {
+	tb.Helper()
+	addr := p.out.await(tb, `"name":"main","address":"([^"]+)"`)[1]
+	p.out.await(tb, `"msg":"serving"`)
+	return addr
+}
