@@ -136,8 +136,12 @@ func (c *Config) validateFiles() error {
 	type file struct{ flag, path string }
 	read := []file{
 		{"--config", string(c.ConfigFile)},
-		{"--ticket-key-file", c.TicketKeyFile}, {"--policy", c.Policy}, {"--seal-key-file", c.SealKeyFile},
-		{"--tls-cert", c.TLSCert}, {"--tls-key", c.TLSKey}, {"--tls-client-ca", c.TLSClientCA},
+		{"--ticket-key-file", c.TicketKeyFile},
+		{"--policy", c.Policy},
+		{"--seal-key-file", c.SealKeyFile},
+		{"--tls-cert", c.TLSCert},
+		{"--tls-key", c.TLSKey},
+		{"--tls-client-ca", c.TLSClientCA},
 	}
 	written := []file{{"--audit-log", c.AuditLog}}
 	if c.StateFile != "" {

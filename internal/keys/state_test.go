@@ -177,7 +177,7 @@ func TestRecord(t *testing.T) {
 	r := openRing(t, store)
 	for _, refusal := range []error{errDisk, nil} {
 		active, saves, calls := r.Description(), store.saves, 0
-		d, err := r.Rotate(Update{Record: func(before, after Description, failure error) error {
+		d, err := r.Rotate(Update{Record: func(before, after Description, _ error) error {
 			calls++
 			if !same(before, active) || after.Generation != before.Generation+1 || after.Keys[0].Name != before.Keys[1].Name {
 				t.Errorf("from %+v to %+v", before, after)

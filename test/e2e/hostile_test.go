@@ -39,7 +39,7 @@ const (
 	queueBound = 150 * time.Millisecond
 	// resetBound is the same where each of the connections of the flood has 128
 	// requests under way, which net/http lets run to their end after a reset.
-	resetBound = 500 * time.Millisecond
+	resetBound = time.Second
 	// maxResident bounds the memory of the service, in KiB: 20 KiB for each
 	// connection of the 16,384 that it takes, and 64 MiB for all else.
 	maxResident = 20*16384 + 64<<10
