@@ -112,13 +112,19 @@ func TestConcurrentClients(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	var status api.Status
-	if _, body := s.get(t, "/status", "application/json"); json.Unmarshal(body, &status) != nil {
-		t.Fatalf("%s", body)
+	addUp := func() bool {
+		var status api.Status
+		if _, body := s.get(t, "/status", "application/json"); json.Unmarshal(body, &status) != nil {
+			t.Fatalf("%s", body)
+		}
+		c := status.Cache
+		return *c.Stored > 0 && *c.Hits > 0 && *c.Stored == uint64(*c.Entries)+*c.Replaced+*c.Removed+*c.Expired+*c.Evicted
 	}
-	c := status.Cache
-	if *c.Stored == 0 || *c.Hits == 0 || *c.Stored != uint64(*c.Entries)+*c.Replaced+*c.Removed+*c.Expired+*c.Evicted {
-		t.Errorf("the figures do not add up: %s", s.out)
+	// The service may be at the last requests yet, whose clients have gone.
+	for deadline := time.Now().Add(10 * time.Second); !addUp(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the figures do not add up: %s", s.out)
+		}
 	}
 	s.stop(t, syscall.SIGTERM)
 	if s.err != nil || strings.Contains(s.out.String(), "DATA RACE") {
