@@ -315,7 +315,7 @@ func (p *Policy) Identify(r *http.Request, now time.Time) (*Identity, error) {
 		return p.byToken(header, now)
 	}
 	if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
-		return p.byCertificate(r.TLS.VerifiedChains[0][0])
+		return p.byCertificate(r.TLS.VerifiedChains[0][0], now)
 	}
 	if uid, ok := peerUID(r); ok {
 		if identity := p.uids[uid]; identity != nil {
@@ -351,7 +351,10 @@ func (p *Policy) byToken(header []string, now time.Time) (*Identity, error) {
 
 // byCertificate looks up a certificate that was verified. One that is several
 // identities is none: which one was meant is not to be guessed.
-func (p *Policy) byCertificate(cert *x509.Certificate) (*Identity, error) {
+func (p *Policy) byCertificate(cert *x509.Certificate, now time.Time) (*Identity, error) {
+	if now.After(cert.NotAfter) { // since the handshake
+		return nil, failures[Expired]
+	}
 	found := p.publicKeys[sha256.Sum256(cert.RawSubjectPublicKeyInfo)]
 	ambiguous := false
 	match := func(identity *Identity) {

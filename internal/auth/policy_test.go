@@ -274,6 +274,7 @@ identities:
 		{cert: x509.Certificate{}, want: Unknown},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		test.cert.NotAfter = time.Now().Add(time.Hour)
 		r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{&test.cert}}
 		_, err := p.Identify(r, time.Now())
 		wantReason(t, "not verified", err, Missing)
@@ -284,6 +285,8 @@ identities:
 		} else if err != nil || got.Name != test.name {
 			t.Errorf("%v %v, want %s", got, err, test.name)
 		}
+		_, err = p.Identify(r, time.Now().Add(2*time.Hour)) // on a connection that is kept
+		wantReason(t, "expired certificate", err, Expired)
 		// A token is judged by itself.
 		r.Header.Set("Authorization", "Bearer x")
 		_, err = p.Identify(r, time.Now())

@@ -50,12 +50,18 @@ func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.Prob
 }
 
 // recordChange records changes of the ticket keys that the request makes. Its
-// error stops them.
+// error stops them, also that the policy no longer permits them: the body may have
+// taken its time.
 func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
-	if a.cfg.Audit == nil {
-		return nil
-	}
 	return func(before, after keys.Description, failure error) error {
+		if a.cfg.Auth != nil {
+			switch identity, err := a.cfg.Auth.Identify(r); {
+			case err != nil:
+				return err
+			case !identity.Roles.Permit(auth.KeyPublish):
+				return auth.ErrForbidden
+			}
+		}
 		return a.recordEvent(w, r, KeyChange(before, after, failure))
 	}
 }

