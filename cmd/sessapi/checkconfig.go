@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/config"
@@ -16,7 +17,7 @@ type checkConfigCommand struct {
 
 // Run checks what a setting by itself does not show.
 func (c checkConfigCommand) Run(env environment) error {
-	ring, err := newRing(c.Config, nil)
+	ring, err := newRing(c.Config, time.Now, nil)
 	if err != nil {
 		return err
 	}

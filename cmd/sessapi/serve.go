@@ -20,6 +20,7 @@ import (
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/metrics"
@@ -84,12 +85,14 @@ type service struct {
 	log       *slog.Logger
 	api       *handlers.API
 	ring      *keys.Ring
-	keyFile   *keys.File   // nil without one
-	sessions  *cache.Cache // nil without one
-	state     *state.File  // nil without one
-	tls       *transport   // nil without it
-	policy    *auth.File   // nil without one
-	audit     *audit.Log   // nil without one
+	keyFile   *keys.File      // nil without one
+	sessions  *cache.Cache    // nil without one
+	state     *state.File     // nil without one
+	fleet     *fleet.Node     // nil without one
+	shared    *fleet.Sessions // nil without fleet or sessions
+	tls       *transport      // nil without it
+	policy    *auth.File      // nil without one
+	audit     *audit.Log      // nil without one
 	listeners []boundServer
 	failed    chan error // a server that stopped by itself
 	teardowns []teardown
@@ -131,14 +134,36 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		s.onStop("audit log", func(context.Context) error { return s.audit.Close() })
 		m.AddAudit(s.audit)
 	}
-	if c.StateFile != "" {
-		if s.state, err = openState(c, log); err != nil {
+	var sealKeys *seal.Keys
+	if c.SealKeyFile != "" {
+		if sealKeys, err = readSealKeys(c, log); err != nil {
 			return s, err
+		}
+	}
+	if c.StateFile != "" {
+		if s.state, err = state.Open(c.StateFile, sealKeys, log); err != nil {
+			return s, fmt.Errorf("--state-file: %w", err)
 		}
 		s.onStop("state file", func(context.Context) error { return s.state.Close() })
 		m.AddState(s.state)
 	}
-	ring, err := newRing(c, s.state)
+	if c.Cache {
+		if err := s.openCache(c, m); err != nil {
+			return s, err
+		}
+	}
+	var store keys.Store
+	clock := time.Now
+	if s.state != nil {
+		store = s.state
+	}
+	if c.Redis != "" {
+		if store, err = s.joinFleet(c, sealKeys, m); err != nil {
+			return s, err
+		}
+		clock = s.fleet.Now
+	}
+	ring, err := newRing(c, clock, store)
 	if err != nil {
 		return s, err
 	}
@@ -171,33 +196,8 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		m.AddAuthentication(authenticator)
 	}
 
-	var sessions *cache.Cache
-	if c.Cache {
-		sessions, err = cache.New(cache.Config{
-			Memory:          int64(c.CacheMemory),
-			MaxSessions:     c.CacheMaxSessions,
-			MaxSessionBytes: int(c.SessionMaxBytes),
-		})
-		if err != nil {
-			return s, fmt.Errorf("--cache-memory: %w", err)
-		}
-		s.onStop("session cache", func(context.Context) error { sessions.Close(); return nil })
-		m.AddCache(sessions)
-		log.Info("session cache", "bytes", int64(c.CacheMemory),
-			"memory_locked", sessions.Locked(), "memory_dumpable", sessions.Dumpable())
-		if s.state != nil {
-			restored, err := s.state.RestoreSessions(sessions)
-			if err != nil {
-				return s, fmt.Errorf("--state-file: %w", err)
-			}
-			log.Info("sessions restored", "sessions", restored)
-			s.onStop("sessions in the state file", func(ctx context.Context) error { return s.state.SaveSessions(ctx, sessions) })
-		}
-	}
-	s.sessions = sessions
-
 	handlersConfig := handlers.Config{
-		Cache:           sessions,
+		Cache:           s.sessions,
 		MaxSessionBytes: int(c.SessionMaxBytes),
 		DefaultTTL:      c.SessionDefaultTTL,
 		MaxTTL:          c.SessionMaxTTL,
@@ -217,6 +217,12 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	if s.tls != nil {
 		handlersConfig.CertificateNames = s.tls.names
 	}
+	if s.fleet != nil {
+		handlersConfig.Fleet = s.fleet
+		if s.shared != nil {
+			handlersConfig.Sessions, handlersConfig.Flush = s.shared, s.shared.Flush
+		}
+	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
 	m.AddCutOff(s.api.CutOff)
@@ -231,19 +237,41 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout, m)
 }
 
-// openState takes the state file for this process. It warns about seal keys that
-// others can read.
-func openState(c config.Config, log *slog.Logger) (*state.File, error) {
+// openCache makes the session cache. What the state file has is in it then, unless
+// the fleet has the sessions.
+func (s *service) openCache(c config.Config, m *metrics.Metrics) (err error) {
+	s.sessions, err = cache.New(cache.Config{
+		Memory:          int64(c.CacheMemory),
+		MaxSessions:     c.CacheMaxSessions,
+		MaxSessionBytes: int(c.SessionMaxBytes),
+	})
+	if err != nil {
+		return fmt.Errorf("--cache-memory: %w", err)
+	}
+	s.onStop("session cache", func(context.Context) error { s.sessions.Close(); return nil })
+	m.AddCache(s.sessions)
+	s.log.Info("session cache", "bytes", int64(c.CacheMemory),
+		"memory_locked", s.sessions.Locked(), "memory_dumpable", s.sessions.Dumpable())
+	if s.state == nil || c.Redis != "" {
+		return nil
+	}
+	restored, err := s.state.RestoreSessions(s.sessions)
+	if err != nil {
+		return fmt.Errorf("--state-file: %w", err)
+	}
+	s.log.Info("sessions restored", "sessions", restored)
+	s.onStop("sessions in the state file", func(ctx context.Context) error { return s.state.SaveSessions(ctx, s.sessions) })
+	return nil
+}
+
+// readSealKeys reads the seal keys. It warns when others can.
+func readSealKeys(c config.Config, log *slog.Logger) (*seal.Keys, error) {
 	sealKeys, mode, err := seal.ReadKeys(c.SealKeyFile)
 	if err != nil {
 		return nil, fmt.Errorf("--seal-key-file: %w", err)
 	}
 	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode)
-	f, err := state.Open(c.StateFile, sealKeys, log)
-	if err != nil {
-		return nil, fmt.Errorf("--state-file: %w", err)
-	}
-	return f, nil
+	return sealKeys, nil
 }
 
 // allowedHosts are the names that the settings have for the service.
@@ -257,20 +285,20 @@ func allowedHosts(c config.Config) []string {
 	return names
 }
 
-// newRing returns a ring with the keys of the state or, without one, keys of its
+// newRing returns a ring with the keys of the store or, without one, keys of its
 // own.
-func newRing(c config.Config, f *state.File) (*keys.Ring, error) {
+func newRing(c config.Config, clock func() time.Time, store keys.Store) (*keys.Ring, error) {
 	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
 	if kept := life.Retention(); kept > keys.MaxKeys {
 		return nil, fmt.Errorf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
 			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)
 	}
-	if f == nil {
-		return keys.NewRing(time.Now, life), nil
+	if store == nil {
+		return keys.NewRing(clock, life), nil
 	}
-	ring, err := keys.OpenRing(time.Now, life, f)
+	ring, err := keys.OpenRing(clock, life, store)
 	if err != nil {
-		return nil, fmt.Errorf("--state-file: %w", err)
+		return nil, fmt.Errorf("ticket keys: %w", err)
 	}
 	return ring, nil
 }
@@ -341,7 +369,9 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.keyFile != nil {
 		running.Go(func() { s.keyFile.Watch(ctx) })
 	}
-	if s.state != nil && s.sessions != nil {
+	if s.fleet != nil {
+		running.Go(func() { s.fleet.Run(ctx, s.ring.Refresh) })
+	} else if s.state != nil && s.sessions != nil {
 		running.Go(func() { s.state.KeepSessions(ctx, s.sessions) })
 	}
 	if s.tls != nil {

@@ -268,6 +268,23 @@ type FieldError struct {
 	Reason string `json:"reason"`
 }
 
+// FleetStatus Of a node that shares sessions and ticket keys through Redis.
+type FleetStatus struct {
+	// Connected Whether Redis answers.
+	Connected bool `json:"connected"`
+
+	// FarHits Lookups that Redis answered.
+	FarHits   uint64 `json:"far_hits"`
+	Misses    uint64 `json:"misses"`
+	Namespace string `json:"namespace"`
+
+	// NearHits Lookups that this node answered by itself.
+	NearHits uint64 `json:"near_hits"`
+
+	// Since Since when it does, or does not.
+	Since time.Time `json:"since"`
+}
+
 // Flushed defines model for Flushed.
 type Flushed struct {
 	Removed int64 `json:"removed"`
@@ -385,7 +402,10 @@ type SessionUpload struct {
 
 // Status defines model for Status.
 type Status struct {
-	Cache         CacheStatus          `json:"cache"`
+	Cache CacheStatus `json:"cache"`
+
+	// Fleet Of a node that shares sessions and ticket keys through Redis.
+	Fleet         *FleetStatus         `json:"fleet,omitempty"`
 	StartedAt     time.Time            `json:"started_at"`
 	TicketKeyFile *TicketKeyFileStatus `json:"ticket_key_file,omitempty"`
 	TicketKeys    TicketKeys           `json:"ticket_keys"`
@@ -445,7 +465,7 @@ type TicketKeyMaterial struct {
 // TicketKeyName defines model for TicketKeyName.
 type TicketKeyName = string
 
-// TicketKeySource Where the active set came from.
+// TicketKeySource Where the active set came from. The set of a fleet, or one that was restored, has the source that it had when it was made.
 type TicketKeySource string
 
 // TicketKeyUpload defines model for TicketKeyUpload.
@@ -464,7 +484,7 @@ type TicketKeys struct {
 	// NextRotationAt When the service rotates the set by itself; not of a set that was pushed.
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
 
-	// Source Where the active set came from.
+	// Source Where the active set came from. The set of a fleet, or one that was restored, has the source that it had when it was made.
 	Source    TicketKeySource `json:"source"`
 	UpdatedAt time.Time       `json:"updated_at"`
 }

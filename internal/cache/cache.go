@@ -329,18 +329,8 @@ func (c *Cache) Peek(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error) {
 	s, half := c.place(&id)
 	now, end := c.now(), milliseconds(o.ExpiresAt)
-	switch {
-	case id == ID{}:
-		return false, ErrInvalidID
-	case len(data) == 0:
-		c.rejected.empty.Add(1)
-		return false, ErrEmpty
-	case len(data) > c.cfg.MaxSessionBytes:
-		c.rejected.tooLarge.Add(1)
-		return false, ErrTooLarge
-	case end <= now:
-		c.rejected.expired.Add(1)
-		return false, ErrExpired
+	if err := c.check(&id, len(data), end, now); err != nil {
+		return false, err
 	}
 	for {
 		replaced, full, err := c.insert(s, half, &id, data, now, end, o)
@@ -349,6 +339,29 @@ func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error)
 		}
 		c.evict(s, now)
 	}
+}
+
+// Check returns, and counts, the error that a Put of such a session would fail
+// with, whatever the cache holds.
+func (c *Cache) Check(id ID, size int, expiresAt time.Time) error {
+	return c.check(&id, size, milliseconds(expiresAt), c.now())
+}
+
+func (c *Cache) check(id *ID, size int, end, now int64) error {
+	switch {
+	case *id == ID{}:
+		return ErrInvalidID
+	case size == 0:
+		c.rejected.empty.Add(1)
+		return ErrEmpty
+	case size > c.cfg.MaxSessionBytes:
+		c.rejected.tooLarge.Add(1)
+		return ErrTooLarge
+	case end <= now:
+		c.rejected.expired.Add(1)
+		return ErrExpired
+	}
+	return nil
 }
 
 // insert stores the session, unless there are as many as there may be.

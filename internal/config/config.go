@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"time"
 
@@ -57,6 +59,15 @@ type Config struct {
 	StateFile   string `placeholder:"FILE" help:"File to keep the ticket keys in over a restart, and the sessions beside it. Needs --seal-key-file."`
 	SealKeyFile string `placeholder:"FILE" help:"Keys that the state is sealed with, as sessapi seal-key new makes them; the first seals, all open."`
 
+	Redis            string        `placeholder:"URL" help:"Share sessions and ticket keys with other nodes through Redis or Valkey: redis://[user@]host:port[/db], rediss:// with TLS, unix:///path; ?addr=host:port for each further node of a cluster, &master_set=name with Sentinels. Needs --seal-key-file."`
+	RedisAuthFile    string        `placeholder:"FILE" help:"Password of Redis, or its user and password with a space between. Read for each connection."`
+	RedisCA          string        `name:"redis-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of Redis; without it those that the system trusts do."`
+	RedisCert        string        `placeholder:"FILE" help:"Client certificate for Redis, as PEM."`
+	RedisKey         string        `placeholder:"FILE" help:"Key of the client certificate, as PEM."`
+	RedisReadTimeout time.Duration `default:"50ms" validate:"min=1ms,max=5s" help:"How long a lookup waits for Redis before the session counts as missing."`
+	RedisMaxStale    time.Duration `default:"5s" validate:"min=100ms,max=1h" help:"How long a node serves the sessions it has without hearing from Redis."`
+	Namespace        string        `default:"sessapi" help:"Name of what the nodes share in Redis: letters, digits, dots, dashes and underscores."`
+
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
 	AccessLog Switch `default:"off" help:"Log each request, on or off."`
@@ -77,8 +88,11 @@ func (c *Config) Validate() error {
 	if c.OpsListen != nil && *c.OpsListen == c.Listen {
 		return errors.New("--ops-listen must be another address than --listen")
 	}
-	if (c.StateFile == "") != (c.SealKeyFile == "") {
-		return errors.New("--state-file and --seal-key-file need each other; sessapi seal-key new makes a key")
+	if (c.StateFile != "" || c.Redis != "") != (c.SealKeyFile != "") {
+		return errors.New("--seal-key-file goes with --state-file or --redis, and they with it; sessapi seal-key new makes a key")
+	}
+	if err := c.validateRedis(); err != nil {
+		return err
 	}
 	if err := c.validateTransport(); err != nil {
 		return err
@@ -98,6 +112,48 @@ func (c *Config) Validate() error {
 		messages[i] = fmt.Sprintf("--%s must be %s", fieldErr.Field(), rule(fieldErr))
 	}
 	return errors.New(strings.Join(messages, "; "))
+}
+
+// validateRedis checks how Redis is to be reached.
+func (c *Config) validateRedis() error {
+	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString(c.Namespace) {
+		return errors.New("--namespace must be 1 to 64 letters, digits, dots, dashes and underscores")
+	}
+	if c.Redis == "" {
+		for _, set := range []bool{c.RedisAuthFile != "", c.RedisCA != "", c.RedisCert != "", c.RedisKey != ""} {
+			if set {
+				return errors.New("--redis-auth-file, --redis-ca, --redis-cert and --redis-key need --redis")
+			}
+		}
+		return nil
+	}
+	u, err := url.Parse(c.Redis)
+	if err != nil {
+		return errors.New("--redis must be a URL") // the error would repeat it, with a password
+	}
+	secure := false
+	switch u.Scheme {
+	case "redis", "valkey", "unix":
+	case "rediss", "valkeys":
+		secure = true
+	default:
+		return errors.New("--redis must start with redis://, rediss:// or unix://")
+	}
+	if _, ok := u.User.Password(); ok {
+		return errors.New("--redis must have no password in it, where others can read it: put it in --redis-auth-file")
+	}
+	for name := range u.Query() {
+		if name != "addr" && name != "master_set" {
+			return fmt.Errorf("--redis takes addr and master_set behind the question mark, not %q", name)
+		}
+	}
+	switch {
+	case (c.RedisCert == "") != (c.RedisKey == ""):
+		return errors.New("--redis-cert and --redis-key go together")
+	case !secure && (c.RedisCA != "" || c.RedisCert != ""):
+		return errors.New("--redis-ca and --redis-cert need a rediss:// URL")
+	}
+	return nil
 }
 
 // validateTransport checks that nobody reaches the service over a network without
@@ -142,6 +198,10 @@ func (c *Config) validateFiles() error {
 		{"--tls-cert", c.TLSCert},
 		{"--tls-key", c.TLSKey},
 		{"--tls-client-ca", c.TLSClientCA},
+		{"--redis-auth-file", c.RedisAuthFile},
+		{"--redis-ca", c.RedisCA},
+		{"--redis-cert", c.RedisCert},
+		{"--redis-key", c.RedisKey},
 	}
 	written := []file{{"--audit-log", c.AuditLog}}
 	if c.StateFile != "" {

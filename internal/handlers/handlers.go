@@ -21,6 +21,7 @@ import (
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -45,6 +46,14 @@ type Config struct {
 	// Cache keeps the sessions; nil turns them off: every session call then
 	// fails with cache_disabled.
 	Cache *cache.Cache
+	// Sessions has the sessions of all nodes of a fleet, with Cache in front; nil
+	// is Cache alone.
+	Sessions Sessions
+	// Flush removes all sessions and returns how many there were; nil is that of
+	// Cache.
+	Flush func() (int, error)
+	// Fleet is the link to the other nodes; nil without any.
+	Fleet *fleet.Node
 	// MaxSessionBytes is the largest session that is taken, the same as the
 	// cache's.
 	MaxSessionBytes int
@@ -93,6 +102,14 @@ type Config struct {
 	Now func() time.Time
 }
 
+// Sessions is where sessions are looked up and stored. The methods are those of
+// [cache.Cache], and may fail with [fleet.ErrUnavailable], too.
+type Sessions interface {
+	Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool)
+	Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error)
+	Delete(id cache.ID, cond cache.Condition) error
+}
+
 // Recorder is told of what was answered. Calls come from many goroutines.
 type Recorder interface {
 	// Request is told of each request: the pattern of its route ("" when none
@@ -130,6 +147,12 @@ func New(c Config) *API {
 	}
 	if c.MaxWaiting == 0 {
 		c.MaxWaiting = DefaultMaxWaiting
+	}
+	if c.Sessions == nil {
+		c.Sessions = c.Cache
+	}
+	if c.Flush == nil {
+		c.Flush = func() (int, error) { return c.Cache.Flush(), nil }
 	}
 	a := &API{
 		cfg:         c,

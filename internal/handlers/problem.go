@@ -14,6 +14,7 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
@@ -113,7 +114,9 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
-	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded):
+	case errors.Is(err, fleet.ErrUnavailable) && !errors.Is(err, fleet.ErrNotConnected):
+		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis did not confirm the change in time; whether it was made is not known."}
+	case errors.Is(err, fleet.ErrUnavailable), errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
@@ -147,7 +150,8 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := a.asProblem(err)
 	id := requestID(w, r)
 	a.cfg.Recorder.Problem(string(p.code))
-	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable {
+	// That Redis does not answer is logged once, by the node.
+	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable && !errors.Is(err, fleet.ErrNotConnected) {
 		a.cfg.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
 	}

@@ -75,7 +75,7 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	}
 	buf := a.buffers.get()
 	defer a.buffers.put(buf)
-	data, entry, ok := a.cfg.Cache.Get(*buf, id)
+	data, entry, ok := a.cfg.Sessions.Get(*buf, id)
 	*buf = data
 	if !ok {
 		a.fail(w, r, cache.ErrNotFound)
@@ -231,7 +231,7 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 		return
 	}
 	defer clear(upload.data)
-	replaced, err := a.cfg.Cache.Put(id, upload.data, cache.PutOptions{
+	replaced, err := a.cfg.Sessions.Put(id, upload.data, cache.PutOptions{
 		ExpiresAt: upload.end, Mark: upload.mark, If: condition,
 	})
 	if err != nil {
@@ -353,7 +353,7 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 		a.fail(w, r, err)
 		return
 	}
-	if err := a.cfg.Cache.Delete(id, condition); err != nil {
+	if err := a.cfg.Sessions.Delete(id, condition); err != nil {
 		a.fail(w, r, err)
 		return
 	}
@@ -371,8 +371,13 @@ func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	removed, err := a.cfg.Flush()
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
 	noStore(w)
-	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(a.cfg.Cache.Flush())})
+	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(removed)})
 }
 
 const (

@@ -20,6 +20,7 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 		Cache:         a.cacheStatus(),
 		TicketKeys:    describeKeys(a.cfg.Ring.Description()),
 		TicketKeyFile: a.keyFileStatus(),
+		Fleet:         a.fleetStatus(),
 	}
 	noStore(w)
 	writeJSON(w, http.StatusOK, status)
@@ -65,6 +66,17 @@ func (a *API) keyFileStatus() *api.TicketKeyFileStatus {
 	return status
 }
 
+func (a *API) fleetStatus() *api.FleetStatus {
+	if a.cfg.Fleet == nil {
+		return nil
+	}
+	s := a.cfg.Fleet.Stats()
+	return &api.FleetStatus{
+		Namespace: a.cfg.Fleet.Namespace(), Connected: s.Connected, Since: s.Since.UTC(),
+		NearHits: s.NearHits, FarHits: s.FarHits, Misses: s.Misses,
+	}
+}
+
 // GetLivez implements [api.ServerInterface].
 func (a *API) GetLivez(w http.ResponseWriter, _ *http.Request) {
 	noStore(w)
@@ -87,6 +99,17 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 			}
 		}
 		health.Checks = append(health.Checks, file)
+	}
+	if a.cfg.Fleet != nil {
+		link := api.HealthCheck{Name: "fleet", Status: api.Ok}
+		if s := a.cfg.Fleet.Stats(); !s.Connected {
+			link.Status = api.Degraded
+			link.Detail = new("Redis does not answer since " + s.Since.UTC().Format(time.RFC3339) + "; writes are refused, ticket keys stay")
+			if health.Status == api.Ok {
+				health.Status = api.Degraded
+			}
+		}
+		health.Checks = append(health.Checks, link)
 	}
 	if a.cfg.Audit != nil {
 		log := api.HealthCheck{Name: "audit_log", Status: api.Ok}

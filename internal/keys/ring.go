@@ -16,6 +16,9 @@ var (
 	ErrPrecondition = errors.New("keys: the active set is not the expected one")
 	// ErrKeyNotFound reports that the active set has no key of that name.
 	ErrKeyNotFound = errors.New("keys: no key of that name in the active set")
+	// ErrConflict is what the Save of a [Store] fails with that somebody else has
+	// saved to since: the ring loads what is there and tries again.
+	ErrConflict = errors.New("keys: another update came first")
 	// ErrUnavailable reports an update that could not be recorded or stored. The
 	// error wraps the cause, too.
 	ErrUnavailable = errors.New("keys: the update cannot be recorded or stored; the active set stays")
@@ -243,14 +246,43 @@ func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 // update puts the set that step makes of the active one in its place; step also
 // says whether it is pushed. It may pass on keys of the active set; when it
 // returns the active set itself, nothing changes.
-func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (Description, error) {
+func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (d Description, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
+	err = r.afterOthers(func() error {
+		d, err = r.updateOnce(u, step)
+		return err
+	})
+	return d, err
+}
+
+// maxConflicts is how often an update is tried when others come first.
+const maxConflicts = 64
+
+// afterOthers calls update, and again with what the store has when somebody else
+// has saved to it. The ring is being updated.
+func (r *Ring) afterOthers(update func() error) error {
+	err := update()
+	for range maxConflicts {
+		if !errors.Is(err, ErrConflict) {
+			return err
+		}
+		if _, err = r.take(); err == nil {
+			err = update()
+		}
+	}
+	return err
+}
+
+func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (Description, error) {
 	if u.If != nil && !u.If(r.description.Generation) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.unexpected++
 		return Description{}, ErrPrecondition
+	}
+	if u.file != nil && *u.file == r.taken {
+		return r.describe(), nil
 	}
 	set, pushed, err := step(&r.set)
 	if err != nil {

@@ -74,14 +74,21 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Duration, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	if r.pushed {
-		return nil, checkEvery, nil
-	}
-	if r.untilDue() <= 0 {
+	err = r.afterOthers(func() error {
+		if r.pushed || r.untilDue() > 0 {
+			return nil
+		}
 		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, record); err != nil {
-			return nil, rotateAgain, err
+			return err
 		}
 		rotated = new(r.describe())
+		return nil
+	})
+	switch {
+	case err != nil:
+		return nil, rotateAgain, err
+	case r.pushed:
+		return nil, checkEvery, nil
 	}
 	return rotated, r.untilDue(), nil
 }

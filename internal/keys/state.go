@@ -14,8 +14,10 @@ type Store interface {
 	// Load returns what was saved last, for the caller to wipe, or nil when
 	// nothing ever was.
 	Load() ([]byte, error)
-	// Save has made state durable when it returns, in place of what was saved
-	// before, or has failed. It does not keep the slice.
+	// Save has made state durable when it returns, in place of what was loaded or
+	// saved before, or has failed. That of a store that other rings save to, too,
+	// fails with [ErrConflict] when one has done so since. It does not keep the
+	// slice.
 	Save(state []byte) error
 }
 
@@ -35,26 +37,78 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	r := emptyRing(now, life)
 	r.store = store
 	if data == nil {
-		if err := r.commit(r.first(), r.taken, nil); err != nil {
+		switch err := r.commit(r.first(), r.taken, nil); {
+		case errors.Is(err, ErrConflict): // another ring was faster
+			return OpenRing(now, life, store)
+		case err != nil:
 			return nil, err
 		}
 		return r, nil
 	}
-	c, taken, err := parseState(data)
+	c, taken, err := r.parseState(data)
 	if err != nil {
 		return nil, err
+	}
+	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
+	r.taken = taken
+	return r, nil
+}
+
+// parseState is parseState with the activations. The ring is being updated.
+func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
+	if c, taken, err = parseState(data); err != nil {
+		return c, taken, err
 	}
 	// How long ago a key was activated is known by the wall clock alone. Beyond
 	// the longest time that matters it does not, and the clock may have leapt.
 	for _, k := range c.description.Keys {
 		if !k.ActivatedAt.IsZero() {
-			passed := min(max(0, now().Sub(k.ActivatedAt)), max(life.RotateEvery, life.TicketLifetime))
+			passed := min(max(0, r.now().Sub(k.ActivatedAt)), max(r.life.RotateEvery, r.life.TicketLifetime))
 			c.activations[k.Name] = time.Now().Add(-passed)
 		}
 	}
-	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
+	return c, taken, nil
+}
+
+// Refresh makes the set that the store has the active one, when it is newer: other
+// rings save to it, too. When the store has none, or an older one, it gets the
+// active set back, and restored is true. The error is [ErrInvalidState] or
+// [ErrUnavailable]; the active set stays.
+func (r *Ring) Refresh() (restored bool, err error) {
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	err = r.afterOthers(func() error {
+		restored, err = r.take()
+		return err
+	})
+	return restored, err
+}
+
+// take is Refresh for one try. The ring is being updated.
+func (r *Ring) take() (restored bool, err error) {
+	data, err := r.store.Load()
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	defer clear(data)
+	if data == nil {
+		return true, r.save(r.active(), r.taken)
+	}
+	c, taken, err := r.parseState(data)
+	if err != nil {
+		return false, err
+	}
+	switch generation := c.description.Generation; {
+	case generation < r.description.Generation:
+		c.set.Wipe()
+		return true, r.save(r.active(), r.taken)
+	case generation == r.description.Generation && c.set.equal(&r.set):
+		c.set.Wipe()
+	default:
+		r.install(c)
+	}
 	r.taken = taken
-	return r, nil
+	return false, nil
 }
 
 // save stores a set and what goes with it. The ring is being updated.

@@ -38,6 +38,7 @@ type Metrics struct {
 
 	protocolErrors prometheus.Counter
 	insecureListen prometheus.Gauge
+	fleetReads     prometheus.Histogram // registered by AddFleet
 
 	series sync.Map // requestKey to *requestSeries, so that a request looks up no labels
 }
@@ -79,6 +80,11 @@ func New(version string) *Metrics {
 	m.insecureListen = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "insecure_listen",
 		Help: "1 when the service runs with --insecure-listen.",
+	})
+	m.fleetReads = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: namespace, Subsystem: "fleet", Name: "read_duration_seconds",
+		Help:    "Time that Redis took to answer, or not to answer, a lookup.",
+		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5},
 	})
 	m.protocolErrors = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: namespace, Name: "http_protocol_errors_total",

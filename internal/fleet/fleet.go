@@ -1,0 +1,560 @@
+// Package fleet shares sessions and ticket keys among any number of nodes through
+// Redis or Valkey.
+//
+// There is no leader: each node talks to Redis alone, and Redis puts what they do
+// in one order. [Sessions] is a cache in front of it, [KeyStore] keeps the active
+// set of ticket keys for a [keys.Ring].
+//
+// What it promises:
+//   - A session whose Put has returned is found through every node, and one whose
+//     Delete has returned through none, as soon as Redis has told them, which it
+//     does without being asked (client tracking). A node that does not hear from
+//     Redis goes by what it has for Config.MaxStale at most.
+//   - After a connection was lost, what was learnt through it is dropped before
+//     anything learnt through the next one is trusted.
+//   - A read waits for Redis for Config.ReadTimeout at most, and then misses. It
+//     never fails.
+//   - A write that Redis has not confirmed fails with [ErrUnavailable]. It may have
+//     been made all the same.
+//   - Every update of the ticket keys is a compare-and-set of the whole record, so
+//     that the generations of all nodes are in one order and none is lost. A set
+//     that Redis has lost, or has an older one of, is put back by whoever has it.
+//   - Everything in Redis is sealed, bound to the namespace and, a session, to its
+//     ID. What does not open is counted and treated as missing.
+//
+// Durations are measured by each node, times of ticket keys are those of the clock
+// of Redis.
+package fleet
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/seal"
+)
+
+// ErrUnavailable reports that Redis did not confirm a write. The error wraps the
+// cause, too.
+var ErrUnavailable = errors.New("fleet: Redis did not confirm")
+
+// ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, for Redis did
+// not answer lately.
+var ErrNotConnected = errors.New("it does not answer")
+
+const (
+	// writeTimeout is how long a write waits for Redis.
+	writeTimeout = time.Second
+	// dialTimeout is how long a connection may take to be made.
+	dialTimeout = time.Second
+	// hungTimeout is after how long a connection without answers is given up.
+	hungTimeout = 3 * time.Second
+	// beatTimeout is how long Redis may take to answer a beat.
+	beatTimeout = 500 * time.Millisecond
+	// pollEvery is how often a node looks for ticket keys that it was not told of.
+	pollEvery = 3 * time.Second
+	// The time between attempts to reach Redis again doubles from the first to the
+	// last, and is then drawn from its upper half.
+	firstRetry, lastRetry = 50 * time.Millisecond, time.Second
+	// maxTimeouts is how many reads in a row may time out before Redis is asked
+	// nothing until it has answered a beat.
+	maxTimeouts = 32
+	// queueScale is how many commands may be under way on a connection, as a power
+	// of two: those that timed out are, too.
+	queueScale = 13
+	// maxAuthFile is the size of the largest file of credentials.
+	maxAuthFile = 4 << 10
+)
+
+// Config says where Redis is and how it is used. Everything but AuthFile and TLS
+// must be set.
+type Config struct {
+	// URL is redis://[user@]host:port[/db], rediss:// with TLS, or
+	// unix:///path. With ?addr=host:port for each further one it has several
+	// nodes of a cluster, or, with &master_set=name, Sentinels.
+	URL string
+	// AuthFile has the password of Redis, or the user and the password with a
+	// space between. It is read for each connection.
+	AuthFile string
+	// TLS is how to know the server and what to show it, with rediss://; nil is
+	// the authorities of the system.
+	TLS *tls.Config
+	// Namespace is in front of all keys in Redis, and seals are bound to it.
+	Namespace string
+	// ReadTimeout is how long a read waits for Redis.
+	ReadTimeout time.Duration
+	// MaxStale is how long a node serves what it has without hearing from Redis.
+	MaxStale time.Duration
+	// Seal seals everything that goes to Redis.
+	Seal *seal.Keys
+	Log  *slog.Logger
+}
+
+// Node is a member of the fleet: a link to Redis. All methods are safe for
+// concurrent use.
+type Node struct {
+	cfg     Config
+	started time.Time // that durations are counted from
+	client  atomic.Pointer[rueidis.Client]
+	closed  atomic.Bool
+
+	up       atomic.Bool   // some server answered the last beat
+	timeouts atomic.Int32  // reads in a row that timed out
+	offset   atomic.Int64  // of Redis's clock to the node's, in nanoseconds
+	heard    atomic.Int64  // when the beat that all servers answered last was sent, in nanoseconds since started; 0 when the near cache is not to be used
+	breaks   atomic.Uint64 // how often a connection was made or lost
+	wake     chan struct{} // has a token when a beat is due now
+	keysWake chan struct{} // has a token when the ticket keys may have changed
+
+	mu       sync.Mutex // guards what follows
+	since    time.Time  // when the link came to be as it is: up, or not
+	resynced uint64     // breaks when the near cache was last emptied
+
+	sessions *Sessions // nil until there are any; set before Run
+	counts   counts
+}
+
+// counts are what Stats has that counts.
+type counts struct {
+	farHits, misses, coalesced, timeouts, failures atomic.Uint64
+	invalidations, reconnects, conflicts           atomic.Uint64
+	refusedSessions, refusedKeys, restoredKeys     atomic.Uint64
+}
+
+// New returns a node that is not linked to Redis yet: [Node.Connect] and
+// [Node.Run] do that. The error is one of the settings. Its owner calls Close.
+func New(c Config) (*Node, error) {
+	n := &Node{
+		cfg: c, started: time.Now().Add(-time.Nanosecond), since: time.Now(),
+		wake: make(chan struct{}, 1), keysWake: make(chan struct{}, 1),
+	}
+	_, err := n.options()
+	return n, err
+}
+
+// options are the settings as the library has them.
+func (n *Node) options() (rueidis.ClientOption, error) {
+	o, err := rueidis.ParseURL(n.cfg.URL)
+	if err != nil {
+		return o, err
+	}
+	if n.cfg.TLS != nil {
+		if o.TLSConfig == nil {
+			return o, errors.New("TLS needs a rediss:// URL")
+		}
+		c := n.cfg.TLS.Clone()
+		c.MinVersion, c.ServerName = o.TLSConfig.MinVersion, o.TLSConfig.ServerName
+		o.TLSConfig = c
+	}
+	if n.cfg.AuthFile != "" {
+		user := o.Username
+		o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
+			return readAuth(n.cfg.AuthFile, user)
+		}
+	}
+	dial := o.DialCtxFn
+	if dial == nil {
+		dial = dialTCP
+	}
+	o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
+		conn, err := dial(ctx, address, d, c)
+		if err == nil {
+			n.broke() // whatever Redis had to tell before was not told to this one
+			n.counts.reconnects.Add(1)
+		}
+		return conn, err
+	}
+	o.Dialer.Timeout = dialTimeout
+	o.ConnWriteTimeout = hungTimeout
+	o.Sentinel.Dialer = o.Dialer
+	o.Sentinel.TLSConfig = o.TLSConfig
+	o.Sentinel.TopologyRefreshInterval = pollEvery
+	o.ClusterOption.ShardsRefreshInterval = pollEvery
+	// One connection to a server: what it tells of changes is then in one order
+	// with what it answers.
+	o.PipelineMultiplex = -1
+	o.AlwaysPipelining = true
+	o.RingScaleEachConn = queueScale
+	o.DisableRetry = true
+	o.ClientName = "sessapi"
+	o.ClientTrackingOptions = []string{"BCAST", "NOLOOP", "PREFIX", n.cfg.Namespace + ":"}
+	o.OnInvalidations = n.invalidated
+	return o, nil
+}
+
+func dialTCP(ctx context.Context, address string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
+	if c != nil {
+		return (&tls.Dialer{NetDialer: d, Config: c}).DialContext(ctx, "tcp", address)
+	}
+	return d.DialContext(ctx, "tcp", address)
+}
+
+// readAuth reads the credentials of Redis.
+func readAuth(path, user string) (rueidis.AuthCredentials, error) {
+	data, _, err := files.Read(path, maxAuthFile)
+	if err != nil {
+		return rueidis.AuthCredentials{}, fmt.Errorf("%s: %w", path, err)
+	}
+	defer clear(data)
+	switch words := strings.Fields(string(data)); len(words) {
+	case 1:
+		return rueidis.AuthCredentials{Username: user, Password: words[0]}, nil
+	case 2:
+		return rueidis.AuthCredentials{Username: words[0], Password: words[1]}, nil
+	}
+	return rueidis.AuthCredentials{}, fmt.Errorf("%s: must hold a password, or a user and a password", path)
+}
+
+// Connect links the node to Redis, or says why it cannot be now.
+func (n *Node) Connect(ctx context.Context) error { return n.beat(ctx) }
+
+// Namespace is that of the configuration.
+func (n *Node) Namespace() string { return n.cfg.Namespace }
+
+// Close ends the link. Run must have returned.
+func (n *Node) Close() {
+	n.closed.Store(true)
+	n.up.Store(false)
+	if c := n.client.Load(); c != nil {
+		(*c).Close()
+	}
+}
+
+// Now is the time by the clock of Redis, as far as it is known.
+func (n *Node) Now() time.Time { return time.Now().Add(time.Duration(n.offset.Load())) }
+
+// elapsed is the time since the node was made, in nanoseconds; never 0.
+func (n *Node) elapsed() int64 { return int64(time.Since(n.started)) }
+
+// fresh reports whether the near cache may be trusted.
+func (n *Node) fresh() bool {
+	heard := n.heard.Load()
+	return heard != 0 && n.elapsed()-heard <= int64(n.cfg.MaxStale)
+}
+
+// broke notes that a connection was made or lost: Redis may have had something to
+// tell, and nobody to tell it to.
+func (n *Node) broke() {
+	n.breaks.Add(1)
+	if n.sessions != nil {
+		n.sessions.table.distrust()
+	}
+	notify(n.wake)
+}
+
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // there is a token already
+	}
+}
+
+// Run keeps the link until ctx ends: it looks after the connections, empties the
+// near cache when it has to, and calls refresh, which is keys.Ring.Refresh, whenever
+// the ticket keys in Redis may have changed.
+func (n *Node) Run(ctx context.Context, refresh func() (restored bool, err error)) {
+	var keysRun sync.WaitGroup
+	keysRun.Go(func() { n.refreshKeys(ctx, refresh) })
+	defer keysRun.Wait()
+	retry := firstRetry
+	for {
+		err := n.beat(ctx)
+		wait := max(n.cfg.MaxStale/4, time.Millisecond)
+		if err == nil {
+			retry = firstRetry
+		} else {
+			wait = retry/2 + rand.N(retry/2)
+			retry = min(2*retry, lastRetry)
+		}
+		timer := time.NewTimer(min(wait, lastRetry))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		case <-n.woken(err == nil):
+			timer.Stop()
+		}
+	}
+}
+
+// woken is the channel that ends the wait for the next beat early. While Redis is
+// away nothing does, or every failed attempt would.
+func (n *Node) woken(up bool) <-chan struct{} {
+	if up {
+		return n.wake
+	}
+	return nil
+}
+
+// beat asks every server for its time. The answer comes behind whatever it had to
+// tell before: from then on the near cache is as new as the question. The first
+// beat after a connection was made or lost empties it before.
+func (n *Node) beat(ctx context.Context) error {
+	select {
+	case <-n.wake:
+	default:
+	}
+	breaks := n.breaks.Load()
+	client, err := n.connected()
+	if err != nil {
+		n.setUp(false, err)
+		return err
+	}
+	if breaks == 0 { // it has just been made
+		breaks = n.breaks.Load()
+	}
+	sent := n.elapsed()
+	answered, err := n.askTime(ctx, client)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if answered {
+		n.timeouts.Store(0)
+	}
+	defer func() { n.setUp(answered, err) }()
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if breaks != n.resynced {
+		if n.heard.Store(0); n.sessions != nil {
+			n.sessions.near.Flush()
+		}
+		notify(n.keysWake)
+	}
+	if n.breaks.Load() != breaks { // it broke again: another beat is due
+		return nil
+	}
+	if n.resynced = breaks; n.sessions != nil {
+		n.sessions.table.trust()
+	}
+	n.heard.Store(sent)
+	return nil
+}
+
+// connected returns the client, made anew when there is none yet.
+func (n *Node) connected() (rueidis.Client, error) {
+	if c := n.client.Load(); c != nil {
+		return *c, nil
+	}
+	o, err := n.options()
+	if err != nil {
+		return nil, err
+	}
+	c, err := rueidis.NewClient(o)
+	if err != nil {
+		return nil, err
+	}
+	n.client.Store(&c)
+	return c, nil
+}
+
+// askTime asks all servers for their time, and reports whether any answered. The
+// error is that of one that did not.
+func (n *Node) askTime(ctx context.Context, client rueidis.Client) (any bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
+	defer cancel()
+	type answer struct {
+		offset time.Duration
+		took   time.Duration
+		err    error
+	}
+	servers := client.Nodes()
+	answers := make(chan answer, len(servers))
+	for _, server := range servers {
+		go func() {
+			asked := time.Now()
+			parts, err := server.Do(ctx, server.B().Time().Build()).AsIntSlice()
+			a := answer{took: time.Since(asked), err: err}
+			if err == nil && len(parts) == 2 {
+				a.offset = time.Unix(parts[0], parts[1]*1000).Sub(asked.Add(a.took / 2))
+			}
+			answers <- a
+		}()
+	}
+	best := answer{took: beatTimeout}
+	for range servers {
+		a := <-answers
+		if a.err != nil {
+			err = a.err
+			continue
+		}
+		any = true
+		if a.took < best.took {
+			best = a
+		}
+	}
+	// One that took long does not tell the time.
+	if any && best.took <= n.cfg.ReadTimeout {
+		n.offset.Store(int64(best.offset))
+	}
+	return any, err
+}
+
+// setUp notes how the link is, and logs when that changes.
+func (n *Node) setUp(up bool, cause error) {
+	if n.closed.Load() || n.up.Swap(up) == up {
+		return
+	}
+	n.mu.Lock()
+	n.since = time.Now()
+	n.mu.Unlock()
+	if up {
+		n.cfg.Log.Info("Redis answers", slog.String("namespace", n.cfg.Namespace))
+	} else {
+		n.cfg.Log.Error("Redis does not answer; sessions are served for a while and then missed, writes are refused, ticket keys stay",
+			slog.String("error", cause.Error()))
+	}
+}
+
+// refreshKeys calls refresh when Redis says so, and every pollEvery or so.
+func (n *Node) refreshKeys(ctx context.Context, refresh func() (restored bool, err error)) {
+	logged := ""
+	for {
+		if n.up.Load() {
+			restored, err := refresh()
+			if restored {
+				n.counts.restoredKeys.Add(1)
+				n.cfg.Log.Warn("Redis had lost the ticket keys of the fleet, or had older ones; it has the active set again")
+			}
+			switch {
+			case err == nil:
+				logged = ""
+			case err.Error() != logged:
+				logged = err.Error()
+				n.cfg.Log.Error("the ticket keys of the fleet cannot be taken; the active set stays", slog.String("error", logged))
+			}
+		}
+		timer := time.NewTimer(pollEvery/2 + rand.N(pollEvery))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-n.keysWake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// invalidated is told of keys that have changed, or, with nil, that all may have.
+func (n *Node) invalidated(changed []rueidis.RedisMessage) {
+	if changed == nil {
+		n.broke()
+		return
+	}
+	for _, message := range changed {
+		name, err := message.ToString()
+		if err != nil {
+			continue
+		}
+		n.counts.invalidations.Add(1)
+		if name == n.keysName() {
+			notify(n.keysWake)
+		} else if id, ok := n.sessionID(name); ok && n.sessions != nil {
+			n.sessions.table.invalidate(id)
+		}
+	}
+}
+
+// do sends a command and returns its result. The error is ErrNotConnected when Redis did
+// not answer lately. A slice that the command was made from must not be changed
+// any more: it may be sent later.
+func (n *Node) do(timeout time.Duration, command func(rueidis.Client, context.Context) rueidis.RedisResult) (rueidis.RedisMessage, error) {
+	c := n.client.Load()
+	if c == nil || !n.up.Load() {
+		return rueidis.RedisMessage{}, ErrNotConnected
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return command(*c, ctx).ToMessage()
+}
+
+// swap sets a key if its value is the expected one, "" for none, and deletes it
+// when the new value is "". It reports whether that was so. Redis runs a script
+// as one step.
+func (n *Node) swap(key, expected, value string, ttl time.Duration) (bool, error) {
+	args := []string{expected, value, ""}
+	if ttl > 0 {
+		args[2] = milliseconds(ttl)
+	}
+	m, err := n.do(writeTimeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return swapScript().Exec(ctx, c, []string{key}, args)
+	})
+	if err != nil {
+		return false, err
+	}
+	done, err := m.AsInt64()
+	return done == 1, err
+}
+
+var swapScript = sync.OnceValue(func() *rueidis.Lua {
+	return rueidis.NewLuaScript(`
+if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
+	return 0
+end
+if ARGV[2] == '' then
+	redis.call('DEL', KEYS[1])
+elseif ARGV[3] == '' then
+	redis.call('SET', KEYS[1], ARGV[2])
+else
+	redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+end
+return 1`)
+})
+
+// Stats is the state of a node and what happened in it since it was made.
+type Stats struct {
+	Connected bool          // whether any server answered the last beat
+	Since     time.Time     // since when that is so
+	Age       time.Duration // of what the near cache was last known to agree with; 0 before the first time
+
+	NearHits  uint64 // lookups that the near cache answered
+	FarHits   uint64 // that Redis did
+	Misses    uint64 // that nobody did
+	Coalesced uint64 // that waited for another one's answer from Redis
+	Timeouts  uint64 // reads that Redis did not answer in time; they missed
+	Failures  uint64 // other reads that it did not answer; they missed
+
+	Invalidations uint64 // changes by other nodes that Redis told of
+	Connections   uint64 // connections that were made
+	Conflicts     uint64 // writes that came after another node's, and were tried again
+
+	RefusedSessions, RefusedKeys uint64 // records that do not open
+	RestoredKeys                 uint64 // how often Redis had no ticket keys, or older ones, and got those of this node
+}
+
+// Stats returns the state and the counts.
+func (n *Node) Stats() Stats {
+	n.mu.Lock()
+	since := n.since
+	n.mu.Unlock()
+	c := &n.counts
+	s := Stats{
+		Connected: n.up.Load(), Since: since,
+		FarHits: c.farHits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
+		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
+		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),
+		RefusedSessions: c.refusedSessions.Load(), RefusedKeys: c.refusedKeys.Load(), RestoredKeys: c.restoredKeys.Load(),
+	}
+	if heard := n.heard.Load(); heard != 0 {
+		s.Age = time.Duration(n.elapsed() - heard)
+	}
+	if n.sessions != nil {
+		s.NearHits = n.sessions.near.Stats().Hits
+	}
+	return s
+}

@@ -1,0 +1,332 @@
+package fleet
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/seal"
+)
+
+const (
+	sessionKind = "fleet: session"
+	// maxSwaps is how often a conditional write is tried when others write the
+	// same session meanwhile.
+	maxSwaps = 16
+	// flushTimeout is how long removing all sessions may take.
+	flushTimeout = 25 * time.Second
+	// flushBatch is how many sessions are removed in one go.
+	flushBatch = 500
+)
+
+// Sessions are the sessions of the fleet, with a near cache in front of Redis. It
+// is safe for concurrent use.
+type Sessions struct {
+	node  *Node
+	near  *cache.Cache
+	table table
+
+	observe func(took time.Duration)
+}
+
+// Sessions makes near the near cache of the fleet's sessions: nobody else may
+// write to it. Its bounds are those of a session. observe is told how long each
+// read of Redis took. Sessions is called once, before Connect.
+func (n *Node) Sessions(near *cache.Cache, observe func(took time.Duration)) *Sessions {
+	s := &Sessions{node: n, near: near, observe: observe}
+	s.table.init(near)
+	n.sessions = s
+	return s
+}
+
+// sessionPrefix is in front of the hex of a session's ID.
+func (n *Node) sessionPrefix() string { return n.cfg.Namespace + ":session:" }
+
+func (n *Node) sessionName(id cache.ID) string { return n.sessionPrefix() + id.String() }
+
+// sessionID is the reverse of sessionName.
+func (n *Node) sessionID(name string) (cache.ID, bool) {
+	text, ok := strings.CutPrefix(name, n.sessionPrefix())
+	if !ok {
+		return cache.ID{}, false
+	}
+	id, err := cache.ParseID(text)
+	return id, err == nil
+}
+
+func (n *Node) sessionBinding(id cache.ID) seal.Binding {
+	return seal.Binding{Kind: sessionKind, Namespace: n.cfg.Namespace, ID: id.Bytes()}
+}
+
+// A session in Redis is the seal of, in big-endian order,
+//
+//	version (1), mark (1), stored at (8), expires at (8), session
+//
+// Times are milliseconds since 1970.
+const (
+	recordVersion = 1
+	recordHeader  = 1 + 1 + 8 + 8
+)
+
+// sealed returns the record of a session. It is no secret.
+func (n *Node) sealed(id cache.ID, data []byte, e cache.Entry) string {
+	plain := make([]byte, recordHeader, recordHeader+len(data))
+	plain[0], plain[1] = recordVersion, e.Mark
+	binary.BigEndian.PutUint64(plain[2:], uint64(e.StoredAt))
+	binary.BigEndian.PutUint64(plain[10:], uint64(e.ExpiresAt))
+	plain = append(plain, data...)
+	defer clear(plain)
+	return rueidis.BinaryString(n.cfg.Seal.Seal(make([]byte, 0, len(plain)+seal.Overhead), plain, n.sessionBinding(id)))
+}
+
+// open appends the session of a record to dst. One that does not open is counted.
+func (n *Node) open(dst []byte, id cache.ID, record string) (data []byte, e cache.Entry, ok bool) {
+	start := len(dst)
+	plain, err := n.cfg.Seal.Open(dst, []byte(record), n.sessionBinding(id))
+	opened := plain[start:]
+	if err != nil || len(opened) <= recordHeader || opened[0] != recordVersion {
+		clear(opened)
+		n.counts.refusedSessions.Add(1)
+		return dst, cache.Entry{}, false
+	}
+	e = cache.Entry{
+		Size: len(opened) - recordHeader, Mark: opened[1],
+		StoredAt:  cache.Time(binary.BigEndian.Uint64(opened[2:])),
+		ExpiresAt: cache.Time(binary.BigEndian.Uint64(opened[10:])),
+	}
+	if !e.ExpiresAt.UTC().After(time.Now()) {
+		clear(opened)
+		return dst, cache.Entry{}, false
+	}
+	copy(opened, opened[recordHeader:])
+	clear(opened[e.Size:])
+	return plain[:start+e.Size], e, true
+}
+
+// Get is [cache.Cache.Get] for the fleet. What Redis does not answer in time is
+// missing.
+func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
+	if s.node.fresh() {
+		if data, e, ok = s.near.Get(dst, id); ok {
+			return data, e, true
+		}
+	}
+	f, first := s.table.join(id)
+	if first {
+		data, e, ok = s.fetch(dst, id)
+		s.table.land(id, f, data[len(dst):], e, ok)
+	} else {
+		s.node.counts.coalesced.Add(1)
+		data, e, ok = f.wait(dst)
+	}
+	if ok {
+		s.node.counts.farHits.Add(1)
+	} else {
+		s.node.counts.misses.Add(1)
+	}
+	return data, e, ok
+}
+
+// fetch reads a session from Redis.
+func (s *Sessions) fetch(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
+	n := s.node
+	if n.timeouts.Load() >= maxTimeouts {
+		return dst, cache.Entry{}, false
+	}
+	began := time.Now()
+	record, err := n.get(n.cfg.ReadTimeout, n.sessionName(id))
+	switch {
+	case errors.Is(err, ErrNotConnected):
+		return dst, cache.Entry{}, false
+	case errors.Is(err, context.DeadlineExceeded):
+		n.counts.timeouts.Add(1)
+		if n.timeouts.Add(1) == maxTimeouts {
+			notify(n.wake)
+		}
+	case err != nil:
+		n.counts.failures.Add(1)
+		notify(n.wake)
+	default:
+		n.timeouts.Store(0)
+	}
+	s.observe(time.Since(began))
+	if err != nil || record == "" {
+		return dst, cache.Entry{}, false
+	}
+	return n.open(dst, id, record)
+}
+
+// get reads a key; "" is none.
+func (n *Node) get(timeout time.Duration, key string) (string, error) {
+	m, err := n.do(timeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return c.Do(ctx, c.B().Get().Key(key).Build())
+	})
+	if rueidis.IsRedisNil(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return m.ToString()
+}
+
+// Put is [cache.Cache.Put] for the fleet: Redis has the session when it returns,
+// unless the error is [ErrUnavailable].
+func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error) {
+	if err := s.near.Check(id, len(data), o.ExpiresAt); err != nil {
+		return false, err
+	}
+	now := time.Now()
+	ttl := min(o.ExpiresAt.Sub(now), maxTTL)
+	if ttl < time.Millisecond {
+		return false, cache.ErrExpired
+	}
+	e := cache.Entry{
+		Size: len(data), Mark: o.Mark,
+		StoredAt: cache.Time(now.UnixMilli()), ExpiresAt: cache.Time(now.Add(ttl).UnixMilli()),
+	}
+	record := s.node.sealed(id, data, e)
+	s.table.begin(id)
+	defer func() {
+		if err != nil {
+			data = nil
+		}
+		s.table.end(id, data, e)
+	}()
+	if o.If == nil {
+		return s.node.set(s.node.sessionName(id), record, ttl)
+	}
+	return s.swap(id, record, ttl, o.If)
+}
+
+// maxTTL is the longest time that Redis is told to keep a session: far beyond the
+// longest that the service lets one live.
+const maxTTL = 366 * 24 * time.Hour
+
+// set sets a key and reports whether there was one.
+func (n *Node) set(key, value string, ttl time.Duration) (replaced bool, err error) {
+	_, err = n.do(writeTimeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return c.Do(ctx, c.B().Set().Key(key).Value(value).Get().Px(ttl).Build())
+	})
+	if rueidis.IsRedisNil(err) {
+		return false, nil
+	}
+	return err == nil, unavailable(err)
+}
+
+// Delete is [cache.Cache.Delete] for the fleet: Redis has no such session any more
+// when it returns, unless the error is [ErrUnavailable].
+func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
+	s.table.begin(id)
+	defer s.table.end(id, nil, cache.Entry{})
+	if cond != nil {
+		replaced, err := s.swap(id, "", 0, cond)
+		if err == nil && !replaced {
+			return cache.ErrNotFound
+		}
+		return err
+	}
+	m, err := s.node.do(writeTimeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return c.Do(ctx, c.B().Del().Key(s.node.sessionName(id)).Build())
+	})
+	if err != nil {
+		return unavailable(err)
+	}
+	if n, err := m.AsInt64(); err != nil || n == 0 {
+		return cache.ErrNotFound
+	}
+	return nil
+}
+
+// swap puts record in the place of what the condition holds for, "" to delete it,
+// and reports whether there was a session.
+func (s *Sessions) swap(id cache.ID, record string, ttl time.Duration, cond cache.Condition) (existed bool, err error) {
+	key := s.node.sessionName(id)
+	for range maxSwaps {
+		old, err := s.node.get(writeTimeout, key)
+		if err != nil {
+			return false, unavailable(err)
+		}
+		var tag cache.Tag
+		existed = false
+		if old != "" {
+			data, _, ok := s.node.open(nil, id, old)
+			if existed = ok; ok {
+				tag = cache.TagOf(data)
+				clear(data)
+			}
+		}
+		if !existed && record == "" {
+			return false, cache.ErrNotFound
+		}
+		if !cond(tag, existed) {
+			return false, cache.ErrPrecondition
+		}
+		done, err := s.node.swap(key, old, record, ttl)
+		if err != nil {
+			return false, unavailable(err)
+		}
+		if done {
+			return existed, nil
+		}
+		s.node.counts.conflicts.Add(1)
+	}
+	return false, fmt.Errorf("%w: others write the same session", ErrUnavailable)
+}
+
+// Flush removes the sessions of the whole fleet and returns how many there were. A
+// session that is stored meanwhile may stay. After an error some may be gone.
+func (s *Sessions) Flush() (removed int, err error) {
+	n := s.node
+	client := n.client.Load()
+	if client == nil || !n.up.Load() {
+		return 0, unavailable(ErrNotConnected)
+	}
+	// Redis does not tell a connection of what it did itself.
+	defer func() {
+		s.table.disturbAll()
+		s.near.Flush()
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	for _, server := range (*client).Nodes() {
+		for cursor := uint64(0); ; {
+			page, err := server.Do(ctx, server.B().Scan().Cursor(cursor).Match(n.sessionPrefix()+"*").Count(flushBatch).Build()).AsScanEntry()
+			if err != nil {
+				return removed, unavailable(err)
+			}
+			unlinks := make(rueidis.Commands, len(page.Elements))
+			for i, key := range page.Elements {
+				unlinks[i] = (*client).B().Unlink().Key(key).Build()
+			}
+			for _, result := range (*client).DoMulti(ctx, unlinks...) {
+				gone, err := result.AsInt64()
+				if err != nil {
+					return removed, unavailable(err)
+				}
+				removed += int(gone)
+			}
+			if cursor = page.Cursor; cursor == 0 {
+				break
+			}
+		}
+	}
+	return removed, nil
+}
+
+// unavailable makes an error of Redis, or nil, the package's.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
