@@ -622,7 +622,7 @@ func TestFleetWithTLSAndRights(t *testing.T) {
 	}
 }
 
-// useFleet does everything that there is to do.
+// useFleet does everything that there is to do, and leaves no session.
 func useFleet(t *testing.T, nodes []*service) {
 	t.Helper()
 	const sessions = 60
@@ -730,6 +730,9 @@ func TestFleetWithSentinels(t *testing.T) {
 	}
 	if d := awaitSame(t, nodes, acknowledged.Generation); names(d) != names(acknowledged) {
 		t.Errorf("the failover changed the ticket keys: %s", names(d))
+	}
+	if a := nodes[0].ask(t, http.MethodDelete, "/sessions", nil); a.status != http.StatusOK {
+		t.Errorf("DELETE /sessions: %d %s", a.status, a.body)
 	}
 	useFleet(t, nodes)
 }

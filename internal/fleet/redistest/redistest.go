@@ -28,15 +28,15 @@ import (
 // patience is how long servers may take to do what they are told.
 const patience = 30 * time.Second
 
-// Server is a running redis-server, or redis-sentinel.
+// Server is a running redis-server, or a Sentinel.
 type Server struct {
 	Port int
 	Dir  string // with its log and its data
 
-	t      testing.TB
-	binary string
-	args   []string
-	cmd    *exec.Cmd
+	t        testing.TB
+	sentinel bool
+	args     []string
+	cmd      *exec.Cmd
 }
 
 // Start starts a server that keeps nothing on disk. args are added to its command
@@ -44,18 +44,13 @@ type Server struct {
 // fails where CI is set.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, "redis-server", append([]string{"--save", ""}, args...)...)
-}
-
-func start(t testing.TB, binary string, args ...string) *Server {
-	t.Helper()
-	if _, err := exec.LookPath(binary); err != nil {
+	if _, err := exec.LookPath("redis-server"); err != nil {
 		if os.Getenv("CI") != "" {
-			t.Fatalf("%s is needed: %v", binary, err)
+			t.Fatalf("redis-server is needed: %v", err)
 		}
-		t.Skipf("%s is needed: %v", binary, err)
+		t.Skipf("redis-server is needed: %v", err)
 	}
-	s := &Server{Port: freePort(t), Dir: t.TempDir(), t: t, binary: binary, args: args}
+	s := &Server{Port: freePort(t), Dir: t.TempDir(), t: t, args: append([]string{"--save", ""}, args...)}
 	t.Cleanup(s.Kill)
 	s.Restart()
 	return s
@@ -91,16 +86,16 @@ func (s *Server) Restart() {
 	}
 	defer log.Close()
 	args := s.args
-	if s.binary == "redis-sentinel" {
-		args = append([]string{filepath.Join(s.Dir, "sentinel.conf")}, args...)
+	if s.sentinel {
+		args = []string{filepath.Join(s.Dir, "sentinel.conf"), "--sentinel"}
 	}
 	args = append(args, "--port", strconv.Itoa(s.Port), "--bind", "127.0.0.1", "--dir", s.Dir)
-	s.cmd = exec.Command(s.binary, args...)
+	s.cmd = exec.Command("redis-server", args...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	Await(s.t, s.binary+" answers", func() error {
+	Await(s.t, "Redis", func() error {
 		out, err := s.Try("PING")
 		if err == nil && !strings.Contains(out, "PONG") && !strings.Contains(out, "NOAUTH") {
 			err = errors.New(out)
@@ -201,10 +196,7 @@ func Sentinel(t testing.TB) *Replicated {
 		return nil
 	})
 	for i := range r.Sentinels {
-		if _, err := exec.LookPath("redis-sentinel"); err != nil {
-			start(t, "redis-sentinel") // skips or fails
-		}
-		s := &Server{Port: freePort(t), Dir: t.TempDir(), t: t, binary: "redis-sentinel"}
+		s := &Server{Port: freePort(t), Dir: t.TempDir(), t: t, sentinel: true}
 		config := fmt.Sprintf("sentinel monitor %[1]s 127.0.0.1 %[2]d 2\nsentinel down-after-milliseconds %[1]s 1000\nsentinel failover-timeout %[1]s 5000\n",
 			MasterSet, r.Servers[0].Port)
 		if err := os.WriteFile(filepath.Join(s.Dir, "sentinel.conf"), []byte(config), 0o600); err != nil {
