@@ -85,7 +85,8 @@ type Config struct {
 	// nodes of a cluster, or, with &master_set=name, Sentinels.
 	URL string
 	// AuthFile has the password of Redis, or the user and the password with a
-	// space between. It is read for each connection.
+	// space between. It is read for each connection; with Sentinels, who are
+	// asked without, when the link is first made.
 	AuthFile string
 	// TLS is how to know the server and what to show it, with rediss://; nil is
 	// the authorities of the system.
@@ -157,8 +158,15 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 		c.MinVersion, c.ServerName = o.TLSConfig.MinVersion, o.TLSConfig.ServerName
 		o.TLSConfig = c
 	}
-	if n.cfg.AuthFile != "" {
-		user := o.Username
+	switch user := o.Username; {
+	case n.cfg.AuthFile == "":
+	case o.Sentinel.MasterSet != "": // the library would show those of a function to the Sentinels, too
+		auth, err := readAuth(n.cfg.AuthFile, user)
+		if err != nil {
+			return o, err
+		}
+		o.Username, o.Password = auth.Username, auth.Password
+	default:
 		o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
 			return readAuth(n.cfg.AuthFile, user)
 		}

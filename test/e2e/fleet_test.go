@@ -596,29 +596,53 @@ func TestFleetStartsFromStateFile(t *testing.T) {
 	}
 }
 
-// redisRights are what sessapi may do in Redis, as ACL SETUSER takes it.
-var redisRights = []string{"resetchannels", "~sessapi:*", "-@all", "+get", "+set", "+del", "+unlink", "+scan", "+time", "+eval", "+evalsha", "+ping", "+hello", "+auth", "+client|setname", "+client|tracking", "+cluster|slots"}
+// redisRights are what sessapi may do in Redis, as ACL SETUSER takes it, wherever
+// it is; with Sentinels it needs one more.
+var redisRights = []string{
+	"on", ">correct-horse", "resetchannels", "~sessapi:*", "-@all",
+	"+ping", "+time", "+client|tracking",
+	"+get", "+set", "+del", "+unlink", "+scan", "+eval", "+evalsha", "+cluster|slots",
+}
+
+// allow makes the user sessapi at a Redis, with some rights beside redisRights, and
+// returns the flag of its password.
+func allow(tb testing.TB, redis *redistest.Server, more ...string) (flag string) {
+	tb.Helper()
+	redis.Do(slices.Concat([]string{"ACL", "SETUSER", "sessapi"}, redisRights, more)...)
+	path := filepath.Join(tb.TempDir(), "redis-auth")
+	if err := os.WriteFile(path, []byte("sessapi correct-horse\n"), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return "--redis-auth-file=" + path
+}
+
+// expectAllowed expects that nothing was denied to the user sessapi.
+func expectAllowed(tb testing.TB, redis *redistest.Server) {
+	tb.Helper()
+	if log := redis.Do("ACL", "LOG"); log != "" {
+		tb.Errorf("something was denied:\n%s", log)
+	}
+}
 
 // With TLS, client certificates, and a user who may do what is needed and no more.
 func TestFleetWithTLSAndRights(t *testing.T) {
-	dir := t.TempDir()
 	serverCert, serverKey := certificate(t, "/CN=redis")
 	clientCert, clientKey := certificate(t, "/CN=sessapi")
 	port := freePort(t)
 	redis := redistest.Start(t, "--tls-port", port, "--tls-cert-file", serverCert, "--tls-key-file", serverKey,
 		"--tls-ca-cert-file", clientCert, "--tls-auth-clients", "yes")
-	redis.Do(append([]string{"ACL", "SETUSER", "sessapi", "on", ">correct-horse"}, redisRights...)...)
-	redis.Do("ACL", "SETUSER", "default", "-@all", "+acl", "+auth", "+hello", "+ping")
-	auth := filepath.Join(dir, "redis-auth")
-	if err := os.WriteFile(auth, []byte("sessapi correct-horse\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	nodes := fleetOf(t, 2, "rediss://127.0.0.1:"+port, "--redis-auth-file="+auth,
+	auth := allow(t, redis)
+	redis.Do("CONFIG", "RESETSTAT")
+	nodes := fleetOf(t, 2, "rediss://127.0.0.1:"+port, auth,
 		"--redis-ca="+serverCert, "--redis-cert="+clientCert, "--redis-key="+clientKey)
-
 	useFleet(t, nodes)
-	if log := redis.Do("ACL", "LOG"); log != "" {
-		t.Errorf("something was denied:\n%s", log)
+	expectAllowed(t, redis)
+	stats := redis.Do("INFO", "commandstats")
+	for _, right := range redisRights {
+		command, ok := strings.CutPrefix(right, "+")
+		if ok && command != "ping" && !strings.Contains(stats, "cmdstat_"+command+":") { // which is for a silent connection
+			t.Errorf("%s is not needed", right)
+		}
 	}
 }
 
@@ -681,8 +705,15 @@ func TestFleetOnCluster(t *testing.T) {
 	for _, s := range servers {
 		s.Do("CONFIG", "SET", "cluster-require-full-coverage", "no")
 	}
-	nodes := fleetOf(t, 3, redistest.ClusterURL(servers), "--redis-max-stale=1s")
+	var auth string
+	for _, s := range servers {
+		auth = allow(t, s)
+	}
+	nodes := fleetOf(t, 3, redistest.ClusterURL(servers), auth, "--redis-max-stale=1s")
 	useFleet(t, nodes)
+	for _, s := range servers {
+		expectAllowed(t, s)
+	}
 
 	for i := range 90 {
 		put(t, nodes[i%3], fmt.Sprintf("%04x", i), record())
@@ -713,8 +744,15 @@ func TestFleetOnCluster(t *testing.T) {
 // on, and the ticket keys are no older than what was acknowledged.
 func TestFleetWithSentinels(t *testing.T) {
 	replicated := redistest.Sentinel(t)
-	nodes := fleetOf(t, 3, replicated.URL())
+	var auth string
+	for _, s := range replicated.Servers {
+		auth = allow(t, s, "+role")
+	}
+	nodes := fleetOf(t, 3, replicated.URL(), auth)
 	useFleet(t, nodes)
+	for _, s := range replicated.Servers {
+		expectAllowed(t, s)
+	}
 	acknowledged := nodes[0].ask(t, http.MethodPost, "/ticket-keys", record()).ticketKeys(t)
 	replicated.Servers[0].Kill()
 	killed := time.Now()
