@@ -345,7 +345,7 @@ func (s *service) start(reload <-chan os.Signal) {
 		running.Go(func() { s.state.KeepSessions(ctx, s.sessions) })
 	}
 	if s.tls != nil {
-		running.Go(func() { s.tls.watch(ctx) })
+		running.Go(func() { s.tls.Watch(ctx) })
 	}
 	if s.policy != nil {
 		running.Go(func() { s.policy.Watch(ctx) })
@@ -412,7 +412,7 @@ func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 				s.keyFile.Reload()
 			}
 			if s.tls != nil {
-				s.tls.reload()
+				s.tls.Reload()
 			}
 			if s.policy != nil {
 				s.policy.Reload()

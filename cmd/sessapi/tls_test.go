@@ -226,16 +226,16 @@ func TestTLSReload(t *testing.T) {
 		}
 	}
 	write(t, c.TLSCert, two.cert) // whose key is missing yet
-	await("a failure", func() bool { return s.tls.reloadFailures.Load() == 1 })
+	await("a failure", func() bool { return s.tls.Status().Failures == 1 })
 	if got := served(); got != "one" {
 		t.Errorf("half a pair is served: %s", got)
 	}
 	write(t, c.TLSKey, two.key)
 	await("the new certificate", func() bool { return served() == "two" })
 	write(t, c.TLSCert, []byte("no certificate"))
-	await("a failure", func() bool { return s.tls.reloadFailures.Load() == 2 })
-	s.tls.reload()
-	if got := s.tls.reloadFailures.Load(); got != 3 {
+	await("a failure", func() bool { return s.tls.Status().Failures == 2 })
+	s.tls.Reload()
+	if got := s.tls.Status().Failures; got != 3 {
 		t.Errorf("a reload that was asked for: %d failures", got)
 	}
 	if got := served(); got != "two" {
@@ -285,7 +285,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Error("a certificate of another CA is taken")
 	}
 	write(t, c.TLSClientCA, other.cert)
-	s.tls.reload()
+	s.tls.Reload()
 	if status, _ := get("/ticket-keys", sessions, good); status == 200 {
 		t.Error("a certificate of a former CA is taken")
 	}
