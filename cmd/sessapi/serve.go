@@ -216,6 +216,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	if s.tls != nil {
 		handlersConfig.CertificateNames = s.tls.names
+		handlersConfig.TrustsClient = s.tls.trusts
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)

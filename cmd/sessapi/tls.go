@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -37,6 +38,7 @@ type transport struct {
 
 	taken   [sha256.Size]byte // hash of the content that was last taken; for take alone
 	current atomic.Pointer[tls.Config]
+	roots   atomic.Pointer[map[string]bool] // the certificates of clientCA, by their DER
 
 	handshakeFailures atomic.Uint64
 }
@@ -71,6 +73,15 @@ func (t *transport) leaf() *x509.Certificate { return t.current.Load().Certifica
 
 // names are those of the certificate.
 func (t *transport) names() []string { return t.leaf().DNSNames }
+
+// trusts reports whether one of the chains, by which the certificate of a client was
+// verified when it connected, ends in what is a client CA now.
+func (t *transport) trusts(chains [][]*x509.Certificate) bool {
+	roots := *t.roots.Load()
+	return slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
+		return roots[string(chain[len(chain)-1].Raw)]
+	})
+}
 
 func (t *transport) figures() metrics.TLS {
 	return metrics.TLS{
@@ -115,15 +126,22 @@ func (t *transport) take() (changed bool, err error) {
 		NextProtos:   []string{"h2", "http/1.1"},
 		Certificates: []tls.Certificate{pair},
 	}
+	roots := map[string]bool{}
 	if t.clientCA != "" {
-		if c.ClientCAs, err = parseCertificates(ca); err != nil {
+		certs, err := parseCertificates(ca)
+		if err != nil {
 			return false, fmt.Errorf("--tls-client-ca: %s: %w", t.clientCA, err)
+		}
+		c.ClientCAs = poolOf(certs)
+		for _, cert := range certs {
+			roots[string(cert.Raw)] = true
 		}
 		// Whether there has to be one is decided with the request: health needs
 		// none, and a policy knows other credentials.
 		c.ClientAuth = tls.VerifyClientCertIfGiven
 	}
 	t.taken = sum
+	t.roots.Store(&roots) // first, for who connects by c has requests at once
 	t.current.Store(c)
 	files.WarnLoose(t.log, "TLS key", t.key, mode)
 	if left := time.Until(pair.Leaf.NotAfter); left <= 0 {
@@ -135,9 +153,7 @@ func (t *transport) take() (changed bool, err error) {
 
 // parseCertificates reads a PEM file of certificates. Unlike
 // [x509.CertPool.AppendCertsFromPEM] it passes over nothing.
-func parseCertificates(data []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	empty := true
+func parseCertificates(data []byte) (certs []*x509.Certificate, err error) {
 	for rest := bytes.TrimSpace(data); len(rest) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -150,13 +166,20 @@ func parseCertificates(data []byte) (*x509.CertPool, error) {
 		if err != nil {
 			return nil, err
 		}
-		pool.AddCert(cert)
-		empty = false
+		certs = append(certs, cert)
 	}
-	if empty {
+	if len(certs) == 0 {
 		return nil, errors.New("has no certificate in it")
 	}
-	return pool, nil
+	return certs, nil
+}
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool
 }
 
 // handshakeLog is the log of a server, with failed handshakes counted and at

@@ -294,6 +294,50 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
+// A CA that is taken out ends also what its certificates are good for on
+// connections that are kept, and one that stays ends nothing.
+func TestFormerCAOnKeptConnections(t *testing.T) {
+	server, former, kept := newIdentity(t, "server", nil), newIdentity(t, "former CA", nil), newIdentity(t, "CA", nil)
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	write(t, policy, []byte("identities: [{name: a, roles: [admin], certificates: [{dns: sessapi.example}]}]"))
+	for _, policy := range []string{"", policy} {
+		c := tlsSettings(t, server)
+		c.Policy = policy
+		c.TLSClientCA = filepath.Join(t.TempDir(), "ca.pem")
+		write(t, c.TLSClientCA, append(bytes.Clone(former.cert), kept.cert...))
+		s := startService(t, c)
+		for _, http2 := range []bool{false, true} {
+			write(t, c.TLSClientCA, append(bytes.Clone(former.cert), kept.cert...))
+			s.tls.Reload()
+			var protocols http.Protocols
+			protocols.SetHTTP1(!http2)
+			protocols.SetHTTP2(http2)
+			client := func(ca identity) func() int {
+				client := &http.Client{Transport: &http.Transport{Protocols: &protocols, TLSClientConfig: &tls.Config{
+					RootCAs: server.pool(), Certificates: []tls.Certificate{newIdentity(t, "client", &ca).pair},
+				}}}
+				t.Cleanup(client.CloseIdleConnections)
+				return func() int {
+					status, _ := do(t, client, "GET", "https://"+s.address(0)+"/ticket-keys", nil)
+					return status
+				}
+			}
+			one, two := client(former), client(kept)
+			if one() != 200 || two() != 200 {
+				t.Fatal("the certificates are not taken")
+			}
+			write(t, c.TLSClientCA, kept.cert)
+			s.tls.Reload()
+			if got := one(); got != 401 {
+				t.Errorf("policy %q, HTTP/2 %v: of a former CA: %d", policy, http2, got)
+			}
+			if got := two(); got != 200 {
+				t.Errorf("policy %q, HTTP/2 %v: of a CA that stays: %d", policy, http2, got)
+			}
+		}
+	}
+}
+
 func TestTransportFails(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	for name, change := range map[string]func(c *config.Config){

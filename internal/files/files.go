@@ -67,4 +67,3 @@ func WarnLoose(log *slog.Logger, name, path string, mode fs.FileMode) {
 			slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
 	}
 }
-

@@ -43,4 +43,3 @@ func TestWarnLoose(t *testing.T) {
 		}
 	}
 }
-
