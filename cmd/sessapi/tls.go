@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -103,8 +104,9 @@ func (t *transport) take() (changed bool, err error) {
 	}
 	defer clear(key)
 	var ca []byte
+	var caMode fs.FileMode
 	if t.clientCA != "" {
-		if ca, _, err = files.Read(t.clientCA, maxPEM); err != nil {
+		if ca, caMode, err = files.Read(t.clientCA, maxPEM); err != nil {
 			return false, fmt.Errorf("--tls-client-ca: %s: %w", t.clientCA, err)
 		}
 	}
@@ -143,7 +145,8 @@ func (t *transport) take() (changed bool, err error) {
 	t.taken = sum
 	t.roots.Store(&roots) // first, for who connects by c has requests at once
 	t.current.Store(c)
-	files.WarnLoose(t.log, "TLS key", t.key, mode)
+	files.WarnLoose(t.log, "TLS key", t.key, mode, files.Secret)
+	files.WarnLoose(t.log, "client CA", t.clientCA, caMode, files.Trusted)
 	if left := time.Until(pair.Leaf.NotAfter); left <= 0 {
 		t.log.Warn("the TLS certificate has expired", slog.Time("not_after", pair.Leaf.NotAfter))
 	}

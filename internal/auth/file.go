@@ -64,9 +64,6 @@ func (f *File) take() (changed bool, err error) {
 	f.policy.Store(policy)
 	f.taken = sum
 	f.log.Info("policy taken", slog.String("path", f.path), slog.Int("identities", policy.Identities()))
-	if mode.Perm()&0o022 != 0 {
-		f.log.Warn("the policy can be written by others than its owner, who can give themselves every role; chmod go-w",
-			slog.String("path", f.path), slog.String("mode", mode.Perm().String()))
-	}
+	files.WarnLoose(f.log, "policy", f.path, mode, files.Trusted)
 	return true, nil
 }

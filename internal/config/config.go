@@ -38,7 +38,7 @@ type Config struct {
 	TLSClientCA    string   `name:"tls-client-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of clients. Without --policy a client needs such a certificate for all but health."`
 	Policy         string   `placeholder:"FILE" help:"Who may do what, as YAML. SIGHUP or a change of its content reloads it. Without it everything is permitted."`
 	AuditLog       string   `placeholder:"FILE" help:"File to record denials in, and changes and exports of ticket keys, or stderr. What cannot be recorded is not done. SIGHUP opens it anew."`
-	InsecureListen bool     `help:"Serve at addresses beyond the loopback although anybody there can read and change keys and sessions."`
+	InsecureListen bool     `help:"Serve at addresses beyond the loopback without TLS, or without --policy and --tls-client-ca: anybody there can then read and change keys and sessions."`
 	AllowedHosts   []string `placeholder:"NAME" help:"Names that the service may be called by, beside those of its certificate, localhost and IP addresses; *.example.com is one label more."`
 	Dumpable       bool     `help:"Let debuggers and core dumps read the secrets of the process."`
 

@@ -59,11 +59,21 @@ func withoutPath(err error) error {
 	return err
 }
 
-// WarnLoose logs a warning when others than its owner can read a file of
-// secrets. The name says which file it is.
-func WarnLoose(log *slog.Logger, name, path string, mode fs.FileMode) {
-	if mode.Perm()&0o044 != 0 {
-		log.Warn("a file of secrets can be read by others than its owner; chmod 600",
-			slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
+// The permissions that others than its owner should not have of a file.
+const (
+	Secret  fs.FileMode = 0o066 // of a file that nobody else may read or replace the content of
+	Trusted fs.FileMode = 0o022 // of a file that everybody may read, but nobody else may change
+)
+
+// WarnLoose logs a warning when others than its owner have one of the permissions,
+// [Secret] or [Trusted], of a file of this mode. The name says which file it is.
+func WarnLoose(log *slog.Logger, name, path string, mode, permissions fs.FileMode) {
+	if mode.Perm()&permissions == 0 {
+		return
 	}
+	text := "a file can be read or written by others than its owner; chmod go-rw"
+	if permissions == Trusted {
+		text = "a file can be written by others than its owner, who can put in it what they like; chmod go-w"
+	}
+	log.Warn(text, slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
 }

@@ -3,6 +3,7 @@ package files
 import (
 	"bytes"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -35,11 +36,25 @@ func TestRead(t *testing.T) {
 }
 
 func TestWarnLoose(t *testing.T) {
-	for mode, want := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o620: false, 0o640: true, 0o604: true} {
-		var log bytes.Buffer
-		WarnLoose(slog.New(slog.NewTextHandler(&log, nil)), "TLS key", "key.pem", mode)
-		if got := strings.Contains(log.String(), "level=WARN"); got != want {
-			t.Errorf("%v: %s", mode, &log)
+	for _, test := range []struct {
+		mode            fs.FileMode
+		secret, trusted bool
+	}{
+		{0o600, false, false},
+		{0o400, false, false},
+		{0o711, false, false},
+		{0o640, true, false},
+		{0o604, true, false},
+		{0o620, true, true},
+		{0o602, true, true},
+		{0o666, true, true},
+	} {
+		for permissions, want := range map[fs.FileMode]bool{Secret: test.secret, Trusted: test.trusted} {
+			var log bytes.Buffer
+			WarnLoose(slog.New(slog.NewTextHandler(&log, nil)), "TLS key", "key.pem", test.mode, permissions)
+			if got := strings.Contains(log.String(), "level=WARN"); got != want {
+				t.Errorf("%v of %v: %s", permissions, test.mode, &log)
+			}
 		}
 	}
 }

@@ -85,7 +85,7 @@ func (f *File) take() (changed bool, err error) {
 	}
 	if changed || f.loadedAt.Load() == nil {
 		f.loadedAt.Store(new(f.ring.now()))
-		files.WarnLoose(f.log, "ticket key file", f.path, mode)
+		files.WarnLoose(f.log, "ticket key file", f.path, mode, files.Secret)
 	}
 	return changed, nil
 }

@@ -127,7 +127,7 @@ func TestFileModes(t *testing.T) {
 	for i, test := range []struct {
 		mode fs.FileMode
 		warn bool
-	}{{0o600, false}, {0o400, false}, {0o640, true}, {0o604, true}, {0o660, true}, {0o620, false}} {
+	}{{0o600, false}, {0o400, false}, {0o640, true}, {0o604, true}, {0o660, true}, {0o620, true}} {
 		_ = os.Remove(path)
 		writeFile(t, path, atsFile(i))
 		if err := os.Chmod(path, test.mode); err != nil {
