@@ -263,6 +263,16 @@ func (s Size) String() string {
 // Switch is a setting that is written on or off.
 type Switch bool
 
+// Decode is part of [kong.MapperValue]. Without it kong would not say what a flag
+// without a value needs.
+func (s *Switch) Decode(ctx *kong.DecodeContext) error {
+	value, err := ctx.Scan.PopValue("")
+	if err != nil {
+		return errors.New("must be followed by on or off")
+	}
+	return s.UnmarshalText([]byte(value.String()))
+}
+
 // UnmarshalText reads on or off; true and false are what YAML makes of them in
 // its older versions.
 func (s *Switch) UnmarshalText(text []byte) error {

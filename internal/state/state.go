@@ -120,6 +120,15 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d disk) (*File, error)
 	return f, nil
 }
 
+// Check returns why a service could not start with the ticket keys at path, as
+// [File.Load] does. It changes nothing, and locks nothing.
+func Check(path string, keys *seal.Keys) error {
+	f := File{path: path, keys: keys}
+	state, err := f.Load()
+	clear(state)
+	return err
+}
+
 // Close lets another process have the files.
 func (f *File) Close() error { return f.lock.Close() }
 

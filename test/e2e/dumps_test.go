@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Processes of the same user neither read the memory of the service nor make a
@@ -70,5 +71,32 @@ func TestNotDumpable(t *testing.T) {
 			}
 		}
 		p.stop(t, syscall.SIGTERM)
+	}
+}
+
+// The other commands see secrets too.
+func TestCommandsAreNotDumpable(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), sessapiPath, "keys", "inspect", "-")
+	stdin, err := cmd.StdinPipe() // that it waits for
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
+	limits := filepath.Join("/proc", strconv.Itoa(cmd.Process.Pid), "limits")
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		data, err := os.ReadFile(limits)
+		if err != nil {
+			t.Skipf("no limits of processes to read: %v", err)
+		}
+		_, rest, _ := strings.Cut(string(data), "Max core file size")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[0] == "0" && fields[1] == "0" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("core files are made: %s", data)
+		}
 	}
 }
