@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/seal"
 )
 
 // settings are those of a service on a free port.
@@ -303,6 +304,57 @@ func TestServeStops(t *testing.T) {
 	cancel()
 	if got := <-code; got != exitOK {
 		t.Errorf("exit code %d: %s", got, &stderr)
+	}
+}
+
+// What --insecure-listen is said to let pass is what it does.
+func TestInsecurity(t *testing.T) {
+	for _, test := range []struct {
+		c    config.Config
+		want string
+	}{
+		{config.Config{}, "anybody"},
+		{config.Config{TLSCert: "c"}, "anybody"},
+		{config.Config{Policy: "p"}, "sees the network"},
+		{config.Config{TLSCert: "c", Policy: "p"}, "needless"},
+		{config.Config{TLSCert: "c", TLSClientCA: "ca"}, "needless"},
+	} {
+		if got := insecurity(test.c); !strings.Contains(got, test.want) {
+			t.Errorf("%+v: %s", test.c, got)
+		}
+	}
+}
+
+// Files that others can change are warned about.
+func TestLooseFiles(t *testing.T) {
+	dir := t.TempDir()
+	id := newIdentity(t, "server", nil)
+	c := tlsSettings(t, id)
+	c.AuditLog, c.StateFile, c.SealKeyFile = filepath.Join(dir, "audit"), filepath.Join(dir, "state"), filepath.Join(dir, "seal")
+	c.TLSClientCA, c.Policy = filepath.Join(dir, "ca"), filepath.Join(dir, "policy")
+	write(t, c.SealKeyFile, seal.GenerateKey())
+	write(t, c.TLSClientCA, id.cert)
+	write(t, c.Policy, []byte("identities: [{name: a, roles: [admin], uids: [0]}]"))
+	for _, path := range []string{"", c.AuditLog, c.StateFile, c.StateFile + ".sessions", c.SealKeyFile, c.TLSClientCA, c.Policy, c.TLSKey} {
+		if path != "" { // with the first start all files are there
+			if err := os.Chmod(path, 0o622); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out lockedBuffer
+		s, err := newService(c, slog.New(slog.NewTextHandler(&out, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(out.String(), "level=WARN"); path == "" && got != 0 || path != "" && (got != 1 || !strings.Contains(out.String(), "path="+path+" mode=-rw--w--w-")) {
+			t.Errorf("%s: %s", path, &out)
+		}
+		if path != "" {
+			_ = os.Chmod(path, 0o600)
+		}
 	}
 }
 

@@ -62,8 +62,6 @@ func (c serveCommand) Run(env environment) error {
 	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
 	if c.Dumpable {
 		log.Warn("debuggers and core dumps can read the secrets of this process: --dumpable")
-	} else if err := preventDumps(); err != nil {
-		return fmt.Errorf("keep debuggers and core dumps away: %w; --dumpable lets them in", err)
 	}
 	s, err := newService(c.Config, log)
 	if err != nil {
@@ -128,6 +126,9 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		if s.audit, err = audit.Open(c.AuditLog); err != nil {
 			return s, fmt.Errorf("--audit-log: %w", err)
 		}
+		if info, err := os.Stat(c.AuditLog); err == nil && info.Mode().IsRegular() {
+			files.WarnLoose(log, "audit log", c.AuditLog, info.Mode(), files.Trusted)
+		}
 		s.onStop("audit log", func(context.Context) error { return s.audit.Close() })
 		m.AddAudit(s.audit)
 	}
@@ -159,7 +160,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	m.SetInsecureListen(c.InsecureListen)
 	if c.InsecureListen {
-		log.Warn("anybody who reaches the service can read and change keys and sessions: --insecure-listen")
+		log.Warn(insecurity(c) + ": --insecure-listen")
 	}
 	var authenticator *auth.Authenticator
 	if c.Policy != "" {
@@ -216,6 +217,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	if s.tls != nil {
 		handlersConfig.CertificateNames = s.tls.names
+		handlersConfig.TrustsClient = s.tls.trusts
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
@@ -231,6 +233,17 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout, m)
 }
 
+// insecurity says what --insecure-listen lets pass.
+func insecurity(c config.Config) string {
+	switch {
+	case c.Policy == "" && c.TLSClientCA == "":
+		return "anybody who reaches the service can read and change keys and sessions"
+	case c.TLSCert == "":
+		return "whoever sees the network can read tokens, keys and sessions, and use the tokens"
+	}
+	return "there are TLS and credentials, which make this needless"
+}
+
 // openState takes the state file for this process. It warns about seal keys that
 // others can read.
 func openState(c config.Config, log *slog.Logger) (*state.File, error) {
@@ -238,7 +251,7 @@ func openState(c config.Config, log *slog.Logger) (*state.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--seal-key-file: %w", err)
 	}
-	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode)
+	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode, files.Secret)
 	f, err := state.Open(c.StateFile, sealKeys, log)
 	if err != nil {
 		return nil, fmt.Errorf("--state-file: %w", err)
@@ -345,7 +358,7 @@ func (s *service) start(reload <-chan os.Signal) {
 		running.Go(func() { s.state.KeepSessions(ctx, s.sessions) })
 	}
 	if s.tls != nil {
-		running.Go(func() { s.tls.watch(ctx) })
+		running.Go(func() { s.tls.Watch(ctx) })
 	}
 	if s.policy != nil {
 		running.Go(func() { s.policy.Watch(ctx) })
@@ -412,7 +425,7 @@ func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 				s.keyFile.Reload()
 			}
 			if s.tls != nil {
-				s.tls.reload()
+				s.tls.Reload()
 			}
 			if s.policy != nil {
 				s.policy.Reload()

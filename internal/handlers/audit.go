@@ -54,13 +54,8 @@ func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.Prob
 // taken its time.
 func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	return func(before, after keys.Description, failure error) error {
-		if a.cfg.Auth != nil {
-			switch identity, err := a.cfg.Auth.Identify(r); {
-			case err != nil:
-				return err
-			case !identity.Roles.Permit(auth.KeyPublish):
-				return auth.ErrForbidden
-			}
+		if err := a.permitAgain(r, auth.KeyPublish); err != nil {
+			return err
 		}
 		return a.recordEvent(w, r, KeyChange(before, after, failure))
 	}

@@ -11,6 +11,7 @@ package handlers
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -73,6 +74,9 @@ type Config struct {
 	// RequireClientCertificate refuses requests over TLS without a verified
 	// client certificate, health aside.
 	RequireClientCertificate bool
+	// TrustsClient reports whether a client certificate that was verified when its
+	// connection began, by these chains, is still trusted; nil trusts all.
+	TrustsClient func(chains [][]*x509.Certificate) bool
 
 	// Version is what /status says.
 	Version string

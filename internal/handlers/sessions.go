@@ -367,12 +367,20 @@ func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
-	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied}); err != nil {
+	var removed int
+	err := a.inFlight.spare(w, func() error {
+		if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied}); err != nil {
+			return err
+		}
+		removed = a.cfg.Cache.Flush()
+		return nil
+	})
+	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
 	noStore(w)
-	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(a.cfg.Cache.Flush())})
+	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(removed)})
 }
 
 const (

@@ -166,11 +166,11 @@ func (m *Metrics) AddPolicy(f *auth.File) {
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("reload_failures_total",
 			"Times that the policy's file could not be taken, so that the policy from before held.")),
-			func() float64 { return float64(f.Failures()) }),
+			func() float64 { return float64(f.Status().Failures) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("last_reload_successful",
 			"1 when the policy that holds is that of the file, 0 when the file cannot be taken.")),
 			func() float64 {
-				if f.Failing() {
+				if f.Status().LastError != "" {
 					return 0
 				}
 				return 1

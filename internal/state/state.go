@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -85,8 +86,8 @@ type FileStatus struct {
 }
 
 // Open locks the files at path, for this process alone, and removes what a crash
-// left half-written. A relative path is one of the working directory as it is
-// now. The errors are [ErrLocked] and those of the file system.
+// left half-written. It warns of files that others can read or write. A relative
+// path is one of the working directory as it is now. The errors are [ErrLocked] and those of the file system.
 func Open(path string, keys *seal.Keys, log *slog.Logger) (*File, error) {
 	return open(path, keys, log, osDisk{})
 }
@@ -109,11 +110,23 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d disk) (*File, error)
 	}
 	f := &File{path: path, keys: keys, log: log, disk: d, lock: lock}
 	for _, name := range []string{path, path + sessionsSuffix} {
+		if info, err := os.Stat(name); err == nil {
+			files.WarnLoose(log, "state file", name, info.Mode(), files.Secret)
+		}
 		if err := os.Remove(name + temporarySuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
 	return f, nil
+}
+
+// Check returns why a service could not start with the ticket keys at path, as
+// [File.Load] does. It changes nothing, and locks nothing.
+func Check(path string, keys *seal.Keys) error {
+	f := File{path: path, keys: keys}
+	state, err := f.Load()
+	clear(state)
+	return err
 }
 
 // Close lets another process have the files.
