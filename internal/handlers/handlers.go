@@ -57,6 +57,9 @@ type Config struct {
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
 
+	// State keeps sessions and ticket keys over a restart; nil without one.
+	State State
+
 	// Auth says who sent a request; nil permits everything to everybody.
 	Auth *auth.Authenticator
 
@@ -91,6 +94,15 @@ type Config struct {
 	MaxWaiting int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+}
+
+// State keeps sessions and ticket keys over a restart.
+type State interface {
+	// FlushSessions removes all sessions from the cache, for good, and returns
+	// how many. After an error the cache is as it was.
+	FlushSessions(c *cache.Cache) (removed int, err error)
+	// Failing reports whether it could not be saved the last time.
+	Failing() bool
 }
 
 // Recorder is told of what was answered. Calls come from many goroutines.

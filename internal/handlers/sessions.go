@@ -371,8 +371,30 @@ func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	removed, err := a.flush()
+	if err != nil {
+		err = errors.Join(err, a.recordEvent(w, r, audit.Event{
+			Outcome: audit.Failed, Detail: "the flush before this line could not be stored and was not made",
+		}))
+		a.fail(w, r, err)
+		return
+	}
 	noStore(w)
-	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(a.cfg.Cache.Flush())})
+	writeJSON(w, http.StatusOK, api.Flushed{Removed: int64(removed)})
+}
+
+// errNotFlushed reports sessions that a restart may bring back.
+var errNotFlushed = errors.New("the sessions cannot be removed from the state file")
+
+// flush removes all sessions, also those that a restart would bring back.
+func (a *API) flush() (removed int, err error) {
+	if a.cfg.State == nil {
+		return a.cfg.Cache.Flush(), nil
+	}
+	if removed, err = a.cfg.State.FlushSessions(a.cfg.Cache); err != nil {
+		return 0, fmt.Errorf("%w: %w", errNotFlushed, err)
+	}
+	return removed, nil
 }
 
 const (
