@@ -74,7 +74,7 @@ func saver(path string) error {
 	if err != nil {
 		return err
 	}
-	c, err := cache.New(cache.Config{Memory: 4 << 20, MaxSessionBytes: cache.MaxSize})
+	c, err := cache.New(cache.Config{Memory: 64 << 20, MaxSessionBytes: cache.MaxSize}) // so much that none is evicted
 	if err != nil {
 		return err
 	}

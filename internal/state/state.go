@@ -411,6 +411,7 @@ func readSessions(r io.Reader, c *cache.Cache, maxTTL time.Duration) (n int, err
 	if buf[0] != sessionsVersion {
 		return 0, seal.ErrVersion
 	}
+	now, life := cache.Time(time.Now().UnixMilli()), cache.Time(maxTTL.Milliseconds())
 	for {
 		header := buf[:sessionHeader]
 		if _, err := io.ReadFull(r, header); errors.Is(err, io.EOF) {
@@ -434,7 +435,7 @@ func readSessions(r io.Reader, c *cache.Cache, maxTTL time.Duration) (n int, err
 		expires := cache.Time(binary.BigEndian.Uint64(header[10:]))
 		_, err = c.Put(id, body[idSize:], cache.PutOptions{
 			StoredAt:  stored.UTC(),
-			ExpiresAt: min(expires, stored+cache.Time(maxTTL.Milliseconds())).UTC(),
+			ExpiresAt: min(expires, stored+life, now+life).UTC(), // stored may be of a clock that was ahead
 			Mark:      header[1],
 		})
 		switch {
