@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -382,6 +383,27 @@ func TestFailedStart(t *testing.T) {
 		t.Errorf("the other listener was left behind: %v", err)
 	} else {
 		_ = again.Close()
+	}
+}
+
+// A state that opens and is none is an error that says what to do.
+func TestInvalidState(t *testing.T) {
+	c := settings()
+	dir := t.TempDir()
+	c.StateFile, c.SealKeyFile = filepath.Join(dir, "state"), filepath.Join(dir, "seal.key")
+	if err := os.WriteFile(c.SealKeyFile, seal.GenerateKey(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := openState(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Save([]byte("not a state")), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = newService(c, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, keys.ErrInvalidState) || !strings.Contains(err.Error(), c.StateFile) || !strings.Contains(err.Error(), "move it away") {
+		t.Error(err)
 	}
 }
 

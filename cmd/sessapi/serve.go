@@ -187,7 +187,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		log.Info("session cache", "bytes", int64(c.CacheMemory),
 			"memory_locked", sessions.Locked(), "memory_dumpable", sessions.Dumpable())
 		if s.state != nil {
-			restored, err := s.state.RestoreSessions(sessions)
+			restored, err := s.state.RestoreSessions(sessions, c.SessionMaxTTL)
 			if err != nil {
 				return s, fmt.Errorf("--state-file: %w", err)
 			}
@@ -218,6 +218,10 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	if s.tls != nil {
 		handlersConfig.CertificateNames = s.tls.names
 		handlersConfig.TrustsClient = s.tls.trusts
+	}
+	if s.state != nil {
+		handlersConfig.State = s.state
+		handlersConfig.Flush = func() (int, error) { return s.state.FlushSessions(sessions) }
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
@@ -282,6 +286,9 @@ func newRing(c config.Config, f *state.File) (*keys.Ring, error) {
 		return keys.NewRing(time.Now, life), nil
 	}
 	ring, err := keys.OpenRing(time.Now, life, f)
+	if errors.Is(err, keys.ErrInvalidState) {
+		err = fmt.Errorf("%s: %w; start the version that wrote it, or move it away to start without it", c.StateFile, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--state-file: %w", err)
 	}

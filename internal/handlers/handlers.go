@@ -58,6 +58,13 @@ type Config struct {
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
 
+	// Flush removes all sessions, for good, and returns how many there were; nil
+	// is that of Cache.
+	Flush func() (int, error)
+
+	// State keeps sessions and ticket keys over a restart; nil without one.
+	State State
+
 	// Auth says who sent a request; nil permits everything to everybody.
 	Auth *auth.Authenticator
 
@@ -97,6 +104,12 @@ type Config struct {
 	Now func() time.Time
 }
 
+// State keeps sessions and ticket keys over a restart.
+type State interface {
+	// Failing reports whether it could not be saved the last time.
+	Failing() bool
+}
+
 // Recorder is told of what was answered. Calls come from many goroutines.
 type Recorder interface {
 	// Request is told of each request: the pattern of its route ("" when none
@@ -134,6 +147,9 @@ func New(c Config) *API {
 	}
 	if c.MaxWaiting == 0 {
 		c.MaxWaiting = DefaultMaxWaiting
+	}
+	if c.Flush == nil {
+		c.Flush = func() (int, error) { return c.Cache.Flush(), nil }
 	}
 	a := &API{
 		cfg:         c,

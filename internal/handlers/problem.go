@@ -113,7 +113,7 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
-	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded):
+	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}

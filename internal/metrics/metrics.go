@@ -144,6 +144,10 @@ func (m *Metrics) AddState(f *state.File) {
 				Help: "Times that the state could not be saved, so that the file from before stayed, by content.",
 			}, func() float64 { return float64(status().Failures) }))
 	}
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Subsystem: "state", Name: "undo_failures_total",
+		Help: "Refused updates of the ticket keys that a crash may bring back, for the file could not be put back as it was.",
+	}, func() float64 { return float64(f.Status().Keys.NotUndone) }))
 }
 
 // AddAudit adds the figures of the audit log.
