@@ -160,7 +160,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	m.SetInsecureListen(c.InsecureListen)
 	if c.InsecureListen {
-		log.Warn(insecurity(c) + ": --insecure-listen")
+		log.Warn("--insecure-listen lets in what would be refused", "what", insecurity(c))
 	}
 	var authenticator *auth.Authenticator
 	if c.Policy != "" {
@@ -245,7 +245,7 @@ func insecurity(c config.Config) string {
 	case c.TLSCert == "":
 		return "whoever sees the network can read tokens, keys and sessions, and use the tokens"
 	}
-	return "there are TLS and credentials, which make this needless"
+	return "nothing: there are TLS and credentials, which make it needless"
 }
 
 // openState takes the state file for this process. It warns about seal keys that

@@ -303,7 +303,7 @@ func TestFile(t *testing.T) {
 		t.Error("a file that is restored is another policy, or still broken")
 	}
 	f.Reload()
-	if !strings.Contains(log.String(), "policy unchanged") {
+	if !strings.Contains(log.String(), "msg=unchanged name=policy") {
 		t.Error("a reload says nothing")
 	}
 

@@ -71,9 +71,9 @@ func WarnLoose(log *slog.Logger, name, path string, mode, permissions fs.FileMod
 	if mode.Perm()&permissions == 0 {
 		return
 	}
-	text := "a file can be read or written by others than its owner; chmod go-rw"
+	advice := "chmod go-rw"
 	if permissions == Trusted {
-		text = "a file can be written by others than its owner, who can put in it what they like; chmod go-w"
+		advice = "chmod go-w"
 	}
-	log.Warn(text, slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
+	log.Warn("others than the owner of a file can get at it", slog.String("advice", advice), slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
 }

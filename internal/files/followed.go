@@ -71,11 +71,11 @@ func (f *Followed) check(tell bool) {
 	switch {
 	case err == nil:
 		if tell && !changed {
-			f.log.Info(f.name + " unchanged")
+			f.log.Info("unchanged", slog.String("name", f.name))
 		}
 		f.set(func(s *Status) { s.LastError, s.FailedAt = "", time.Time{} })
 	case tell || err.Error() != f.Status().LastError:
-		f.log.Error(f.name+" cannot be taken; what was taken before stays", slog.String("error", err.Error()))
+		f.log.Error("cannot be taken; what was taken before stays", slog.String("name", f.name), slog.String("error", err.Error()))
 		f.set(func(s *Status) { s.LastError, s.FailedAt, s.Failures = err.Error(), time.Now(), s.Failures+1 })
 	}
 }

@@ -76,7 +76,7 @@ func TestReload(t *testing.T) {
 		{f.Check, true, nil, "", 0},
 		{f.Check, false, nil, "", 0},
 		{f.Reload, true, nil, "", 0},
-		{f.Reload, false, nil, "test file unchanged", 0},
+		{f.Reload, false, nil, `msg=unchanged name="test file"`, 0},
 		{f.Check, false, one, "error=one", 1},
 		{f.Check, false, one, "", 1},
 		{f.Check, false, two, "error=two", 2},
