@@ -133,8 +133,8 @@ func TestOlderState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if name, ok := seen[d.Generation]; ok {
-			t.Errorf("generation %d was that of %v and is that of %v", d.Generation, name, d.Keys[0].Name)
+		if _, ok := seen[d.Generation]; ok {
+			t.Errorf("generation %d is used again", d.Generation)
 		}
 		seen[d.Generation] = d.Keys[0].Name
 	}

@@ -32,6 +32,7 @@ type pausingDisk struct {
 	osDisk
 	step    string
 	after   int // this many times of it that go by
+	syncs   int // how many files were synced
 	reached chan struct{}
 	goOn    chan struct{}
 }
@@ -71,6 +72,7 @@ func (f pausingFile) Write(p []byte) (int, error) {
 
 func (f pausingFile) Sync() error {
 	f.disk.pause("sync")
+	f.disk.syncs++
 	return f.diskFile.Sync()
 }
 
@@ -121,6 +123,9 @@ func TestFlushDuringSave(t *testing.T) {
 		}
 		if err := <-saved; err != nil {
 			t.Error(err)
+		}
+		if test.step == "write" && d.syncs != 1 {
+			t.Errorf("%s after %d: what is out of date was written to its end", test.step, test.after)
 		}
 		restored := newCache(t)
 		n, err := f.RestoreSessions(restored, maxTTL)

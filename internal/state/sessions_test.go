@@ -19,13 +19,13 @@ import (
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
-// saverPath makes this binary the process of [TestKilledWhileSaving] that saves at
-// that path.
-const saverPath = "STATE_TEST_SAVER"
+// asSaver makes this binary the process of [TestKilledWhileSaving] that saves, in
+// its working directory.
+const asSaver = "STATE_TEST_SAVER"
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(saverPath); path != "" {
-		fmt.Println(saver(path))
+	if os.Getenv(asSaver) != "" {
+		fmt.Println(saver())
 		os.Exit(1)
 	}
 	os.Exit(m.Run())
@@ -33,7 +33,8 @@ func TestMain(m *testing.M) {
 
 const (
 	saverSessions = 400
-	sealKeySuffix = ".seal"
+	saverState    = "state"
+	saverSealKey  = "seal.key"
 )
 
 // numbered is the session that is stored under id at its number-th time: the number
@@ -65,12 +66,12 @@ func sessionsOf(f *File, c *cache.Cache) (map[cache.ID]uint64, error) {
 }
 
 // saver saves and stores sessions, each again and again, until it is killed.
-func saver(path string) error {
-	sealKeys, _, err := seal.ReadKeys(path + sealKeySuffix)
+func saver() error {
+	sealKeys, _, err := seal.ReadKeys(saverSealKey)
 	if err != nil {
 		return err
 	}
-	f, err := Open(path, sealKeys, discard)
+	f, err := Open(saverState, sealKeys, discard)
 	if err != nil {
 		return err
 	}
@@ -128,11 +129,12 @@ func TestKilledWhileSaving(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	path := filepath.Join(t.TempDir(), "state")
-	if err := os.WriteFile(path+sealKeySuffix, seal.GenerateKey(), 0o600); err != nil {
+	dir := t.TempDir()
+	path, sealKey := filepath.Join(dir, saverState), filepath.Join(dir, saverSealKey)
+	if err := os.WriteFile(sealKey, seal.GenerateKey(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sealKeys, _, err := seal.ReadKeys(path + sealKeySuffix)
+	sealKeys, _, err := seal.ReadKeys(sealKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +146,7 @@ func TestKilledWhileSaving(t *testing.T) {
 	halfWritten, newer := 0, 0
 	for round := range rounds {
 		process := exec.CommandContext(t.Context(), program)
-		process.Env = append(os.Environ(), saverPath+"="+path)
+		process.Dir, process.Env = dir, append(os.Environ(), asSaver+"=1")
 		output, err := process.StdoutPipe()
 		if err == nil {
 			err = process.Start()
