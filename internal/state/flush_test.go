@@ -148,7 +148,7 @@ func TestFlushFaults(t *testing.T) {
 	t.Cleanup(func() { _ = log.Close() })
 	c := newCache(t)
 	api := handlers.New(handlers.Config{
-		Cache: c, Ring: keys.NewRing(time.Now, keys.Lifecycle{}), State: f, Audit: log,
+		Cache: c, Ring: keys.NewRing(time.Now, keys.Lifecycle{}), State: f, Flush: func() (int, error) { return f.FlushSessions(c) }, Audit: log,
 		Log: discard, Recorder: noRecorder{}, Metrics: http.NotFoundHandler(),
 	}).Handler()
 	request := func(method, path string) *httptest.ResponseRecorder {
