@@ -34,6 +34,7 @@ const maxPEM = 1 << 20
 type transport struct {
 	cert, key, clientCA string // absolute paths; clientCA is empty without one
 	log                 *slog.Logger
+	record              func(detail string) error // nil without one
 
 	checking sync.Mutex        // held while the files are read; guards what follows
 	taken    [sha256.Size]byte // hash of the content that was last taken
@@ -44,9 +45,10 @@ type transport struct {
 	handshakeFailures atomic.Uint64
 }
 
-// newTransport reads the files of the settings.
-func newTransport(c config.Config, log *slog.Logger) (*transport, error) {
-	t := &transport{log: log}
+// newTransport reads the files of the settings. record, if it is not nil, is
+// called with what they are before they are served. When it fails, they are not.
+func newTransport(c config.Config, log *slog.Logger, record func(detail string) error) (*transport, error) {
+	t := &transport{log: log, record: record}
 	for path, setting := range map[*string]string{&t.cert: c.TLSCert, &t.key: c.TLSKey, &t.clientCA: c.TLSClientCA} {
 		if setting == "" {
 			continue
@@ -88,7 +90,7 @@ func (t *transport) watch(ctx context.Context) {
 	if t.clientCA != "" {
 		paths = append(paths, t.clientCA)
 	}
-	files.Watch(ctx, t.log, "TLS certificate", func() bool { t.check(); return true }, paths...)
+	files.Watch(ctx, t.log, "TLS certificate", t.check, paths...)
 }
 
 // reload takes the files now. Who asks again is told of a failure again.
@@ -100,8 +102,9 @@ func (t *transport) reload() {
 }
 
 // check takes the files and says why when it cannot. A failure that goes on is
-// counted and logged once, whatever else happens in the directory.
-func (t *transport) check() {
+// counted and logged once, whatever else happens in the directory. It returns
+// false for one.
+func (t *transport) check() (taken bool) {
 	t.checking.Lock()
 	defer t.checking.Unlock()
 	err := t.take()
@@ -113,6 +116,7 @@ func (t *transport) check() {
 		t.reloadFailures.Add(1)
 		t.log.Error("the TLS files cannot be taken; those from before stay", slog.String("error", t.reported))
 	}
+	return err == nil
 }
 
 // take serves what is in the files, unless that is what was taken last.
@@ -157,6 +161,15 @@ func (t *transport) take() error {
 		// Whether there has to be one is decided with the request: health needs
 		// none, and a policy knows other credentials.
 		c.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	if t.record != nil {
+		detail := fmt.Sprintf("certificate with the SHA-256 hash %x", sha256.Sum256(pair.Leaf.Raw))
+		if t.clientCA != "" {
+			detail += fmt.Sprintf(", file of client CAs with %x", sha256.Sum256(ca))
+		}
+		if err := t.record(detail); err != nil {
+			return fmt.Errorf("--tls-cert: cannot be recorded: %w", err)
+		}
 	}
 	t.taken = sum
 	t.current.Store(c)
