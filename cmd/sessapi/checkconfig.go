@@ -51,7 +51,7 @@ func (c checkConfigCommand) Run(env environment) error {
 		}
 	}
 	if c.TLSCert != "" {
-		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler), nil); err != nil {
 			return err
 		}
 	}

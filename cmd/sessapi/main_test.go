@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
@@ -357,6 +358,24 @@ func TestLooseFiles(t *testing.T) {
 			_ = os.Chmod(path, 0o600)
 		}
 	}
+}
+
+// What does not return does not keep the service from stopping.
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), drainTimeout)
+		defer cancel()
+		release := make(chan struct{})
+		var running sync.WaitGroup
+		running.Go(func() { <-release })
+		if err := wait(ctx, &running); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		close(release)
+		if err := wait(t.Context(), &running); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A start that fails leaves nothing behind.

@@ -145,6 +145,11 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.ring = ring
 	m.AddTicketKeys(ring)
+	if s.audit != nil {
+		if err := s.recordChange("start")(keys.Description{}, ring.Description(), nil); err != nil {
+			return s, fmt.Errorf("--audit-log: %w", err)
+		}
+	}
 	if c.TicketKeyFile != "" {
 		if s.keyFile, err = keys.OpenFile(c.TicketKeyFile, ring, log, s.recordChange("ticket-key file")); err != nil {
 			return s, fmt.Errorf("--ticket-key-file: %w", err)
@@ -153,7 +158,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 
 	if c.TLSCert != "" {
-		if s.tls, err = newTransport(c, log); err != nil {
+		if s.tls, err = newTransport(c, log, s.recordTLS); err != nil {
 			return s, err
 		}
 		m.AddTLS(s.tls.figures)
@@ -370,7 +375,7 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.policy != nil {
 		running.Go(func() { s.policy.Watch(ctx) })
 	}
-	s.onStop("ticket keys, policy and certificate", func(context.Context) error { cancel(); running.Wait(); return nil })
+	s.onStop("ticket keys, policy and certificate", func(ctx context.Context) error { cancel(); return wait(ctx, &running) })
 	serve := func(l boundServer) {
 		do := l.Serve
 		if l.secure {
@@ -390,6 +395,19 @@ func (s *service) start(reload <-chan os.Signal) {
 	s.log.Info("serving", "version", version())
 }
 
+// wait waits until what is running has returned. One that a disk or a network
+// file system holds up is left behind when ctx ends.
+func wait(ctx context.Context, running *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() { running.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // recordChange records changes of the ticket keys that the service makes by
 // itself; nil without an audit log.
 func (s *service) recordChange(source string) keys.Record {
@@ -403,14 +421,22 @@ func (s *service) recordChange(source string) keys.Record {
 	}
 }
 
-// recordPolicy records that a policy is about to hold.
-func (s *service) recordPolicy(identities int) error {
+// recordFile records that what a file of the settings has is about to hold.
+func (s *service) recordFile(operation, source, detail string) error {
 	if s.audit == nil {
 		return nil
 	}
-	return s.audit.Record(audit.Event{
-		Operation: "policy", Outcome: audit.Applied, Source: "policy file", Detail: fmt.Sprintf("%d identities", identities),
-	})
+	return s.audit.Record(audit.Event{Operation: operation, Outcome: audit.Applied, Source: source, Detail: detail})
+}
+
+// recordPolicy is [auth.OpenFile]'s record.
+func (s *service) recordPolicy(identities int) error {
+	return s.recordFile("policy", "policy file", fmt.Sprintf("%d identities", identities))
+}
+
+// recordTLS is [newTransport]'s record.
+func (s *service) recordTLS(detail string) error {
+	return s.recordFile("tls certificate", "tls files", detail)
 }
 
 // follow reads the files of the settings when it is told to, until ctx ends.
@@ -425,7 +451,7 @@ func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 			}
 			if s.audit != nil { // first, for the others record what they do
 				if err := s.audit.Reopen(); err != nil {
-					s.log.Error("the audit log cannot be opened anew; it goes on in the old file", "error", err.Error())
+					s.log.Error("the audit log cannot be opened anew; until it can, what has to be recorded is not done", "error", err.Error())
 				}
 			}
 			if s.keyFile != nil {

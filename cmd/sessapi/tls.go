@@ -36,6 +36,7 @@ type transport struct {
 	*files.Followed
 	cert, key, clientCA string // absolute paths; clientCA is empty without one
 	log                 *slog.Logger
+	record              func(detail string) error // nil without one
 
 	taken   [sha256.Size]byte // hash of the content that was last taken; for take alone
 	current atomic.Pointer[tls.Config]
@@ -44,9 +45,10 @@ type transport struct {
 	handshakeFailures atomic.Uint64
 }
 
-// newTransport reads the files of the settings.
-func newTransport(c config.Config, log *slog.Logger) (*transport, error) {
-	t := &transport{log: log}
+// newTransport reads the files of the settings. record, if it is not nil, is
+// called with what they are before they are served. When it fails, they are not.
+func newTransport(c config.Config, log *slog.Logger, record func(detail string) error) (*transport, error) {
+	t := &transport{log: log, record: record}
 	var err error
 	for path, setting := range map[*string]string{&t.cert: c.TLSCert, &t.key: c.TLSKey, &t.clientCA: c.TLSClientCA} {
 		if setting == "" {
@@ -141,6 +143,15 @@ func (t *transport) take() (changed bool, err error) {
 		// Whether there has to be one is decided with the request: health needs
 		// none, and a policy knows other credentials.
 		c.ClientAuth = tls.VerifyClientCertIfGiven
+	}
+	if t.record != nil {
+		detail := fmt.Sprintf("certificate with the SHA-256 hash %x", sha256.Sum256(pair.Leaf.Raw))
+		if t.clientCA != "" {
+			detail += fmt.Sprintf(", file of client CAs with %x", sha256.Sum256(ca))
+		}
+		if err := t.record(detail); err != nil {
+			return false, fmt.Errorf("--tls-cert: cannot be recorded: %w", err)
+		}
 	}
 	t.taken = sum
 	t.roots.Store(&roots) // first, for who connects by c has requests at once

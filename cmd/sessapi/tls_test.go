@@ -5,12 +5,15 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -22,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/config"
 )
 
@@ -243,6 +247,56 @@ func TestTLSReload(t *testing.T) {
 	}
 }
 
+// The audit log has the set that the service starts with, and each certificate
+// and CA before it is served. What it does not take is not served.
+func TestAuditedByItself(t *testing.T) {
+	one, two := newIdentity(t, "one", nil), newIdentity(t, "two", nil)
+	c := tlsSettings(t, one)
+	c.TLSClientCA, c.AuditLog = filepath.Join(t.TempDir(), "ca.pem"), filepath.Join(t.TempDir(), "audit.log")
+	write(t, c.TLSClientCA, one.cert)
+	s := startService(t, c)
+	events := func() (all []audit.Event) {
+		t.Helper()
+		data, err := os.ReadFile(c.AuditLog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(data) {
+			var e audit.Event
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+		}
+		return all
+	}
+	hash := func(id identity) string { return fmt.Sprintf("%x", sha256.Sum256(id.pair.Leaf.Raw)) }
+	got := events()
+	if len(got) != 2 {
+		t.Fatalf("%+v", got)
+	}
+	if e := got[0]; e.Operation != "ticket keys" || e.Outcome != audit.Applied || e.Source != "start" ||
+		e.Before != nil || e.After.Generation != s.ring.Generation() || len(e.After.Fingerprints) != 2 {
+		t.Errorf("%+v", e)
+	}
+	if e := got[1]; e.Operation != "tls certificate" || e.Outcome != audit.Applied || !strings.Contains(e.Detail, hash(one)) {
+		t.Errorf("%+v", e)
+	}
+	write(t, c.TLSClientCA, two.cert)
+	s.tls.Reload()
+	if got = events(); len(got) != 3 || !strings.Contains(got[2].Detail, fmt.Sprintf("%x", sha256.Sum256(two.cert))) {
+		t.Errorf("%+v", got)
+	}
+	if err := s.audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, c.TLSClientCA, one.cert)
+	s.tls.Reload()
+	if s.tls.Status().Failures != 1 || len(events()) != 3 || !s.tls.current.Load().ClientCAs.Equal(two.pool()) {
+		t.Error("a CA is taken that was not recorded")
+	}
+}
+
 // Without a policy a client certificate is needed for everything but health. One
 // that a former CA signed is good for nothing, neither is a session it began.
 func TestClientCertificates(t *testing.T) {
@@ -353,7 +407,7 @@ func TestTransportFails(t *testing.T) {
 	} {
 		c := tlsSettings(t, id)
 		change(&c)
-		if _, err := newTransport(c, slog.New(slog.DiscardHandler)); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
+		if _, err := newTransport(c, slog.New(slog.DiscardHandler), nil); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

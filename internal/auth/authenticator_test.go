@@ -156,6 +156,15 @@ func TestSource(t *testing.T) {
 			t.Errorf("%s is %s, want %s", addr, got, want)
 		}
 	}
+	for addr, want := range map[string]string{
+		"192.0.2.1:80":          "192.0.2.1",
+		"[2001:db8:1::1:2]:443": "2001:db8:1::/64",
+		"@":                     "unknown",
+	} {
+		if got := SourceOf(from(addr, "")).Network().String(); got != want {
+			t.Errorf("the network of %s is %s, want %s", addr, got, want)
+		}
+	}
 }
 
 // wrapped is a connection as one that was held comes back.

@@ -159,7 +159,9 @@ func (m *Metrics) AddAudit(l *audit.Log) {
 		prometheus.NewCounterFunc(opts("events_total", "Events that were recorded in the audit log."),
 			func() float64 { return float64(l.Events()) }),
 		prometheus.NewCounterFunc(opts("failures_total", "Events that could not be recorded; what they tell of was not done, denials aside."),
-			func() float64 { return float64(l.Failures()) }))
+			func() float64 { return float64(l.Failures()) }),
+		prometheus.NewCounterFunc(opts("denials_summed_total", "Denials that have no line of their own in the audit log."),
+			func() float64 { return float64(l.Summed()) }))
 }
 
 // AddPolicy adds how the policy's file is doing.
