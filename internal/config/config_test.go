@@ -94,6 +94,8 @@ func TestInvalid(t *testing.T) {
 		file       string
 	}{
 		{name: "unknown flag", want: "unknown flag --cache-memroy", args: []string{"--cache-memroy=1GiB"}},
+		{name: "switch without a value", want: "--access-log: must be followed by on or off", args: []string{"--access-log"}},
+		{name: "switch before a flag", want: "--access-log: must be followed by on or off", args: []string{"--access-log", "--cache=on"}},
 		{name: "memory", want: "--cache-memory must be at least 1.0MiB", args: []string{"--cache-memory=1KiB"}},
 		{name: "memory without unit", want: "must be a size", args: []string{"--cache-memory=lots"}},
 		{name: "audit log in the place of another file", want: "--policy and --audit-log must be files of their own", args: []string{"--policy=p.yaml", "--audit-log=./p.yaml"}},

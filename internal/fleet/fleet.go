@@ -66,7 +66,7 @@ const (
 	pollEvery = 3 * time.Second
 	// The time between attempts to reach Redis again doubles from the first to the
 	// last, and is then drawn from its upper half.
-	firstRetry, lastRetry = 50 * time.Millisecond, time.Second
+	firstRetry, lastRetry = 50 * time.Millisecond, 500 * time.Millisecond
 	// maxTimeouts is how many reads in a row may time out before Redis is asked
 	// nothing until it has answered a beat.
 	maxTimeouts = 32
@@ -188,6 +188,7 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 	o.RingScaleEachConn = queueScale
 	o.DisableRetry = true
 	o.ClientName = "sessapi"
+	o.ClientSetInfo = rueidis.DisableClientSetInfo // is a right more to give
 	o.ClientTrackingOptions = []string{"BCAST", "NOLOOP", "PREFIX", n.cfg.Namespace + ":"}
 	o.OnInvalidations = n.invalidated
 	return o, nil

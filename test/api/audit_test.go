@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/handlers"
 )
@@ -165,6 +170,79 @@ func TestAuditOfWaiters(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}, configure)
+}
+
+// A flood of denials does not fill the log, whatever they are, and is summed up.
+func TestAuditOfFlood(t *testing.T) {
+	_, underPolicy := underPolicy(t)
+	log, configure, events := auditLog(t)
+	s := startService(t, underPolicy, configure)
+	const denials = 40
+	for i := range denials {
+		r := httptest.NewRequest(strings.Repeat("X", 4096), "http://evil.test/status", nil)
+		if i%2 == 0 {
+			r = httptest.NewRequest(http.MethodGet, s.URL+"/status", nil)
+		}
+		r.RemoteAddr = fmt.Sprintf("[2001:db8::%x]:1", i) // all of one /64
+		w := httptest.NewRecorder()
+		s.api.Handler().ServeHTTP(w, r)
+		if w.Code != http.StatusUnauthorized && w.Code != http.StatusForbidden {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := events()
+	sum := got[len(got)-1]
+	if len(got) > denials/2 || uint64(len(got)-1)+sum.Count != denials || sum.Source != "2001:db8::/64" || log.Summed() != sum.Count {
+		t.Errorf("%d lines, the last of %+v", len(got), sum)
+	}
+	for _, e := range got {
+		if len(e.Operation) > 64 {
+			t.Errorf("an operation of %d bytes", len(e.Operation))
+		}
+	}
+}
+
+// Who loses the role while the body is under way changes nothing.
+func TestPolicyChangesWithinBody(t *testing.T) {
+	p, underPolicy := underPolicy(t)
+	log, configure, events := auditLog(t)
+	defer log.Close()
+	s := startService(t, underPolicy, configure)
+	for _, test := range []struct {
+		name, policy string
+		status       int
+		code         api.ProblemCode
+	}{
+		{"another role", strings.Replace(p.text.String(), "roles: [key-publish]", "roles: [observe]", 1), 403, api.ProblemCodeForbidden},
+		{"unknown", "identities: [{name: other, roles: [observe], uids: [0]}]", 401, api.ProblemCodeUnauthenticated},
+	} {
+		p.set(t, p.text.String())
+		generation, set := s.ring.Generation(), record()
+		body, rest := io.Pipe()
+		request, err := http.NewRequest(http.MethodPost, s.URL+"/ticket-keys", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", typeBytes)
+		request.Header.Set("Authorization", "Bearer "+p.tokens["key-publish"])
+		request.Header.Set("Expect", "100-continue") // answered when the body is read: the role was there then
+		go func() {
+			_, _ = rest.Write(set[:10])
+			p.set(t, test.policy)
+			_, _ = rest.Write(set[10:])
+			_ = rest.Close()
+		}()
+		s.do(request).wantProblem(t, test.status, test.code)
+		if s.ring.Generation() != generation {
+			t.Errorf("%s: the keys changed", test.name)
+		}
+		if got := events(); len(got) != 1 || got[0].Outcome != audit.Denied || got[0].Code != string(test.code) {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
 }
 
 // What cannot be recorded is not done.
