@@ -74,7 +74,7 @@ func TestDenyFromEverywhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, path, deny := denyingLog(t)
 		const denials = 20_000
-		networks := 1 + random.IntN(1000)
+		networks := 2*maxSources + random.IntN(1000)
 		for range denials {
 			deny(fmt.Sprintf("2001:db8:%x::/64", random.IntN(networks)))
 			log.denials.mu.Lock()
