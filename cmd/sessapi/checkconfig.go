@@ -1,14 +1,21 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 type checkConfigCommand struct {
@@ -26,13 +33,26 @@ func (c checkConfigCommand) Run(env environment) error {
 			return fmt.Errorf("--ticket-key-file: %w", err)
 		}
 	}
-	if c.SealKeyFile != "" {
-		if _, _, err := seal.ReadKeys(c.SealKeyFile); err != nil {
+	if c.StateFile != "" { // which has seal keys
+		sealKeys, _, err := seal.ReadKeys(c.SealKeyFile)
+		if err != nil {
 			return fmt.Errorf("--seal-key-file: %w", err)
+		}
+		if err := errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys)); err != nil {
+			return fmt.Errorf("--state-file: %w", err)
+		}
+	}
+	if c.AuditLog != "" && c.AuditLog != audit.Stderr {
+		err := writable(c.AuditLog)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = writable(filepath.Dir(c.AuditLog))
+		}
+		if err != nil {
+			return fmt.Errorf("--audit-log: %w", err)
 		}
 	}
 	if c.TLSCert != "" {
-		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler), nil); err != nil {
 			return err
 		}
 	}
@@ -43,4 +63,13 @@ func (c checkConfigCommand) Run(env environment) error {
 	}
 	_, err = fmt.Fprintln(env.stdout, "The settings are good.")
 	return err
+}
+
+// writable returns why this process may not write the file, or add files to the
+// directory, without doing so.
+func writable(path string) error {
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("%s cannot be written: %w", path, err)
+	}
+	return nil
 }

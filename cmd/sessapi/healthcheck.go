@@ -33,7 +33,7 @@ func (c healthcheckCommand) Run(env environment) error {
 	var tlsConfig *tls.Config
 	if c.TLSCert != "" && address.Network == "tcp" {
 		scheme = "https"
-		t, err := newTransport(c.Config, slog.New(slog.DiscardHandler))
+		t, err := newTransport(c.Config, slog.New(slog.DiscardHandler), nil)
 		if err != nil {
 			return err
 		}

@@ -47,12 +47,14 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 		c := &tls.Config{MinVersion: tls.VersionTLS12}
 		if r.CA != "" {
 			data, _, err := files.Read(r.CA, maxPEM)
+			var certs []*x509.Certificate
 			if err == nil {
-				c.RootCAs, err = parseCertificates(data)
+				certs, err = parseCertificates(data)
 			}
 			if err != nil {
 				return nil, fmt.Errorf("--ca: %s: %w", r.CA, err)
 			}
+			c.RootCAs = poolOf(certs)
 		}
 		if r.Cert != "" || r.KeyFile != "" {
 			pair, err := tls.LoadX509KeyPair(r.Cert, r.KeyFile)

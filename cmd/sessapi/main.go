@@ -59,7 +59,8 @@ type commandLine struct {
 // run is the whole command, and returns its exit code. An error is one line.
 func run(args []string, env environment) int {
 	var exited *int // set by --help
-	parser, err := kong.New(&commandLine{}, append(config.Options(),
+	var line commandLine
+	parser, err := kong.New(&line, append(config.Options(),
 		kong.Name("sessapi"),
 		kong.Description("Keeps TLS sessions and session ticket keys for a fleet of TLS servers."),
 		kong.Vars{
@@ -78,6 +79,11 @@ func run(args []string, env environment) int {
 	}
 	if err != nil {
 		return complain(env, exitUsage, err)
+	}
+	if !line.Serve.Dumpable { // every other command may see secrets too
+		if err := preventDumps(); err != nil {
+			return complain(env, exitFailure, fmt.Errorf("keep debuggers and core dumps away: %w; serve --dumpable lets them in", err))
+		}
 	}
 	if err := command.Run(env); err != nil {
 		return complain(env, exitFailure, err)

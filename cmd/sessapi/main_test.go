@@ -15,9 +15,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 // settings are those of a service on a free port.
@@ -306,6 +310,75 @@ func TestServeStops(t *testing.T) {
 	}
 }
 
+// What --insecure-listen is said to let pass is what it does.
+func TestInsecurity(t *testing.T) {
+	for _, test := range []struct {
+		c    config.Config
+		want string
+	}{
+		{config.Config{}, "anybody"},
+		{config.Config{TLSCert: "c"}, "anybody"},
+		{config.Config{Policy: "p"}, "sees the network"},
+		{config.Config{TLSCert: "c", Policy: "p"}, "needless"},
+		{config.Config{TLSCert: "c", TLSClientCA: "ca"}, "needless"},
+	} {
+		if got := insecurity(test.c); !strings.Contains(got, test.want) {
+			t.Errorf("%+v: %s", test.c, got)
+		}
+	}
+}
+
+// Files that others can change are warned about.
+func TestLooseFiles(t *testing.T) {
+	dir := t.TempDir()
+	id := newIdentity(t, "server", nil)
+	c := tlsSettings(t, id)
+	c.AuditLog, c.StateFile, c.SealKeyFile = filepath.Join(dir, "audit"), filepath.Join(dir, "state"), filepath.Join(dir, "seal")
+	c.TLSClientCA, c.Policy = filepath.Join(dir, "ca"), filepath.Join(dir, "policy")
+	write(t, c.SealKeyFile, seal.GenerateKey())
+	write(t, c.TLSClientCA, id.cert)
+	write(t, c.Policy, []byte("identities: [{name: a, roles: [admin], uids: [0]}]"))
+	for _, path := range []string{"", c.AuditLog, c.StateFile, c.StateFile + ".sessions", c.SealKeyFile, c.TLSClientCA, c.Policy, c.TLSKey} {
+		if path != "" { // with the first start all files are there
+			if err := os.Chmod(path, 0o622); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out lockedBuffer
+		s, err := newService(c, slog.New(slog.NewTextHandler(&out, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.stop(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(out.String(), "level=WARN"); path == "" && got != 0 || path != "" && (got != 1 || !strings.Contains(out.String(), "path="+path+" mode=-rw--w--w-")) {
+			t.Errorf("%s: %s", path, &out)
+		}
+		if path != "" {
+			_ = os.Chmod(path, 0o600)
+		}
+	}
+}
+
+// What does not return does not keep the service from stopping.
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), drainTimeout)
+		defer cancel()
+		release := make(chan struct{})
+		var running sync.WaitGroup
+		running.Go(func() { <-release })
+		if err := wait(ctx, &running); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		close(release)
+		if err := wait(t.Context(), &running); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A start that fails leaves nothing behind.
 func TestFailedStart(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -330,6 +403,31 @@ func TestFailedStart(t *testing.T) {
 		t.Errorf("the other listener was left behind: %v", err)
 	} else {
 		_ = again.Close()
+	}
+}
+
+// A state that opens and is none is an error that says what to do.
+func TestInvalidState(t *testing.T) {
+	c := settings()
+	dir := t.TempDir()
+	c.StateFile, c.SealKeyFile = filepath.Join(dir, "state"), filepath.Join(dir, "seal.key")
+	if err := os.WriteFile(c.SealKeyFile, seal.GenerateKey(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sealKeys, err := readSealKeys(c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := state.Open(c.StateFile, sealKeys, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Save([]byte("not a state")), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = newService(c, slog.New(slog.DiscardHandler))
+	if !errors.Is(err, keys.ErrInvalidState) || !strings.Contains(err.Error(), c.StateFile) || !strings.Contains(err.Error(), "move it away") {
+		t.Error(err)
 	}
 }
 

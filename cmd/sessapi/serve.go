@@ -63,8 +63,6 @@ func (c serveCommand) Run(env environment) error {
 	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
 	if c.Dumpable {
 		log.Warn("debuggers and core dumps can read the secrets of this process: --dumpable")
-	} else if err := preventDumps(); err != nil {
-		return fmt.Errorf("keep debuggers and core dumps away: %w; --dumpable lets them in", err)
 	}
 	s, err := newService(c.Config, log)
 	if err != nil {
@@ -131,6 +129,9 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		if s.audit, err = audit.Open(c.AuditLog); err != nil {
 			return s, fmt.Errorf("--audit-log: %w", err)
 		}
+		if info, err := os.Stat(c.AuditLog); err == nil && info.Mode().IsRegular() {
+			files.WarnLoose(log, "audit log", c.AuditLog, info.Mode(), files.Trusted)
+		}
 		s.onStop("audit log", func(context.Context) error { return s.audit.Close() })
 		m.AddAudit(s.audit)
 	}
@@ -169,22 +170,31 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.ring = ring
 	m.AddTicketKeys(ring)
+	if s.audit != nil {
+		if err := s.recordChange("start")(keys.Description{}, ring.Description(), nil); err != nil {
+			return s, fmt.Errorf("--audit-log: %w", err)
+		}
+	}
 	if c.TicketKeyFile != "" {
-		if s.keyFile, err = keys.OpenFile(c.TicketKeyFile, ring, log, s.recordChange("ticket-key file")); err != nil {
+		open := keys.OpenFile
+		if shared, ok := store.(*fleet.KeyStore); ok && shared.Found() {
+			open = keys.JoinFile
+		}
+		if s.keyFile, err = open(c.TicketKeyFile, ring, log, s.recordChange("ticket-key file")); err != nil {
 			return s, fmt.Errorf("--ticket-key-file: %w", err)
 		}
 		m.AddTicketKeyFile(s.keyFile)
 	}
 
 	if c.TLSCert != "" {
-		if s.tls, err = newTransport(c, log); err != nil {
+		if s.tls, err = newTransport(c, log, s.recordTLS); err != nil {
 			return s, err
 		}
 		m.AddTLS(s.tls.figures)
 	}
 	m.SetInsecureListen(c.InsecureListen)
 	if c.InsecureListen {
-		log.Warn("anybody who reaches the service can read and change keys and sessions: --insecure-listen")
+		log.Warn("--insecure-listen lets in what would be refused", "what", insecurity(c))
 	}
 	var authenticator *auth.Authenticator
 	if c.Policy != "" {
@@ -216,6 +226,11 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	if s.tls != nil {
 		handlersConfig.CertificateNames = s.tls.names
+		handlersConfig.TrustsClient = s.tls.trusts
+	}
+	if s.state != nil {
+		handlersConfig.State = s.state
+		handlersConfig.Flush = func() (int, error) { return s.state.FlushSessions(s.sessions) }
 	}
 	if s.fleet != nil {
 		handlersConfig.Fleet = s.fleet
@@ -237,6 +252,17 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout, m)
 }
 
+// insecurity says what --insecure-listen lets pass.
+func insecurity(c config.Config) string {
+	switch {
+	case c.Policy == "" && c.TLSClientCA == "":
+		return "anybody who reaches the service can read and change keys and sessions"
+	case c.TLSCert == "":
+		return "whoever sees the network can read tokens, keys and sessions, and use the tokens"
+	}
+	return "nothing: there are TLS and credentials, which make it needless"
+}
+
 // openCache makes the session cache. What the state file has is in it then, unless
 // the fleet has the sessions.
 func (s *service) openCache(c config.Config, m *metrics.Metrics) (err error) {
@@ -255,7 +281,7 @@ func (s *service) openCache(c config.Config, m *metrics.Metrics) (err error) {
 	if s.state == nil || c.Redis != "" {
 		return nil
 	}
-	restored, err := s.state.RestoreSessions(s.sessions)
+	restored, err := s.state.RestoreSessions(s.sessions, c.SessionMaxTTL)
 	if err != nil {
 		return fmt.Errorf("--state-file: %w", err)
 	}
@@ -270,7 +296,7 @@ func readSealKeys(c config.Config, log *slog.Logger) (*seal.Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--seal-key-file: %w", err)
 	}
-	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode)
+	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode, files.Secret)
 	return sealKeys, nil
 }
 
@@ -297,8 +323,14 @@ func newRing(c config.Config, clock func() time.Time, store keys.Store) (*keys.R
 		return keys.NewRing(clock, life), nil
 	}
 	ring, err := keys.OpenRing(clock, life, store)
+	setting := "--state-file"
+	if c.Redis != "" {
+		setting = "--redis"
+	} else if errors.Is(err, keys.ErrInvalidState) {
+		err = fmt.Errorf("%s: %w; start the version that wrote it, or move it away to start without it", c.StateFile, err)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("ticket keys: %w", err)
+		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
 	return ring, nil
 }
@@ -375,12 +407,12 @@ func (s *service) start(reload <-chan os.Signal) {
 		running.Go(func() { s.state.KeepSessions(ctx, s.sessions) })
 	}
 	if s.tls != nil {
-		running.Go(func() { s.tls.watch(ctx) })
+		running.Go(func() { s.tls.Watch(ctx) })
 	}
 	if s.policy != nil {
 		running.Go(func() { s.policy.Watch(ctx) })
 	}
-	s.onStop("ticket keys, policy and certificate", func(context.Context) error { cancel(); running.Wait(); return nil })
+	s.onStop("ticket keys, policy and certificate", func(ctx context.Context) error { cancel(); return wait(ctx, &running) })
 	serve := func(l boundServer) {
 		do := l.Serve
 		if l.secure {
@@ -400,6 +432,19 @@ func (s *service) start(reload <-chan os.Signal) {
 	s.log.Info("serving", "version", version())
 }
 
+// wait waits until what is running has returned. One that a disk or a network
+// file system holds up is left behind when ctx ends.
+func wait(ctx context.Context, running *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() { running.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // recordChange records changes of the ticket keys that the service makes by
 // itself; nil without an audit log.
 func (s *service) recordChange(source string) keys.Record {
@@ -413,14 +458,22 @@ func (s *service) recordChange(source string) keys.Record {
 	}
 }
 
-// recordPolicy records that a policy is about to hold.
-func (s *service) recordPolicy(identities int) error {
+// recordFile records that what a file of the settings has is about to hold.
+func (s *service) recordFile(operation, source, detail string) error {
 	if s.audit == nil {
 		return nil
 	}
-	return s.audit.Record(audit.Event{
-		Operation: "policy", Outcome: audit.Applied, Source: "policy file", Detail: fmt.Sprintf("%d identities", identities),
-	})
+	return s.audit.Record(audit.Event{Operation: operation, Outcome: audit.Applied, Source: source, Detail: detail})
+}
+
+// recordPolicy is [auth.OpenFile]'s record.
+func (s *service) recordPolicy(identities int) error {
+	return s.recordFile("policy", "policy file", fmt.Sprintf("%d identities", identities))
+}
+
+// recordTLS is [newTransport]'s record.
+func (s *service) recordTLS(detail string) error {
+	return s.recordFile("tls certificate", "tls files", detail)
 }
 
 // follow reads the files of the settings when it is told to, until ctx ends.
@@ -435,14 +488,14 @@ func (s *service) follow(ctx context.Context, reload <-chan os.Signal) {
 			}
 			if s.audit != nil { // first, for the others record what they do
 				if err := s.audit.Reopen(); err != nil {
-					s.log.Error("the audit log cannot be opened anew; it goes on in the old file", "error", err.Error())
+					s.log.Error("the audit log cannot be opened anew; until it can, what has to be recorded is not done", "error", err.Error())
 				}
 			}
 			if s.keyFile != nil {
 				s.keyFile.Reload()
 			}
 			if s.tls != nil {
-				s.tls.reload()
+				s.tls.Reload()
 			}
 			if s.policy != nil {
 				s.policy.Reload()

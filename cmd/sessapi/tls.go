@@ -9,10 +9,11 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,31 +33,33 @@ const maxPEM = 1 << 20
 // and rotates daily. The keys of the ring are never among them: whoever has one
 // could forge a ticket that names any client.
 type transport struct {
+	*files.Followed
 	cert, key, clientCA string // absolute paths; clientCA is empty without one
 	log                 *slog.Logger
+	record              func(detail string) error // nil without one
 
-	checking sync.Mutex        // held while the files are read; guards what follows
-	taken    [sha256.Size]byte // hash of the content that was last taken
-	reported string            // the failure that goes on and has been logged; empty without one
+	taken   [sha256.Size]byte // hash of the content that was last taken; for take alone
+	current atomic.Pointer[tls.Config]
+	roots   atomic.Pointer[map[string]bool] // the certificates of clientCA, by their DER
 
-	current           atomic.Pointer[tls.Config]
-	reloadFailures    atomic.Uint64
 	handshakeFailures atomic.Uint64
 }
 
-// newTransport reads the files of the settings.
-func newTransport(c config.Config, log *slog.Logger) (*transport, error) {
-	t := &transport{log: log}
+// newTransport reads the files of the settings. record, if it is not nil, is
+// called with what they are before they are served. When it fails, they are not.
+func newTransport(c config.Config, log *slog.Logger, record func(detail string) error) (*transport, error) {
+	t := &transport{log: log, record: record}
+	var err error
 	for path, setting := range map[*string]string{&t.cert: c.TLSCert, &t.key: c.TLSKey, &t.clientCA: c.TLSClientCA} {
 		if setting == "" {
 			continue
 		}
-		var err error
 		if *path, err = filepath.Abs(setting); err != nil {
 			return nil, err
 		}
 	}
-	return t, t.take()
+	t.Followed, err = files.Follow(log, "TLS certificate", t.take)
+	return t, err
 }
 
 // config is that of a listener. It serves each handshake with the files as they
@@ -74,62 +77,39 @@ func (t *transport) leaf() *x509.Certificate { return t.current.Load().Certifica
 // names are those of the certificate.
 func (t *transport) names() []string { return t.leaf().DNSNames }
 
+// trusts reports whether one of the chains, by which the certificate of a client was
+// verified when it connected, ends in what is a client CA now.
+func (t *transport) trusts(chains [][]*x509.Certificate) bool {
+	roots := *t.roots.Load()
+	return slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
+		return roots[string(chain[len(chain)-1].Raw)]
+	})
+}
+
 func (t *transport) figures() metrics.TLS {
 	return metrics.TLS{
 		NotAfter:          t.leaf().NotAfter,
-		ReloadFailures:    t.reloadFailures.Load(),
+		ReloadFailures:    t.Status().Failures,
 		HandshakeFailures: t.handshakeFailures.Load(),
 	}
 }
 
-// watch takes the files whenever they change, until ctx ends.
-func (t *transport) watch(ctx context.Context) {
-	paths := []string{t.cert, t.key}
-	if t.clientCA != "" {
-		paths = append(paths, t.clientCA)
-	}
-	files.Watch(ctx, t.log, "TLS certificate", func() bool { t.check(); return true }, paths...)
-}
-
-// reload takes the files now. Who asks again is told of a failure again.
-func (t *transport) reload() {
-	t.checking.Lock()
-	t.reported = ""
-	t.checking.Unlock()
-	t.check()
-}
-
-// check takes the files and says why when it cannot. A failure that goes on is
-// counted and logged once, whatever else happens in the directory.
-func (t *transport) check() {
-	t.checking.Lock()
-	defer t.checking.Unlock()
-	err := t.take()
-	switch {
-	case err == nil:
-		t.reported = ""
-	case err.Error() != t.reported:
-		t.reported = err.Error()
-		t.reloadFailures.Add(1)
-		t.log.Error("the TLS files cannot be taken; those from before stay", slog.String("error", t.reported))
-	}
-}
-
 // take serves what is in the files, unless that is what was taken last.
-func (t *transport) take() error {
+func (t *transport) take() (changed bool, err error) {
 	cert, _, err := files.Read(t.cert, maxPEM)
 	if err != nil {
-		return fmt.Errorf("--tls-cert: %s: %w", t.cert, err)
+		return false, fmt.Errorf("--tls-cert: %s: %w", t.cert, err)
 	}
 	key, mode, err := files.Read(t.key, maxPEM)
 	if err != nil {
-		return fmt.Errorf("--tls-key: %s: %w", t.key, err)
+		return false, fmt.Errorf("--tls-key: %s: %w", t.key, err)
 	}
 	defer clear(key)
 	var ca []byte
+	var caMode fs.FileMode
 	if t.clientCA != "" {
-		if ca, _, err = files.Read(t.clientCA, maxPEM); err != nil {
-			return fmt.Errorf("--tls-client-ca: %s: %w", t.clientCA, err)
+		if ca, caMode, err = files.Read(t.clientCA, maxPEM); err != nil {
+			return false, fmt.Errorf("--tls-client-ca: %s: %w", t.clientCA, err)
 		}
 	}
 	hash := sha256.New()
@@ -139,40 +119,55 @@ func (t *transport) take() error {
 	}
 	sum := [sha256.Size]byte(hash.Sum(nil))
 	if sum == t.taken {
-		return nil
+		return false, nil
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return fmt.Errorf("--tls-cert and --tls-key: %w", err)
+		return false, fmt.Errorf("--tls-cert and --tls-key: %w", err)
 	}
 	c := &tls.Config{
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"h2", "http/1.1"},
 		Certificates: []tls.Certificate{pair},
 	}
+	roots := map[string]bool{}
 	if t.clientCA != "" {
-		if c.ClientCAs, err = parseCertificates(ca); err != nil {
-			return fmt.Errorf("--tls-client-ca: %s: %w", t.clientCA, err)
+		certs, err := parseCertificates(ca)
+		if err != nil {
+			return false, fmt.Errorf("--tls-client-ca: %s: %w", t.clientCA, err)
+		}
+		c.ClientCAs = poolOf(certs)
+		for _, cert := range certs {
+			roots[string(cert.Raw)] = true
 		}
 		// Whether there has to be one is decided with the request: health needs
 		// none, and a policy knows other credentials.
 		c.ClientAuth = tls.VerifyClientCertIfGiven
 	}
+	if t.record != nil {
+		detail := fmt.Sprintf("certificate with the SHA-256 hash %x", sha256.Sum256(pair.Leaf.Raw))
+		if t.clientCA != "" {
+			detail += fmt.Sprintf(", file of client CAs with %x", sha256.Sum256(ca))
+		}
+		if err := t.record(detail); err != nil {
+			return false, fmt.Errorf("--tls-cert: cannot be recorded: %w", err)
+		}
+	}
 	t.taken = sum
+	t.roots.Store(&roots) // first, for who connects by c has requests at once
 	t.current.Store(c)
-	files.WarnLoose(t.log, "TLS key", t.key, mode)
+	files.WarnLoose(t.log, "TLS key", t.key, mode, files.Secret)
+	files.WarnLoose(t.log, "client CA", t.clientCA, caMode, files.Trusted)
 	if left := time.Until(pair.Leaf.NotAfter); left <= 0 {
 		t.log.Warn("the TLS certificate has expired", slog.Time("not_after", pair.Leaf.NotAfter))
 	}
 	t.log.Info("TLS certificate taken", slog.String("path", t.cert), slog.Time("not_after", pair.Leaf.NotAfter))
-	return nil
+	return true, nil
 }
 
 // parseCertificates reads a PEM file of certificates. Unlike
 // [x509.CertPool.AppendCertsFromPEM] it passes over nothing.
-func parseCertificates(data []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
-	empty := true
+func parseCertificates(data []byte) (certs []*x509.Certificate, err error) {
 	for rest := bytes.TrimSpace(data); len(rest) > 0; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -185,13 +180,20 @@ func parseCertificates(data []byte) (*x509.CertPool, error) {
 		if err != nil {
 			return nil, err
 		}
-		pool.AddCert(cert)
-		empty = false
+		certs = append(certs, cert)
 	}
-	if empty {
+	if len(certs) == 0 {
 		return nil, errors.New("has no certificate in it")
 	}
-	return pool, nil
+	return certs, nil
+}
+
+func poolOf(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool
 }
 
 // handshakeLog is the log of a server, with failed handshakes counted and at

@@ -5,12 +5,15 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -22,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/config"
 )
 
@@ -226,20 +230,70 @@ func TestTLSReload(t *testing.T) {
 		}
 	}
 	write(t, c.TLSCert, two.cert) // whose key is missing yet
-	await("a failure", func() bool { return s.tls.reloadFailures.Load() == 1 })
+	await("a failure", func() bool { return s.tls.Status().Failures == 1 })
 	if got := served(); got != "one" {
 		t.Errorf("half a pair is served: %s", got)
 	}
 	write(t, c.TLSKey, two.key)
 	await("the new certificate", func() bool { return served() == "two" })
 	write(t, c.TLSCert, []byte("no certificate"))
-	await("a failure", func() bool { return s.tls.reloadFailures.Load() == 2 })
-	s.tls.reload()
-	if got := s.tls.reloadFailures.Load(); got != 3 {
+	await("a failure", func() bool { return s.tls.Status().Failures == 2 })
+	s.tls.Reload()
+	if got := s.tls.Status().Failures; got != 3 {
 		t.Errorf("a reload that was asked for: %d failures", got)
 	}
 	if got := served(); got != "two" {
 		t.Errorf("a broken certificate put %s in place", got)
+	}
+}
+
+// The audit log has the set that the service starts with, and each certificate
+// and CA before it is served. What it does not take is not served.
+func TestAuditedByItself(t *testing.T) {
+	one, two := newIdentity(t, "one", nil), newIdentity(t, "two", nil)
+	c := tlsSettings(t, one)
+	c.TLSClientCA, c.AuditLog = filepath.Join(t.TempDir(), "ca.pem"), filepath.Join(t.TempDir(), "audit.log")
+	write(t, c.TLSClientCA, one.cert)
+	s := startService(t, c)
+	events := func() (all []audit.Event) {
+		t.Helper()
+		data, err := os.ReadFile(c.AuditLog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(data) {
+			var e audit.Event
+			if err := json.Unmarshal(line, &e); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, e)
+		}
+		return all
+	}
+	hash := func(id identity) string { return fmt.Sprintf("%x", sha256.Sum256(id.pair.Leaf.Raw)) }
+	got := events()
+	if len(got) != 2 {
+		t.Fatalf("%+v", got)
+	}
+	if e := got[0]; e.Operation != "ticket keys" || e.Outcome != audit.Applied || e.Source != "start" ||
+		e.Before != nil || e.After.Generation != s.ring.Generation() || len(e.After.Fingerprints) != 2 {
+		t.Errorf("%+v", e)
+	}
+	if e := got[1]; e.Operation != "tls certificate" || e.Outcome != audit.Applied || !strings.Contains(e.Detail, hash(one)) {
+		t.Errorf("%+v", e)
+	}
+	write(t, c.TLSClientCA, two.cert)
+	s.tls.Reload()
+	if got = events(); len(got) != 3 || !strings.Contains(got[2].Detail, fmt.Sprintf("%x", sha256.Sum256(two.cert))) {
+		t.Errorf("%+v", got)
+	}
+	if err := s.audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, c.TLSClientCA, one.cert)
+	s.tls.Reload()
+	if s.tls.Status().Failures == 0 || len(events()) != 3 || !s.tls.current.Load().ClientCAs.Equal(two.pool()) {
+		t.Error("a CA is taken that was not recorded")
 	}
 }
 
@@ -285,12 +339,56 @@ func TestClientCertificates(t *testing.T) {
 		t.Error("a certificate of another CA is taken")
 	}
 	write(t, c.TLSClientCA, other.cert)
-	s.tls.reload()
+	s.tls.Reload()
 	if status, _ := get("/ticket-keys", sessions, good); status == 200 {
 		t.Error("a certificate of a former CA is taken")
 	}
 	if status, err := get("/ticket-keys", nil, bad); status != 200 {
 		t.Errorf("a certificate of the new CA: %d %v", status, err)
+	}
+}
+
+// A CA that is taken out ends also what its certificates are good for on
+// connections that are kept, and one that stays ends nothing.
+func TestFormerCAOnKeptConnections(t *testing.T) {
+	server, former, kept := newIdentity(t, "server", nil), newIdentity(t, "former CA", nil), newIdentity(t, "CA", nil)
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	write(t, policy, []byte("identities: [{name: a, roles: [admin], certificates: [{dns: sessapi.example}]}]"))
+	for _, policy := range []string{"", policy} {
+		c := tlsSettings(t, server)
+		c.Policy = policy
+		c.TLSClientCA = filepath.Join(t.TempDir(), "ca.pem")
+		write(t, c.TLSClientCA, append(bytes.Clone(former.cert), kept.cert...))
+		s := startService(t, c)
+		for _, http2 := range []bool{false, true} {
+			write(t, c.TLSClientCA, append(bytes.Clone(former.cert), kept.cert...))
+			s.tls.Reload()
+			var protocols http.Protocols
+			protocols.SetHTTP1(!http2)
+			protocols.SetHTTP2(http2)
+			client := func(ca identity) func() int {
+				client := &http.Client{Transport: &http.Transport{Protocols: &protocols, TLSClientConfig: &tls.Config{
+					RootCAs: server.pool(), Certificates: []tls.Certificate{newIdentity(t, "client", &ca).pair},
+				}}}
+				t.Cleanup(client.CloseIdleConnections)
+				return func() int {
+					status, _ := do(t, client, "GET", "https://"+s.address(0)+"/ticket-keys", nil)
+					return status
+				}
+			}
+			one, two := client(former), client(kept)
+			if one() != 200 || two() != 200 {
+				t.Fatal("the certificates are not taken")
+			}
+			write(t, c.TLSClientCA, kept.cert)
+			s.tls.Reload()
+			if got := one(); got != 401 {
+				t.Errorf("policy %q, HTTP/2 %v: of a former CA: %d", policy, http2, got)
+			}
+			if got := two(); got != 200 {
+				t.Errorf("policy %q, HTTP/2 %v: of a CA that stays: %d", policy, http2, got)
+			}
+		}
 	}
 }
 
@@ -309,7 +407,7 @@ func TestTransportFails(t *testing.T) {
 	} {
 		c := tlsSettings(t, id)
 		change(&c)
-		if _, err := newTransport(c, slog.New(slog.DiscardHandler)); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
+		if _, err := newTransport(c, slog.New(slog.DiscardHandler), nil); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

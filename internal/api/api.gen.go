@@ -400,13 +400,22 @@ type SessionUpload struct {
 	TTLSeconds *int64 `json:"ttl_seconds,omitempty"`
 }
 
+// StateFileStatus Absent without a state file.
+type StateFileStatus struct {
+	// Failing Whether it could not be saved the last time.
+	Failing bool `json:"failing"`
+}
+
 // Status defines model for Status.
 type Status struct {
 	Cache CacheStatus `json:"cache"`
 
 	// Fleet Of a node that shares sessions and ticket keys through Redis.
-	Fleet         *FleetStatus         `json:"fleet,omitempty"`
-	StartedAt     time.Time            `json:"started_at"`
+	Fleet     *FleetStatus `json:"fleet,omitempty"`
+	StartedAt time.Time    `json:"started_at"`
+
+	// StateFile Absent without a state file.
+	StateFile     *StateFileStatus     `json:"state_file,omitempty"`
 	TicketKeyFile *TicketKeyFileStatus `json:"ticket_key_file,omitempty"`
 	TicketKeys    TicketKeys           `json:"ticket_keys"`
 	UptimeSeconds int64                `json:"uptime_seconds"`

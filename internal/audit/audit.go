@@ -6,6 +6,12 @@
 // are in it as a keyed hash, so that lines about one session can be told to be
 // that, and nobody is followed around by them.
 //
+// Anybody can be denied something, as often as they like. [Log.Deny] therefore
+// bounds what that writes, and sums up the rest.
+//
+// A disk or a reader that hangs holds nobody up for long: an event that is not
+// recorded within some seconds is one that cannot be recorded.
+//
 //	log, err := audit.Open("/var/log/sessapi/audit.log")
 //	…
 //	err = log.Record(audit.Event{Operation: "POST /ticket-keys", Outcome: audit.Applied, Identity: "ops"})
@@ -18,9 +24,10 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
-	"sync"
+	"path/filepath"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,6 +35,18 @@ import (
 
 // Stderr is the path that stands for the standard error stream.
 const Stderr = "stderr"
+
+// patience bounds how long an event may take to be recorded. A disk that is
+// busy takes a second; who asked for a change waits no longer than for this.
+const patience = 5 * time.Second
+
+var (
+	// ErrLocked reports a log that another process writes to, or another [Log].
+	ErrLocked = errors.New("is in use by another process; give each its own")
+	// ErrStuck reports an event that was not recorded in time, or that came
+	// while another one was not.
+	ErrStuck = errors.New("audit: writing to the log hangs")
+)
 
 // Outcome is what came of an operation.
 type Outcome string
@@ -37,7 +56,7 @@ const (
 	Applied  Outcome = "applied"  // the change is about to be made
 	Exported Outcome = "exported" // the keys are about to be sent
 	Denied   Outcome = "denied"   // the request was refused
-	Failed   Outcome = "failed"   // the change that the line before tells of was not made
+	Failed   Outcome = "failed"   // what a line before this one, or part of one, says of the same was not done
 )
 
 // Event is one line. Members that are zero are left out.
@@ -53,6 +72,12 @@ type Event struct {
 	Session   string    `json:"session,omitempty"` // see [Log.Session]
 	Detail    string    `json:"detail,omitempty"`
 
+	// Of a line that sums up denials: how many, and when the first and the last
+	// one was.
+	Count uint64    `json:"count,omitempty"`
+	First time.Time `json:"first,omitzero"`
+	Last  time.Time `json:"last,omitzero"`
+
 	Before *Keys `json:"before,omitempty"`
 	After  *Keys `json:"after,omitempty"`
 }
@@ -63,76 +88,107 @@ type Keys struct {
 	Fingerprints []string `json:"fingerprints"` // current, next, previous from the newest on
 }
 
-// Log writes events. All methods are safe for concurrent use.
+// Log writes events. All methods are safe for concurrent use, and none waits for
+// longer than some seconds.
 type Log struct {
-	path   string
-	idKey  [sha256.Size]byte // of Session; fresh in each process
-	failed atomic.Uint64
-	events atomic.Uint64
+	path    string
+	idKey   [sha256.Size]byte // of Session; fresh in each process
+	failed  atomic.Uint64
+	events  atomic.Uint64
+	failing atomic.Bool
+	denials denials
 
-	mu      sync.Mutex // guards what follows, and keeps lines apart
-	file    *os.File
-	torn    bool // the last line may have been written in part
-	failing bool // the last event could not be recorded
+	turn  chan struct{} // has room for who may use what follows
+	stuck atomic.Bool   // who has the turn has it for too long
+	file  *os.File      // nil when closed
+	info  os.FileInfo   // of file; nil for stderr
+	torn  bool          // the last line may have been written in part
 }
 
 // Open opens the file, of mode 0600 if it has to be made, to add to it; [Stderr]
-// is the standard error stream. Its owner calls Close.
+// is the standard error stream. A named pipe needs somebody who reads it. The
+// error of a file that another Log has open is [ErrLocked]. Its owner calls Close.
 func Open(path string) (*Log, error) {
-	l := &Log{path: path}
+	l := &Log{path: path, turn: make(chan struct{}, 1)}
 	_, _ = rand.Read(l.idKey[:]) // it never fails
 	if path == Stderr {
 		l.file = os.Stderr
 		return l, nil
 	}
 	var err error
-	l.file, err = open(path)
+	l.file, l.info, err = open(path)
 	return l, err
 }
 
-func open(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+// open opens a log, for this process alone if it is a file: another one would cut
+// off what is not its own when a line does not fit.
+func open(path string) (file *os.File, info os.FileInfo, err error) {
+	// A named pipe that nobody reads is an error then, and not waited for.
+	file, err = os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = file.Close() // nothing was written
+		}
+	}()
+	if info, err = file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return file, info, err
+	}
+	switch err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return nil, nil, fmt.Errorf("%s: %w", path, ErrLocked)
+	case err != nil:
+		return nil, nil, fmt.Errorf("lock %s: %w", path, err)
+	case info.Size() == 0: // it may have been made right now
+		err = syncDir(filepath.Dir(path))
+	}
+	return file, info, err
 }
 
-// Reopen opens the file anew, for who rotates logs has renamed it. When that
-// fails, the log goes on in the old one.
-func (l *Log) Reopen() error {
-	if l.path == Stderr {
-		return nil
-	}
-	file, err := open(l.path)
+// syncDir makes sure that a file that was made in the directory is there after
+// a crash.
+func syncDir(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	old := l.file
-	l.file, l.torn = file, false
-	return old.Close()
+	defer dir.Close()
+	return dir.Sync()
 }
 
-// Close closes the file. An event that is recorded later fails.
+// Reopen lets go of a file that who rotates logs has renamed. The next event
+// would do so, too.
+func (l *Log) Reopen() error { return l.inTurn(l.follow, func() {}) }
+
+// Close sums up the denials that have no line yet, and closes the file. An event
+// that is recorded later fails.
 func (l *Log) Close() error {
-	if l.path == Stderr {
-		return nil
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.file.Close()
+	l.sumUp()
+	return l.inTurn(func() error {
+		file := l.file
+		l.file = nil
+		if file == nil || l.path == Stderr {
+			return nil
+		}
+		return file.Close()
+	}, func() {})
 }
 
-// Record writes the event. That of a change is on the disk when it returns.
+// Record writes the event. That of a change is on the disk when it returns. After
+// an error, of which [ErrStuck] is one, the line may be there nonetheless; that
+// of a change or an export is followed by one with [Failed] as soon as the log
+// takes any.
 func (l *Log) Record(e Event) error {
 	e.Time = time.Now().UTC()
-	line, err := json.Marshal(e)
-	if err != nil {
-		panic(err) // strings and numbers always marshal
-	}
-	line = append(line, '\n')
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	err = l.write(line, e.Outcome == Applied)
-	l.failing = err != nil
+	err := l.inTurn(func() error { return l.write(e) }, func() {
+		if e.Outcome == Applied || e.Outcome == Exported {
+			e.Time, e.Outcome, e.Detail = time.Now().UTC(), Failed, "could not be recorded and was not done"
+			_ = l.write(e) // the caller has an error already
+		}
+	})
+	l.failing.Store(err != nil)
 	if err != nil {
 		l.failed.Add(1)
 		return err
@@ -142,13 +198,83 @@ func (l *Log) Record(e Event) error {
 }
 
 // Failing reports whether the last event could not be recorded.
-func (l *Log) Failing() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.failing
+func (l *Log) Failing() bool { return l.failing.Load() }
+
+// inTurn calls do while nobody else uses the file, and returns its error. When it
+// fails, or takes so long that nobody waits for it any more, undo is called, in
+// the same turn.
+func (l *Log) inTurn(do func() error, undo func()) error {
+	if l.stuck.Load() {
+		return ErrStuck
+	}
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case l.turn <- struct{}{}:
+	case <-timeout.C:
+		return ErrStuck
+	}
+	done, gone := make(chan error), make(chan struct{})
+	go func() {
+		defer func() {
+			l.stuck.Store(false)
+			<-l.turn
+		}()
+		err := do()
+		if err == nil {
+			select {
+			case done <- nil:
+				return
+			case <-gone:
+			}
+		}
+		undo()
+		select {
+		case done <- err:
+		case <-gone:
+		}
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-timeout.C:
+		l.stuck.Store(true) // before gone, after which it is taken back
+		close(gone)
+		return ErrStuck
+	}
 }
 
-func (l *Log) write(line []byte, durably bool) error {
+// follow opens the file anew when the path no longer leads to it: lines in a file
+// that was removed would be lost. It is the caller's turn.
+func (l *Log) follow() error {
+	if l.file == nil {
+		return os.ErrClosed
+	}
+	if l.path == Stderr {
+		return nil
+	}
+	if info, err := os.Stat(l.path); err == nil && os.SameFile(info, l.info) {
+		return nil
+	}
+	file, info, err := open(l.path)
+	if err != nil {
+		return err
+	}
+	_ = l.file.Close() // what has to be on the disk is
+	l.file, l.info, l.torn = file, info, false
+	return nil
+}
+
+// write adds a line, and that of a change durably. It is the caller's turn.
+func (l *Log) write(e Event) error {
+	line, err := json.Marshal(e)
+	if err != nil {
+		panic(err) // strings and numbers always marshal
+	}
+	line = append(line, '\n')
+	if err := l.follow(); err != nil {
+		return err
+	}
 	if l.torn {
 		line = append([]byte{'\n'}, line...) // or both would be one line, of neither
 	}
@@ -158,7 +284,7 @@ func (l *Log) write(line []byte, durably bool) error {
 		return err
 	}
 	l.torn = false
-	if !durably || l.path == Stderr {
+	if l.path == Stderr || e.Outcome != Applied && e.Outcome != Failed {
 		return nil
 	}
 	// What cannot be synced, such as a pipe, says so with EINVAL.

@@ -3,11 +3,16 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -67,9 +72,14 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// A log that is moved away is made anew, and one that is there is added to.
+// A log that is moved away or removed is made anew, by a reload or by the next
+// event, and one that is there is added to. Nothing is recorded in a file that
+// nobody finds.
 func TestReopen(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "audit.log")
+	path := filepath.Join(t.TempDir(), "logs", "audit.log")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, []byte("{}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -88,21 +98,173 @@ func TestReopen(t *testing.T) {
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	record()
 	if err := log.Reopen(); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("after Reopen: %v", err)
+	}
 	record()
-	if old, fresh := len(lines(t, path+".1")), len(lines(t, path)); old != 3 || fresh != 1 {
-		t.Errorf("%d lines in the old file, %d in the new one", old, fresh)
+	if err := os.Rename(path, path+".2"); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	if first, second, third := len(lines(t, path+".1")), len(lines(t, path+".2")), len(lines(t, path)); first != 2 || second != 1 || third != 1 {
+		t.Errorf("%d, %d and %d lines", first, second, third)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	if got := len(lines(t, path)); got != 1 {
+		t.Errorf("%d lines in a log that was removed before", got)
 	}
 	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
 		t.Fatal(err)
 	}
-	if log.Reopen() == nil {
-		t.Error("a log was opened in a directory that is gone")
+	if log.Reopen() == nil || log.Record(Event{Outcome: Applied}) == nil || !log.Failing() {
+		t.Error("a log goes on without its directory")
 	}
-	record() // in the file that it has
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	if log.Failing() {
+		t.Error("failing when it is not")
+	}
+}
+
+// A file is one log's.
+func TestLocked(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.log")
+	log, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
+		t.Errorf("opened twice: %v", err)
+	}
+	if err := os.Rename(path, path+".1"); err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Record(Event{Outcome: Applied}); !errors.Is(err, ErrLocked) {
+		t.Errorf("recorded in the log of another: %v", err)
+	}
+	for range 2 { // the second time it is closed already
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := log.Record(Event{Outcome: Applied}); err != nil {
+		t.Error(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A pipe that nobody reads from takes nothing, and holds nobody up. What is
+// written late is taken back.
+func TestPipe(t *testing.T) {
+	t.Parallel() // it waits for a timeout
+	path := filepath.Join(t.TempDir(), "audit.fifo")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(path); !errors.Is(err, syscall.ENXIO) {
+		t.Fatalf("nobody reads: %v", err)
+	}
+	reader, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	log, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Record(Event{Outcome: Applied}); err != nil {
+		t.Errorf("a pipe that is read: %v", err)
+	}
+	detail := strings.Repeat("x", 1<<20) // more than a pipe takes
+	if err := log.Record(Event{Outcome: Applied, RequestID: "late", Detail: detail}); !errors.Is(err, ErrStuck) {
+		t.Errorf("a full pipe: %v", err)
+	}
+	start := time.Now()
+	if err := log.Record(Event{Outcome: Denied}); !errors.Is(err, ErrStuck) || time.Since(start) > patience/2 || !log.Failing() {
+		t.Errorf("after an event that hangs: %v", err)
+	}
+	if err := log.Reopen(); !errors.Is(err, ErrStuck) {
+		t.Errorf("Reopen: %v", err)
+	}
+	read := json.NewDecoder(reader)
+	for i, want := range []Outcome{Applied, Applied, Failed} {
+		var e Event
+		if err := read.Decode(&e); err != nil || e.Outcome != want || i > 0 && e.RequestID != "late" {
+			t.Errorf("line %d: %s %s, %v", i, e.Outcome, e.RequestID, err)
+		}
+	}
+	for log.Record(Event{Outcome: Applied}) != nil { // until the turn of the late one is over
+		runtime.Gosched()
+	}
+	if log.Failing() {
+		t.Error("failing when it is read again")
+	}
+	if err := log.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody waits for longer than patience, however many there are, and what hung
+// and what failed is undone before anybody else has the turn.
+func TestInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &Log{turn: make(chan struct{}, 1)}
+		var did []string
+		do := func(name string, err error) (func() error, func()) {
+			return func() error { did = append(did, name); return err }, func() { did = append(did, name+" undone") }
+		}
+		if do, undo := do("failing", os.ErrInvalid); !errors.Is(l.inTurn(do, undo), os.ErrInvalid) {
+			t.Error("another error")
+		}
+		release := make(chan struct{})
+		start := time.Now()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			do, undo := do("slow", nil)
+			if err := l.inTurn(func() error { <-release; return do() }, undo); !errors.Is(err, ErrStuck) {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		for range 100 {
+			wg.Go(func() {
+				do, undo := do("waiting", nil)
+				if err := l.inTurn(do, undo); !errors.Is(err, ErrStuck) {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(start); took != patience {
+			t.Errorf("they waited %v", took)
+		}
+		if doAtOnce, undo := do("at once", nil); !errors.Is(l.inTurn(doAtOnce, undo), ErrStuck) || time.Since(start) != patience {
+			t.Error("who comes later waits")
+		}
+		close(release)
+		synctest.Wait()
+		if do, undo := do("last", nil); l.inTurn(do, undo) != nil {
+			t.Error("stuck for good")
+		}
+		if want := []string{"failing", "failing undone", "slow", "slow undone", "last"}; !slices.Equal(did, want) {
+			t.Errorf("did %q", did)
+		}
+	})
 }
 
 // A line that was cut off and stayed does not spoil the one after it.

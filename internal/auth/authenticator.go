@@ -114,7 +114,7 @@ func (a *Authenticator) Failures(reason Reason) uint64 { return a.failed[reason]
 func (a *Authenticator) limited(s Source, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	paid, known := a.sources[s.network()]
+	paid, known := a.sources[s.Network()]
 	if !known {
 		return 0
 	}
@@ -123,7 +123,7 @@ func (a *Authenticator) limited(s Source, now time.Time) time.Duration {
 
 // fail counts a failure against the source.
 func (a *Authenticator) fail(s Source, now time.Time) {
-	s = s.network()
+	s = s.Network()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	paid, known := a.sources[s]
@@ -184,18 +184,21 @@ func SourceOf(r *http.Request) Source {
 	return Source{uid: -1}
 }
 
-// network is what is counted as one source: an IPv6 host has a /64 to choose
+// Network is what is counted as one source: an IPv6 host has a /64 to choose
 // addresses from (RFC 4291, section 2.5.1).
-func (s Source) network() Source {
+func (s Source) Network() Source {
 	if s.addr.Addr().Is6() {
 		s.addr, _ = s.addr.Addr().Prefix(64) // it has 128 bits
 	}
 	return s
 }
 
-// String is the address, or uid:1000 for a Unix socket's peer.
+// String is the address, 2001:db8::/64 for a network, or uid:1000 for a Unix
+// socket's peer.
 func (s Source) String() string {
 	switch {
+	case s.addr.IsValid() && !s.addr.IsSingleIP():
+		return s.addr.String()
 	case s.addr.IsValid():
 		return s.addr.Addr().String()
 	case s.uid >= 0:

@@ -156,6 +156,15 @@ func TestSource(t *testing.T) {
 			t.Errorf("%s is %s, want %s", addr, got, want)
 		}
 	}
+	for addr, want := range map[string]string{
+		"192.0.2.1:80":          "192.0.2.1",
+		"[2001:db8:1::1:2]:443": "2001:db8:1::/64",
+		"@":                     "unknown",
+	} {
+		if got := SourceOf(from(addr, "")).Network().String(); got != want {
+			t.Errorf("the network of %s is %s, want %s", addr, got, want)
+		}
+	}
 }
 
 // wrapped is a connection as one that was held comes back.
@@ -276,46 +285,46 @@ func TestFile(t *testing.T) {
 		t.Fatalf("%v %s", err, &log)
 	}
 	write(identity("a", "    uids: [1]") + "\n  - {name: b, roles: [admin], uids: [2]}")
-	f.checkNow()
-	if got := f.Policy(); got.Identities() != 2 || f.Failures() != 0 {
-		t.Errorf("after a change: %d identities, %d failures", got.Identities(), f.Failures())
+	f.Check()
+	if got := f.Policy(); got.Identities() != 2 || f.Status().Failures != 0 {
+		t.Errorf("after a change: %d identities, %d failures", got.Identities(), f.Status().Failures)
 	}
 	good := f.Policy()
 	write("identities: [")
-	f.checkNow()
-	if f.Policy() != good || f.Failures() != 1 || !f.Failing() {
-		t.Errorf("after a broken one: %d failures", f.Failures())
+	f.Check()
+	if f.Policy() != good || f.Status().Failures != 1 || f.Status().LastError == "" {
+		t.Errorf("after a broken one: %d failures", f.Status().Failures)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	f.checkNow()
-	if f.Policy() != good || f.Failures() != 2 {
-		t.Errorf("without a file: %d failures", f.Failures())
+	f.Check()
+	if f.Policy() != good || f.Status().Failures != 2 {
+		t.Errorf("without a file: %d failures", f.Status().Failures)
 	}
 	f.Reload()
-	if f.Failures() != 3 {
-		t.Errorf("asked again: %d failures", f.Failures())
+	if f.Status().Failures != 3 {
+		t.Errorf("asked again: %d failures", f.Status().Failures)
 	}
 	write(identity("a", "    uids: [1]") + "\n  - {name: b, roles: [admin], uids: [2]}")
-	f.checkNow()
-	if f.Policy() != good || f.Failing() {
+	f.Check()
+	if f.Policy() != good || f.Status().LastError != "" {
 		t.Error("a file that is restored is another policy, or still broken")
 	}
 	f.Reload()
-	if !strings.Contains(log.String(), "policy unchanged") {
+	if !strings.Contains(log.String(), "msg=unchanged name=policy") {
 		t.Error("a reload says nothing")
 	}
 
 	// What cannot be recorded does not hold.
 	f.record = func(int) error { return errors.New("the disk is full") }
 	write(identity("a", "    uids: [1]"))
-	if f.checkNow() || f.Policy() != good {
+	if f.Check(); f.Policy() != good {
 		t.Error("a policy holds that is not recorded")
 	}
 	recorded := 0
 	f.record = func(identities int) error { recorded = identities; return nil }
-	if !f.checkNow() || f.Policy().Identities() != 1 || recorded != 1 {
+	if f.Check(); f.Policy().Identities() != 1 || recorded != 1 {
 		t.Errorf("recorded %d identities", recorded)
 	}
 	if err := os.Remove(path); err != nil {

@@ -9,12 +9,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
@@ -60,16 +63,36 @@ type document struct {
 		Name   string   `yaml:"name"`
 		Roles  []string `yaml:"roles"`
 		Tokens []struct {
-			SHA256  string `yaml:"sha256"`
-			Expires string `yaml:"expires"`
+			SHA256  string  `yaml:"sha256"`
+			Expires *string `yaml:"expires"`
 		} `yaml:"tokens"`
 		Certificates []struct {
 			SPIFFE          string `yaml:"spiffe"`
 			DNS             string `yaml:"dns"`
 			PublicKeySHA256 string `yaml:"public_key_sha256"`
 		} `yaml:"certificates"`
-		UIDs []uint32 `yaml:"uids"`
+		UIDs []uid `yaml:"uids"`
 	} `yaml:"identities"`
+}
+
+// uid is a user ID as it is written: in decimal, and nothing else. The YAML
+// library would make one of a fraction and of an octal number too.
+type uid uint32
+
+// overflowUID is what the kernel shows a user as that has no number in this
+// process's user namespace (user_namespaces(7)), and what many systems call
+// nobody: it may be anybody.
+const overflowUID = 65534
+
+// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+func (u *uid) UnmarshalYAML(node ast.Node) error {
+	text := node.GetToken().Value
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil || text != strconv.FormatUint(n, 10) {
+		return fmt.Errorf("line %d: uids: must be plain numbers from 0 to %d", node.GetToken().Position.Line, uint32(math.MaxUint32))
+	}
+	*u = uid(n)
+	return nil
 }
 
 // Parse reads a policy, a YAML document as docs/policy.md describes it. The
@@ -99,7 +122,9 @@ func Parse(data []byte) (*Policy, error) {
 }
 
 // decode decodes YAML by the letter, and only as much of YAML as a policy needs:
-// no anchors and aliases, which make much of little, no tags and no deep nesting.
+// no anchors and aliases, which make much of little, no tags, no deep nesting, no
+// numbers but whole ones, and nothing without a value, which would be read as if it
+// were not there.
 func decode(data []byte, d *document) error {
 	if len(data) > MaxPolicyBytes {
 		return fmt.Errorf("is larger than %d bytes", MaxPolicyBytes)
@@ -123,13 +148,11 @@ func decode(data []byte, d *document) error {
 				return fmt.Errorf("line %d: a list right in a list", t.Position.Line)
 			}
 		case token.MappingValueType, token.CollectEntryType, token.CommentType,
-			token.StringType, token.SingleQuoteType, token.DoubleQuoteType,
-			token.IntegerType, token.HexIntegerType, token.OctetIntegerType, token.BinaryIntegerType, token.FloatType,
-			token.NullType, token.ImplicitNullType, token.InfinityType, token.NanType, token.BoolType:
+			token.StringType, token.SingleQuoteType, token.DoubleQuoteType, token.IntegerType, token.NullType:
 		case token.DocumentHeaderType, token.DocumentEndType:
 			// How many documents there are shows below.
 		default:
-			return fmt.Errorf("line %d: %v is more of YAML than a policy takes", t.Position.Line, t.Type)
+			return fmt.Errorf("line %d: %v is more of YAML than a policy takes; text that looks like it needs quotes", t.Position.Line, t.Type)
 		}
 		if depth > maxNesting || t.Position.IndentNum > 16*maxNesting {
 			return fmt.Errorf("line %d: nested too deep", t.Position.Line)
@@ -141,6 +164,9 @@ func decode(data []byte, d *document) error {
 	}
 	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
 		return errors.New("must be one YAML document")
+	}
+	for _, null := range ast.Filter(ast.NullType, file.Docs[0].Body) {
+		return fmt.Errorf("line %d: there is no value", null.GetToken().Position.Line)
 	}
 	if err := yaml.NodeToValue(file.Docs[0].Body, d, yaml.Strict()); err != nil {
 		return errors.New(firstLine(err))
@@ -187,7 +213,10 @@ func (p *Policy) add(d *document, i int) error {
 		}
 	}
 	for i, uid := range written.UIDs {
-		if err := addTo(p.uids, uid, identity); err != nil {
+		if uid == overflowUID {
+			return fmt.Errorf("uids[%d]: %d is whoever has no number in the user namespace of the service", i, uid)
+		}
+		if err := addTo(p.uids, uint32(uid), identity); err != nil {
 			return fmt.Errorf("uids[%d]: %w", i, err)
 		}
 	}
@@ -215,7 +244,7 @@ func addTo[K comparable](credentials map[K]*Identity, key K, identity *Identity)
 	return nil
 }
 
-func (p *Policy) addToken(identity *Identity, sum, expires string) error {
+func (p *Policy) addToken(identity *Identity, sum string, expires *string) error {
 	hash, err := parseHash(sum)
 	if err != nil {
 		return fmt.Errorf("sha256: %w", err)
@@ -224,8 +253,8 @@ func (p *Policy) addToken(identity *Identity, sum, expires string) error {
 		return errTaken
 	}
 	b := bearer{hash: hash, identity: identity}
-	if expires != "" {
-		if b.expires, err = time.Parse(time.RFC3339, expires); err != nil {
+	if expires != nil {
+		if b.expires, err = time.Parse(time.RFC3339, *expires); err != nil {
 			return errors.New("expires: must be a time like 2027-01-31T00:00:00Z (RFC 3339)")
 		}
 	}

@@ -40,7 +40,7 @@ type Config struct {
 	TLSClientCA    string   `name:"tls-client-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of clients. Without --policy a client needs such a certificate for all but health."`
 	Policy         string   `placeholder:"FILE" help:"Who may do what, as YAML. SIGHUP or a change of its content reloads it. Without it everything is permitted."`
 	AuditLog       string   `placeholder:"FILE" help:"File to record denials in, and changes and exports of ticket keys, or stderr. What cannot be recorded is not done. SIGHUP opens it anew."`
-	InsecureListen bool     `help:"Serve at addresses beyond the loopback although anybody there can read and change keys and sessions."`
+	InsecureListen bool     `help:"Serve at addresses beyond the loopback without TLS, or without --policy and --tls-client-ca: anybody there can then read and change keys and sessions."`
 	AllowedHosts   []string `placeholder:"NAME" help:"Names that the service may be called by, beside those of its certificate, localhost and IP addresses; *.example.com is one label more."`
 	Dumpable       bool     `help:"Let debuggers and core dumps read the secrets of the process."`
 
@@ -322,6 +322,16 @@ func (s Size) String() string {
 
 // Switch is a setting that is written on or off.
 type Switch bool
+
+// Decode is part of [kong.MapperValue]. Without it kong would not say what a flag
+// without a value needs.
+func (s *Switch) Decode(ctx *kong.DecodeContext) error {
+	value, err := ctx.Scan.PopValue("")
+	if err != nil {
+		return errors.New("must be followed by on or off")
+	}
+	return s.UnmarshalText([]byte(value.String()))
+}
 
 // UnmarshalText reads on or off; true and false are what YAML makes of them in
 // its older versions.

@@ -43,11 +43,11 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	for key, value := range settings {
 		name := strings.ReplaceAll(key, "_", "-")
 		if _, twice := f[name]; twice {
-			return nil, fmt.Errorf("configuration file: %s is given twice", name)
+			return nil, fmt.Errorf("configuration file: %q is given twice", name)
 		}
 		scalar, ok := value.(ast.ScalarNode)
 		if !ok || value.Type() == ast.NullType {
-			return nil, fmt.Errorf("configuration file: %s must be a single value", name)
+			return nil, fmt.Errorf("configuration file: %q must be a single value", name)
 		}
 		f[name] = scalar.GetToken().Value
 	}

@@ -196,6 +196,7 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 	o.RingScaleEachConn = queueScale
 	o.DisableRetry = true
 	o.ClientName = "sessapi"
+	o.ClientSetInfo = rueidis.DisableClientSetInfo // is a right more to give
 	o.ClientTrackingOptions = []string{"BCAST", "NOLOOP", "PREFIX", n.cfg.Namespace + ":"}
 	o.OnInvalidations = n.invalidated
 	return o, nil

@@ -17,12 +17,37 @@ import (
 // errUnrecorded reports what was not done because it could not be recorded.
 var errUnrecorded = errors.New("cannot be recorded in the audit log")
 
+// maxMethod is how much of a method is recorded, in bytes: one that no route has
+// may be as long as headers may.
+const maxMethod = 32
+
 // recordEvent records what the request is about to do. On an error it must not.
 func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event) error {
 	if a.cfg.Audit == nil {
 		return nil
 	}
-	e.Operation = r.Method
+	a.describe(w, r, &e)
+	if err := a.cfg.Audit.Record(e); err != nil {
+		return fmt.Errorf("%w: %w", errUnrecorded, err)
+	}
+	return nil
+}
+
+// recordDenial records that the request was refused, which it is in any case.
+func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode) {
+	if a.cfg.Audit == nil {
+		return
+	}
+	e := audit.Event{Code: string(code)}
+	a.describe(w, r, &e)
+	if err := a.cfg.Audit.Deny(e, auth.SourceOf(r).Network().String()); err != nil {
+		a.cfg.Log.ErrorContext(r.Context(), "a denial is not recorded", "request_id", e.RequestID, "error", err.Error())
+	}
+}
+
+// describe says in an event what the request is and who it is from.
+func (a *API) describe(w http.ResponseWriter, r *http.Request, e *audit.Event) {
+	e.Operation = r.Method[:min(len(r.Method), maxMethod)]
 	if route := chi.RouteContext(r.Context()); route != nil && route.RoutePattern() != "" {
 		e.Operation += " " + route.RoutePattern()
 		if id, err := cache.ParseID(route.URLParam("id")); err == nil {
@@ -36,17 +61,6 @@ func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event)
 			e.Identity = identity.Name
 		}
 	}
-	if err := a.cfg.Audit.Record(e); err != nil {
-		return fmt.Errorf("%w: %w", errUnrecorded, err)
-	}
-	return nil
-}
-
-// recordDenial records that the request was refused, which it is in any case.
-func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode) {
-	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Denied, Code: string(code)}); err != nil {
-		a.cfg.Log.ErrorContext(r.Context(), "a denial is not recorded", "request_id", requestID(w, r), "error", err.Error())
-	}
 }
 
 // recordChange records changes of the ticket keys that the request makes. Its
@@ -54,13 +68,8 @@ func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.Prob
 // taken its time.
 func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	return func(before, after keys.Description, failure error) error {
-		if a.cfg.Auth != nil {
-			switch identity, err := a.cfg.Auth.Identify(r); {
-			case err != nil:
-				return err
-			case !identity.Roles.Permit(auth.KeyPublish):
-				return auth.ErrForbidden
-			}
+		if err := a.permitAgain(r, auth.KeyPublish); err != nil {
+			return err
 		}
 		return a.recordEvent(w, r, KeyChange(before, after, failure))
 	}
@@ -75,8 +84,12 @@ func KeyChange(before, after keys.Description, failure error) audit.Event {
 	return e
 }
 
-// auditedKeys is a set as the audit log has it.
+// auditedKeys is a set as the audit log has it; nil for the zero value, which is
+// none.
 func auditedKeys(d keys.Description) *audit.Keys {
+	if d.Generation == 0 {
+		return nil
+	}
 	k := &audit.Keys{Generation: d.Generation, Fingerprints: make([]string, len(d.Keys))}
 	for i, key := range d.Keys {
 		k.Fingerprints[i] = key.Fingerprint

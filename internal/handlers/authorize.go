@@ -26,22 +26,31 @@ func (a *API) authorize(rt route, next http.HandlerFunc) http.HandlerFunc {
 }
 
 // authorizeAgain is authorize for a request that was let in and has waited: the
-// policy may have changed meanwhile, or a token expired.
+// policy or the trusted certificates may have changed meanwhile, or a token expired.
 func (a *API) authorizeAgain(permit auth.Roles, next http.HandlerFunc) http.HandlerFunc {
-	if a.cfg.Auth == nil {
-		return next
-	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		identity, err := a.cfg.Auth.Identify(r)
-		if err == nil && !identity.Roles.Permit(permit) {
-			err = auth.ErrForbidden
-		}
-		if err != nil {
+		if err := a.permitAgain(r, permit); err != nil {
 			a.fail(w, r, err)
 			return
 		}
 		next(w, r)
 	}
+}
+
+// permitAgain returns why the request that was let in may not have it any more.
+func (a *API) permitAgain(r *http.Request, permit auth.Roles) error {
+	r = a.withTrustedCertificate(r)
+	if a.lacksCertificate(r) {
+		return auth.ErrUnauthenticated
+	}
+	if a.cfg.Auth == nil {
+		return nil
+	}
+	identity, err := a.cfg.Auth.Identify(r)
+	if err == nil && !identity.Roles.Permit(permit) {
+		err = auth.ErrForbidden
+	}
+	return err
 }
 
 // needs is the roles of which the request needs one.

@@ -99,20 +99,3 @@ func matchesAny(names []string, host string) bool {
 	}
 	return false
 }
-
-// requireClientCertificate refuses a request over TLS without a client
-// certificate, which the handshake has verified if there is one. Health is for
-// probes, which have none.
-func (a *API) requireClientCertificate(next http.Handler) http.Handler {
-	if !a.cfg.RequireClientCertificate {
-		return next
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		isHealth := r.URL.Path == "/livez" || r.URL.Path == "/readyz"
-		if r.TLS != nil && len(r.TLS.VerifiedChains) == 0 && !isHealth {
-			a.fail(w, r, &problem{code: api.ProblemCodeUnauthenticated})
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
-}

@@ -2,8 +2,6 @@ package handlers
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -96,43 +94,13 @@ func TestForeignPagesCost(t *testing.T) {
 	names := []string{"cert.example", "*.example.net"}
 	a.cfg.CertificateNames = func() []string { return names }
 	a.cfg.RequireClientCertificate = true
-	h := a.refuseForeignPages(a.requireClientCertificate(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	h := a.refuseForeignPages(a.checkClientCertificate(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
 	for _, host := range []string{"127.0.0.1:8440", "[2001:db8::1]:8440", "localhost", "cert.example:8440", "a.example.net"} {
 		r := httptest.NewRequest(http.MethodPut, "/sessions/01", nil)
 		r.Host = host
 		w := httptest.NewRecorder()
 		if n := testing.AllocsPerRun(100, func() { h.ServeHTTP(w, r) }); n != 0 {
 			t.Errorf("%s: %v allocations", host, n)
-		}
-	}
-}
-
-func TestRequireClientCertificate(t *testing.T) {
-	a := newAPI(t)
-	a.cfg.RequireClientCertificate = true
-	verified := &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{}}}}
-	for _, test := range []struct {
-		path string
-		tls  *tls.ConnectionState
-		want int
-	}{
-		{"/ticket-keys?format=go", &tls.ConnectionState{}, 401},
-		{"/ticket-keys?format=go", &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}, 401},
-		{"/nothing", &tls.ConnectionState{}, 401},
-		{"/debug/pprof/", &tls.ConnectionState{}, 401},
-		{"/livez", &tls.ConnectionState{}, 200},
-		{"/readyz", &tls.ConnectionState{}, 200},
-		{"/ticket-keys?format=go", verified, 200},
-		{"/ticket-keys?format=go", nil, 200}, // the loopback or a Unix socket
-	} {
-		r := httptest.NewRequest(http.MethodGet, test.path, nil)
-		r.TLS = test.tls
-		for name, h := range map[string]http.Handler{"main": a.Handler(), "operations": a.OpsHandler()} {
-			w := httptest.NewRecorder()
-			h.ServeHTTP(w, r)
-			if w.Code != test.want && (name == "main" || test.want == 401) {
-				t.Errorf("%s %s %v: %d, want %d", name, test.path, test.tls != nil, w.Code, test.want)
-			}
 		}
 	}
 }

@@ -11,6 +11,7 @@ package handlers
 import (
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -49,9 +50,6 @@ type Config struct {
 	// Sessions has the sessions of all nodes of a fleet, with Cache in front; nil
 	// is Cache alone.
 	Sessions Sessions
-	// Flush removes all sessions and returns how many there were; nil is that of
-	// Cache.
-	Flush func() (int, error)
 	// Fleet is the link to the other nodes; nil without any.
 	Fleet *fleet.Node
 	// MaxSessionBytes is the largest session that is taken, the same as the
@@ -65,6 +63,13 @@ type Config struct {
 	Ring *keys.Ring
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
+
+	// Flush removes all sessions, for good, and returns how many there were; nil
+	// is that of Cache.
+	Flush func() (int, error)
+
+	// State keeps sessions and ticket keys over a restart; nil without one.
+	State State
 
 	// Auth says who sent a request; nil permits everything to everybody.
 	Auth *auth.Authenticator
@@ -82,6 +87,9 @@ type Config struct {
 	// RequireClientCertificate refuses requests over TLS without a verified
 	// client certificate, health aside.
 	RequireClientCertificate bool
+	// TrustsClient reports whether a client certificate that was verified when its
+	// connection began, by these chains, is still trusted; nil trusts all.
+	TrustsClient func(chains [][]*x509.Certificate) bool
 
 	// Version is what /status says.
 	Version string
@@ -108,6 +116,12 @@ type Sessions interface {
 	Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool)
 	Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error)
 	Delete(id cache.ID, cond cache.Condition) error
+}
+
+// State keeps sessions and ticket keys over a restart.
+type State interface {
+	// Failing reports whether it could not be saved the last time.
+	Failing() bool
 }
 
 // Recorder is told of what was answered. Calls come from many goroutines.

@@ -5,16 +5,22 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
 )
 
 const (
 	// patience is how long a request may be under way while others find no
-	// place. All that the service does takes less, so whoever takes longer waits
-	// for its client: to send the body, or to take the answer.
+	// place. What the service does from memory takes less, so whoever takes longer
+	// waits for its client: to send the body, or to take the answer. What waits for
+	// a disk is spared.
 	patience = 25 * time.Millisecond
 	// takeTimeout is how long a request is tried to be found a place for.
 	takeTimeout = 250 * time.Millisecond
 )
+
+// errCutOff is for whom nobody listens to any more.
+var errCutOff = &problem{code: api.ProblemCodeOverloaded, detail: "The request was cut off; nothing was changed."}
 
 // places bounds the requests that are served at a time. When all places are
 // taken, the oldest request is cut off: clients that are slow, be it on purpose,
@@ -27,8 +33,8 @@ type places struct {
 
 // place is that of one request.
 type place struct {
-	// since is when the request came, in nanoseconds of the Unix time; 0 when
-	// there is none, or it was cut off.
+	// since is when the request came, or was no longer spared, in nanoseconds of
+	// the Unix time; 0 when there is none, it is spared, or it was cut off.
 	since atomic.Int64
 
 	mu sync.Mutex
@@ -82,6 +88,29 @@ func (p *places) leaveEarly(w http.ResponseWriter) {
 	}
 }
 
+// spare calls change, during which the request that w answers is not cut off: it
+// waits for a disk, not for its client, who has to be told of what was changed.
+// It returns the error of change, or errCutOff without calling it when the request
+// was cut off before.
+func (p *places) spare(w http.ResponseWriter, change func() error) error {
+	pl := p.of(w)
+	if pl.since.Swap(0) == 0 {
+		return errCutOff
+	}
+	defer func() { pl.since.Store(time.Now().UnixNano()) }()
+	return change()
+}
+
+// of is the place of the request that w answers, which has one.
+func (p *places) of(w http.ResponseWriter) *place {
+	for i := range p.all {
+		if pl := &p.all[i]; pl.isOf(w) {
+			return pl
+		}
+	}
+	panic("handlers: a request without a place")
+}
+
 // cutOldest has the reading and writing of the oldest request fail.
 func (p *places) cutOldest() {
 	var oldest *place
@@ -101,6 +130,12 @@ func (pl *place) enter(w http.ResponseWriter) {
 	defer pl.mu.Unlock()
 	pl.w = w
 	pl.since.Store(time.Now().UnixNano())
+}
+
+func (pl *place) isOf(w http.ResponseWriter) bool {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	return pl.w == w
 }
 
 // exit reports whether the place was that of w, and then empties it.

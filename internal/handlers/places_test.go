@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // Clients that are slow to send a body, more of them than there are places, keep
@@ -92,5 +95,71 @@ func TestUntakenAnswersGiveWay(t *testing.T) {
 	_ = response.Body.Close()
 	if response.StatusCode != http.StatusOK || a.CutOff() == 0 {
 		t.Errorf("another client gets %d, %d were cut off", response.StatusCode, a.CutOff())
+	}
+}
+
+// slowStore is a disk that takes its time.
+type slowStore struct{ saving, saved chan struct{} }
+
+func (slowStore) Load() ([]byte, error) { return nil, nil }
+
+func (s slowStore) Save([]byte) error {
+	s.saving <- struct{}{}
+	<-s.saved
+	return nil
+}
+
+// An update of the ticket keys that waits for the disk is no slow client: it is
+// answered. One whose client was cut off while it sent the body is not made.
+func TestUpdatesAreSpared(t *testing.T) {
+	a := newAPI(t)
+	a.inFlight = newPlaces(1)
+	store := slowStore{make(chan struct{}), make(chan struct{})}
+	go func() { <-store.saving; store.saved <- struct{}{} }() // the first keys
+	ring, err := keys.OpenRing(time.Now, keys.Lifecycle{}, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.cfg.Ring = ring
+	server := httptest.NewServer(a.Handler())
+	defer server.Close()
+	generation := ring.Generation()
+	answer := make(chan string)
+	go func() {
+		response, err := server.Client().Post(server.URL+"/ticket-keys/rotate", "", nil)
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		_ = response.Body.Close()
+		answer <- response.Status
+	}()
+	<-store.saving
+	time.Sleep(2 * patience) // by now it would be cut off
+	response, err := server.Client().Get(server.URL + "/ticket-keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a request without a place gets %s", response.Status)
+	}
+	store.saved <- struct{}{}
+	if got := <-answer; got != "200 OK" || a.CutOff() != 0 || ring.Generation() == generation {
+		t.Errorf("the update gets %q, %d were cut off", got, a.CutOff())
+	}
+
+	w := httptest.NewRecorder()
+	pl := a.inFlight.take(w)
+	pl.since.Store(0) // as cutting it off does
+	if err := a.inFlight.spare(w, func() error { t.Error("a change is made that nobody is told of"); return nil }); !errors.Is(err, errCutOff) {
+		t.Errorf("after it was cut off: %v", err)
+	}
+	a.inFlight.leave(pl, w)
+
+	// Once the change is made, a client that does not take the answer can be cut off.
+	pl = a.inFlight.take(w)
+	if err := a.inFlight.spare(w, func() error { return nil }); err != nil || pl.since.Load() == 0 {
+		t.Errorf("after it was spared: %v, since %d", err, pl.since.Load())
 	}
 }

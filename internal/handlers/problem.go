@@ -116,7 +116,7 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeKeyNotFound}
 	case errors.Is(err, fleet.ErrUnavailable) && !errors.Is(err, fleet.ErrNotConnected):
 		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis did not confirm the change in time; whether it was made is not known."}
-	case errors.Is(err, fleet.ErrUnavailable), errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded):
+	case errors.Is(err, fleet.ErrUnavailable), errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}

@@ -93,7 +93,7 @@ func (a *API) OpsHandler() http.Handler {
 
 func (a *API) router(include func(route) bool) chi.Router {
 	r := chi.NewRouter()
-	r.Use(a.observe, a.recoverPanics, a.refuseForeignPages, a.requireClientCertificate, a.checkInput, middleware.GetHead)
+	r.Use(a.observe, a.recoverPanics, a.refuseForeignPages, a.checkClientCertificate, a.checkInput, middleware.GetHead)
 	r.NotFound(a.routeNotFound)
 	r.MethodNotAllowed(a.methodNotAllowed)
 	for _, rt := range a.routes() {

@@ -361,17 +361,27 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// errNotFlushed reports sessions that may come back.
+var errNotFlushed = errors.New("the sessions cannot all be removed")
+
 // FlushSessions implements [api.ServerInterface].
 func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 	if a.cfg.Cache == nil {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
-	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied}); err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	removed, err := a.cfg.Flush()
+	var removed int
+	err := a.inFlight.spare(w, func() error {
+		err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied})
+		if err != nil {
+			return err
+		}
+		if removed, err = a.cfg.Flush(); err != nil {
+			failed := audit.Event{Outcome: audit.Failed, Detail: "the flush before this line was not made, or not of all sessions"}
+			return errors.Join(fmt.Errorf("%w: %w", errNotFlushed, err), a.recordEvent(w, r, failed))
+		}
+		return nil
+	})
 	if err != nil {
 		a.fail(w, r, err)
 		return

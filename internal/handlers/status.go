@@ -22,6 +22,9 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 		TicketKeyFile: a.keyFileStatus(),
 		Fleet:         a.fleetStatus(),
 	}
+	if a.cfg.State != nil {
+		status.StateFile = &api.StateFileStatus{Failing: a.cfg.State.Failing()}
+	}
 	noStore(w)
 	writeJSON(w, http.StatusOK, status)
 }
@@ -120,6 +123,16 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 			}
 		}
 		health.Checks = append(health.Checks, log)
+	}
+	if a.cfg.State != nil {
+		file := api.HealthCheck{Name: "state_file", Status: api.Ok}
+		if a.cfg.State.Failing() {
+			file.Status, file.Detail = api.Degraded, new("could not be saved; a restart may go on from an older state")
+			if health.Status == api.Ok {
+				health.Status = api.Degraded
+			}
+		}
+		health.Checks = append(health.Checks, file)
 	}
 	status := http.StatusOK
 	if health.Status == api.Failing {

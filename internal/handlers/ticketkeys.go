@@ -182,14 +182,12 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 		a.fail(w, r, err)
 		return
 	}
-	update := keys.Update{Source: keys.SourceAPI, If: condition, Record: a.recordChange(w, r)}
-	var description keys.Description
-	if mediaType == mediaJSON {
-		description, err = a.replaceWithJSON(body, update)
-	} else {
-		description, err = a.cfg.Ring.Load(format, body, update)
-	}
-	a.answerUpdate(w, r, description, err)
+	a.update(w, r, keys.Update{Source: keys.SourceAPI, If: condition}, func(u keys.Update) (keys.Description, error) {
+		if mediaType == mediaJSON {
+			return a.replaceWithJSON(body, u)
+		}
+		return a.cfg.Ring.Load(format, body, u)
+	})
 }
 
 var errTooManyKeys = &problem{
@@ -281,8 +279,7 @@ func (a *API) RotateTicketKeys(w http.ResponseWriter, r *http.Request, params ap
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.cfg.Ring.Rotate(keys.Update{If: condition, Record: a.recordChange(w, r)})
-	a.answerUpdate(w, r, description, err)
+	a.update(w, r, keys.Update{If: condition}, a.cfg.Ring.Rotate)
 }
 
 // RevokeTicketKey implements [api.ServerInterface].
@@ -297,8 +294,9 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 		a.fail(w, r, err)
 		return
 	}
-	description, err := a.cfg.Ring.Revoke(name, keys.Update{If: condition, Record: a.recordChange(w, r)})
-	a.answerUpdate(w, r, description, err)
+	a.update(w, r, keys.Update{If: condition}, func(u keys.Update) (keys.Description, error) {
+		return a.cfg.Ring.Revoke(name, u)
+	})
 }
 
 // generationCondition is the condition that If-Match sets; nil without one.
@@ -312,14 +310,20 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 	}, nil
 }
 
-// answerUpdate answers with the set that is active after an update, or with why
-// there was none.
-func (a *API) answerUpdate(w http.ResponseWriter, r *http.Request, d keys.Description, err error) {
+// update makes an update, recorded, and answers with the set that is active after
+// it, or with why there was none.
+func (a *API) update(w http.ResponseWriter, r *http.Request, u keys.Update, do func(keys.Update) (keys.Description, error)) {
+	u.Record = a.recordChange(w, r)
+	var description keys.Description
+	err := a.inFlight.spare(w, func() (err error) {
+		description, err = do(u)
+		return err
+	})
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	writeDescription(w, d)
+	writeDescription(w, description)
 }
 
 func writeDescription(w http.ResponseWriter, d keys.Description) {

@@ -127,7 +127,7 @@ func TestFileModes(t *testing.T) {
 	for i, test := range []struct {
 		mode fs.FileMode
 		warn bool
-	}{{0o600, false}, {0o400, false}, {0o640, true}, {0o604, true}, {0o660, true}, {0o620, false}} {
+	}{{0o600, false}, {0o400, false}, {0o640, true}, {0o604, true}, {0o660, true}, {0o620, true}} {
 		_ = os.Remove(path)
 		writeFile(t, path, atsFile(i))
 		if err := os.Chmod(path, test.mode); err != nil {
@@ -280,6 +280,17 @@ func TestWatch(t *testing.T) {
 		waitForKeys(t, f, "c2 p1")
 		mount("..3", atsFile(3, 2))
 		waitForKeys(t, f, "c3 p2")
+	})
+	t.Run("symbolic link into another directory", func(t *testing.T) {
+		target, path := filepath.Join(t.TempDir(), "keys"), filepath.Join(t.TempDir(), "keys")
+		writeFile(t, target, atsFile(1))
+		if err := os.Symlink(target, path); err != nil {
+			t.Fatal(err)
+		}
+		f, _ := openFile(t, path)
+		watch(t, f)
+		replaceFile(t, target, atsFile(2))
+		waitForKeys(t, f, "c2")
 	})
 	t.Run("relative path", func(t *testing.T) {
 		dir := t.TempDir()
@@ -544,26 +555,26 @@ func TestRepeatedFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 5 {
-		f.checkNow()
+		f.Check()
 	}
 	if got := f.Status().Failures; got != 1 {
 		t.Errorf("counted %d times", got)
 	}
 	writeFile(t, path, nil)
-	f.checkNow()
+	f.Check()
 	if got := f.Status(); got.Failures != 2 || !strings.Contains(got.LastError, "no key") {
 		t.Errorf("another failure: %+v", got)
 	}
 	writeFile(t, path, atsFile(1))
-	f.checkNow()
+	f.Check()
 	writeFile(t, path, nil)
-	f.checkNow()
+	f.Check()
 	if got := f.Status(); got.Failures != 3 || got.LastError == "" {
 		t.Errorf("a failure that comes back: %+v", got)
 	}
 }
 
-// Watch ends with its context also while it waits to try again.
+// Watch ends with its context, also without a file.
 func TestWatchEnds(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etc")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -581,7 +592,7 @@ func TestWatchEnds(t *testing.T) {
 		f.Watch(ctx)
 		close(ended)
 	}()
-	eventually(t, "a warning", f, func() bool { return log.count(slog.LevelWarn) == 1 })
+	eventually(t, "a failure", f, func() bool { return log.count(slog.LevelError) == 1 })
 	cancel()
 	select {
 	case <-ended:

@@ -63,10 +63,12 @@ type Update struct {
 type Description struct {
 	// Generation grows by one with every change, and by one more after a change
 	// that could not be stored. A ring starts with the Unix time in
-	// milliseconds, so that, short of a thousand changes a second or a clock
-	// that is set back, no two rings on a node ever use the same: a generation
-	// that a client remembers from before a restart matches no other set. With a
-	// [Store] it goes on from where it was.
+	// milliseconds. One with a [Store] comes back with the generation that it
+	// had, and goes on behind the time of its opening with the first change: what
+	// the store has may be an older state that was put back. So, short of a
+	// thousand changes a second or a clock that is set back, no two sets of a
+	// node ever have the same generation: one that a client remembers matches no
+	// other set.
 	Generation uint64
 	UpdatedAt  time.Time // of the last change
 	Source     Source
@@ -113,7 +115,7 @@ type Ring struct {
 
 	updating sync.Mutex        // held for all of an update; guards what follows up to mu
 	taken    [sha256.Size]byte // hash of the key file's content that was taken last
-	burnt    uint64            // the highest generation of a set that could not be stored, and may have been
+	burnt    uint64            // the highest generation that another set may have had
 
 	mu          sync.RWMutex // guards all that follows and the secrets of set; written to with updating held, too
 	set         Set

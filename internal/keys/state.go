@@ -22,7 +22,7 @@ type Store interface {
 }
 
 // ErrInvalidState reports that what a [Store] has is not the state of a ring.
-var ErrInvalidState = errors.New("keys: not a state that this version can read")
+var ErrInvalidState = errors.New("keys: not a state of ticket keys that this version can read")
 
 // OpenRing returns a ring that starts with the state in store, generation, source
 // and times included, or, when there is none, with keys as those of [NewRing].
@@ -51,6 +51,8 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	}
 	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
 	r.taken = taken
+	// A later state may have been in the store before this one was put back.
+	r.burnt = uint64(max(0, now().UnixMilli()))
 	return r, nil
 }
 

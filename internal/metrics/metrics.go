@@ -150,6 +150,10 @@ func (m *Metrics) AddState(f *state.File) {
 				Help: "Times that the state could not be saved, so that the file from before stayed, by content.",
 			}, func() float64 { return float64(status().Failures) }))
 	}
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: namespace, Subsystem: "state", Name: "undo_failures_total",
+		Help: "Refused updates of the ticket keys that a crash may bring back, for the file could not be put back as it was.",
+	}, func() float64 { return float64(f.Status().Keys.NotUndone) }))
 }
 
 // AddAudit adds the figures of the audit log.
@@ -161,7 +165,9 @@ func (m *Metrics) AddAudit(l *audit.Log) {
 		prometheus.NewCounterFunc(opts("events_total", "Events that were recorded in the audit log."),
 			func() float64 { return float64(l.Events()) }),
 		prometheus.NewCounterFunc(opts("failures_total", "Events that could not be recorded; what they tell of was not done, denials aside."),
-			func() float64 { return float64(l.Failures()) }))
+			func() float64 { return float64(l.Failures()) }),
+		prometheus.NewCounterFunc(opts("denials_summed_total", "Denials that have no line of their own in the audit log."),
+			func() float64 { return float64(l.Summed()) }))
 }
 
 // AddPolicy adds how the policy's file is doing.
@@ -172,11 +178,11 @@ func (m *Metrics) AddPolicy(f *auth.File) {
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("reload_failures_total",
 			"Times that the policy's file could not be taken, so that the policy from before held.")),
-			func() float64 { return float64(f.Failures()) }),
+			func() float64 { return float64(f.Status().Failures) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("last_reload_successful",
 			"1 when the policy that holds is that of the file, 0 when the file cannot be taken.")),
 			func() float64 {
-				if f.Failing() {
+				if f.Status().LastError != "" {
 					return 0
 				}
 				return 1

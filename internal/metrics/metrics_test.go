@@ -19,6 +19,7 @@ import (
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
 	"github.com/sessapi/sessapi/internal/state"
@@ -82,6 +83,12 @@ func everything(t *testing.T) *Metrics {
 	}
 	t.Cleanup(func() { _ = saved.Close() })
 	m.AddState(saved)
+	node, err := fleet.New(fleet.Config{URL: "redis://127.0.0.1:1", Namespace: "test", Seal: sealKeys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.AddFleet(node)
+	m.FleetRead(300 * time.Microsecond)
 	events, err := audit.Open(audit.Stderr)
 	if err != nil {
 		t.Fatal(err)

@@ -4,13 +4,14 @@
 // A [Keys] seals with the first of its keys and opens with all, so that a key is
 // replaced by putting the new one in front. [Keys.Seal] makes a record of bytes
 // that are in memory, [Keys.NewWriter] a stream of any length. Both are bound to
-// what they are: with another [Binding] they do not open.
+// what they are: with another [Binding] they do not open. What has the same binding
+// and key, such as an older version of a file, does.
 //
 // What it promises:
 //   - The cipher is XChaCha20-Poly1305 with random nonces of 24 bytes: 10,000
 //     records a second for 100 years repeat one with a probability of 2^-103.
-//   - A record that was changed, cut off, or put in the place of another does not
-//     open, nor does a stream that lacks a part, has one more, or has them in
+//   - A record that was changed, cut off, or put in the place of one with another
+//     binding does not open, nor does a stream that lacks a part, has one more, or has them in
 //     another order. What a reader of a stream has returned by then was at that
 //     place in the stream; only io.EOF says that it was all.
 //   - Input is bounded: opening takes no more memory than what is opened, or two

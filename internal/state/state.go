@@ -15,7 +15,12 @@
 //     not start.
 //   - Sessions are streamed both ways. A snapshot is not of one instant, but each
 //     session in it is whole, and one that is there all the while is in it.
-//   - Everything is sealed; see package seal. What a buffer held is wiped.
+//   - What [File.FlushSessions] removed is gone for good, also from a save that was
+//     under way.
+//   - Everything is sealed, and bound to being ticket keys or sessions; see package
+//     seal. The files are not bound to one another or to a service: what was sealed
+//     with the same seal key opens, also another service's or an older file. What a
+//     buffer held is wiped.
 package state
 
 import (
@@ -30,10 +35,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -58,6 +65,9 @@ var (
 // ErrLocked reports that another process uses the files.
 var ErrLocked = errors.New("is in use by another process; give each its own")
 
+// errFlushed reports that the sessions were flushed while they were written.
+var errFlushed = errors.New("state: the sessions were flushed")
+
 // File is the state of one service. Its methods are safe for concurrent use.
 type File struct {
 	path string // absolute
@@ -68,6 +78,9 @@ type File struct {
 
 	saving    sync.Mutex // held while the sessions are written
 	savedKeys []byte     // what the file of the ticket keys holds, sealed; for Save alone
+
+	flushing sync.Mutex    // held while the file of the sessions is replaced or removed
+	flushes  atomic.Uint64 // grows with flushing held: what was written before is out of date
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -81,12 +94,17 @@ type Status struct {
 // FileStatus is how one file is doing.
 type FileStatus struct {
 	SavedAt  time.Time // zero when it was not yet
-	Failures uint64    // how often it could not be saved
+	Failures uint64    // how often it could not be saved, or removed by a flush
+	Failing  bool      // the last time
+	// NotUndone is how often what could not be saved could not be undone for
+	// certain either: a crash may bring it back until the next save. It is zero for
+	// the sessions.
+	NotUndone uint64
 }
 
 // Open locks the files at path, for this process alone, and removes what a crash
-// left half-written. A relative path is one of the working directory as it is
-// now. The errors are [ErrLocked] and those of the file system.
+// left half-written. It warns of files that others can read or write. A relative
+// path is one of the working directory as it is now. The errors are [ErrLocked] and those of the file system.
 func Open(path string, keys *seal.Keys, log *slog.Logger) (*File, error) {
 	return open(path, keys, log, osDisk{})
 }
@@ -109,11 +127,23 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d disk) (*File, error)
 	}
 	f := &File{path: path, keys: keys, log: log, disk: d, lock: lock}
 	for _, name := range []string{path, path + sessionsSuffix} {
+		if info, err := os.Stat(name); err == nil {
+			files.WarnLoose(log, "state file", name, info.Mode(), files.Secret)
+		}
 		if err := os.Remove(name + temporarySuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
 	return f, nil
+}
+
+// Check returns why a service could not start with the ticket keys at path, as
+// [File.Load] does. It changes nothing, and locks nothing.
+func Check(path string, keys *seal.Keys) error {
+	f := File{path: path, keys: keys}
+	state, err := f.Load()
+	clear(state)
+	return err
 }
 
 // Close lets another process have the files.
@@ -126,10 +156,17 @@ func (f *File) Status() Status {
 	return f.status
 }
 
+// Failing reports whether a file could not be saved the last time.
+func (f *File) Failing() bool {
+	s := f.Status()
+	return s.Keys.Failing || s.Sessions.Failing
+}
+
 // count notes how saving a file went.
 func (f *File) count(file *FileStatus, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	file.Failing = err != nil
 	if err != nil {
 		file.Failures++
 		return
@@ -175,48 +212,65 @@ func (f *File) Load() ([]byte, error) {
 }
 
 // Save replaces the state of the ticket keys. It implements keys.Store, whose
-// calls come one at a time.
+// calls come one at a time. After an error that says so the refused state may be
+// what a crash leaves.
 func (f *File) Save(state []byte) error {
 	sealed := f.keys.Seal(nil, state, keysBinding)
-	renamed, err := f.replace(f.path, func(w io.Writer) error {
-		_, err := w.Write(sealed)
-		return err
-	})
+	renamed, err := f.replaceKeys(sealed)
 	if err == nil {
 		f.savedKeys = sealed
 	} else if renamed && f.savedKeys != nil {
 		// The new file may be there after a crash, or may not. What was
 		// refused must not come back: the old content is put in its place.
-		_, undone := f.replace(f.path, func(w io.Writer) error {
-			_, err := w.Write(f.savedKeys)
-			return err
-		})
-		err = errors.Join(err, undone)
+		if _, undone := f.replaceKeys(f.savedKeys); undone != nil {
+			err = fmt.Errorf("%w; nor can the file be put back as it was: %w; after a crash the refused update may be active", err, undone)
+			f.mu.Lock()
+			f.status.Keys.NotUndone++
+			f.mu.Unlock()
+		}
 	}
 	f.count(&f.status.Keys, err)
 	return err
 }
 
-// replace makes what write writes the content of the file, as a whole and for
-// good. After an error the file is as it was, unless it was renamed already: then
-// it is new, but may be the old one again after a crash.
-func (f *File) replace(path string, write func(io.Writer) error) (renamed bool, err error) {
-	temporary := path + temporarySuffix
-	file, err := f.disk.Create(temporary)
+func (f *File) replaceKeys(sealed []byte) (renamed bool, err error) {
+	err = f.write(f.path, func(w io.Writer) error {
+		_, err := w.Write(sealed)
+		return err
+	})
 	if err != nil {
 		return false, err
 	}
-	err = write(file)
+	return f.rename(f.path)
+}
+
+// write makes what content writes the temporary file beside path, for good. After
+// an error there is none.
+func (f *File) write(path string, content func(io.Writer) error) error {
+	temporary := path + temporarySuffix
+	file, err := f.disk.Create(temporary)
+	if err != nil {
+		return err
+	}
+	err = content(file)
 	if err == nil {
 		err = file.Sync()
 	}
 	if closeErr := file.Close(); err == nil {
 		err = closeErr
 	}
-	if err == nil {
-		err = f.disk.Rename(temporary, path)
-	}
 	if err != nil {
+		return errors.Join(err, f.disk.Remove(temporary))
+	}
+	return nil
+}
+
+// rename makes the temporary file beside path the file, as a whole and for good.
+// After an error the file is as it was, unless it was renamed already: then it is
+// new, but may be the old one again after a crash.
+func (f *File) rename(path string) (renamed bool, err error) {
+	temporary := path + temporarySuffix
+	if err := f.disk.Rename(temporary, path); err != nil {
 		return false, errors.Join(err, f.disk.Remove(temporary))
 	}
 	return true, f.disk.SyncDir(filepath.Dir(path))
@@ -236,22 +290,74 @@ const (
 
 // SaveSessions replaces the file of the sessions by those that are in the cache,
 // unless ctx ends before. It holds one session at a time in memory, and a page of
-// their IDs.
+// their IDs. When they are flushed meanwhile it begins again.
 func (f *File) SaveSessions(ctx context.Context, c *cache.Cache) error {
 	f.saving.Lock()
 	defer f.saving.Unlock()
-	_, err := f.replace(f.path+sessionsSuffix, func(w io.Writer) error {
-		stream, err := f.keys.NewWriter(w, sessionsBinding)
-		if err != nil {
-			return err
-		}
-		return errors.Join(writeSessions(ctx, stream, c), stream.Close())
-	})
+	err := errFlushed
+	for errors.Is(err, errFlushed) {
+		err = f.saveSessions(ctx, c)
+	}
 	f.count(&f.status.Sessions, err)
 	return err
 }
 
-func writeSessions(ctx context.Context, w io.Writer, c *cache.Cache) error {
+// saveSessions saves the sessions, or fails with errFlushed.
+func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
+	path := f.path + sessionsSuffix
+	f.flushing.Lock()
+	before := f.flushes.Load() // what is in the cache from here on was not flushed by it
+	f.flushing.Unlock()
+	err := f.write(path, func(w io.Writer) error {
+		stream, err := f.keys.NewWriter(w, sessionsBinding)
+		if err != nil {
+			return err
+		}
+		return errors.Join(writeSessions(stream, c, func() error {
+			if f.flushes.Load() != before {
+				return errFlushed
+			}
+			return ctx.Err()
+		}), stream.Close())
+	})
+	if err != nil {
+		return err
+	}
+	// A flush does not wait for the writing, which takes as long as there are
+	// sessions, but is before or behind the replacing.
+	f.flushing.Lock()
+	defer f.flushing.Unlock()
+	if f.flushes.Load() != before {
+		return errors.Join(errFlushed, f.disk.Remove(path+temporarySuffix))
+	}
+	_, err = f.rename(path)
+	return err
+}
+
+// FlushSessions removes all sessions, from the file first and then from the cache,
+// and returns how many there were in it. No restart brings one of them back. It
+// does not wait for a save that is under way.
+//
+// After an error the cache is as it was. The file may be gone already: then a
+// crash before the next save loses the sessions, which is what was asked for.
+func (f *File) FlushSessions(c *cache.Cache) (removed int, err error) {
+	f.flushing.Lock()
+	defer f.flushing.Unlock()
+	f.flushes.Add(1)
+	err = f.disk.Remove(f.path + sessionsSuffix)
+	if err == nil || errors.Is(err, fs.ErrNotExist) { // also then: a flush before may have failed behind it
+		err = f.disk.SyncDir(filepath.Dir(f.path))
+	}
+	if err != nil {
+		f.count(&f.status.Sessions, err)
+		return 0, err
+	}
+	return c.Flush(), nil
+}
+
+// writeSessions writes the sessions of the cache. goOn is asked after each page of
+// them, and its error ends it.
+func writeSessions(w io.Writer, c *cache.Cache, goOn func() error) error {
 	if _, err := w.Write([]byte{sessionsVersion}); err != nil {
 		return err
 	}
@@ -278,7 +384,7 @@ func writeSessions(ctx context.Context, w io.Writer, c *cache.Cache) error {
 				return err
 			}
 		}
-		if err := ctx.Err(); err != nil {
+		if err := goOn(); err != nil {
 			return err
 		}
 	}
@@ -286,9 +392,10 @@ func writeSessions(ctx context.Context, w io.Writer, c *cache.Cache) error {
 }
 
 // RestoreSessions puts the sessions of the file into the cache, those that have
-// not expired and are not larger than it takes, and returns how many. Without a
-// file there are none.
-func (f *File) RestoreSessions(c *cache.Cache) (n int, err error) {
+// not expired and are not larger than it takes, and returns how many. A session
+// ends maxTTL after it was stored at the latest, which may be less than when it
+// was stored. Without a file there are none.
+func (f *File) RestoreSessions(c *cache.Cache, maxTTL time.Duration) (n int, err error) {
 	path := f.path + sessionsSuffix
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -302,13 +409,13 @@ func (f *File) RestoreSessions(c *cache.Cache) (n int, err error) {
 	if err != nil {
 		return 0, unreadable(path, err)
 	}
-	if n, err = readSessions(stream, c); err != nil {
+	if n, err = readSessions(stream, c, maxTTL); err != nil {
 		return 0, unreadable(path, err)
 	}
 	return n, nil
 }
 
-func readSessions(r io.Reader, c *cache.Cache) (n int, err error) {
+func readSessions(r io.Reader, c *cache.Cache, maxTTL time.Duration) (n int, err error) {
 	buf := make([]byte, maxSession)
 	defer clear(buf)
 	if _, err := io.ReadFull(r, buf[:1]); err != nil {
@@ -317,6 +424,7 @@ func readSessions(r io.Reader, c *cache.Cache) (n int, err error) {
 	if buf[0] != sessionsVersion {
 		return 0, seal.ErrVersion
 	}
+	now, life := cache.Time(time.Now().UnixMilli()), cache.Time(maxTTL.Milliseconds())
 	for {
 		header := buf[:sessionHeader]
 		if _, err := io.ReadFull(r, header); errors.Is(err, io.EOF) {
@@ -336,9 +444,11 @@ func readSessions(r io.Reader, c *cache.Cache) (n int, err error) {
 		if err != nil {
 			return 0, seal.ErrCorrupt
 		}
+		stored := cache.Time(binary.BigEndian.Uint64(header[2:]))
+		expires := cache.Time(binary.BigEndian.Uint64(header[10:]))
 		_, err = c.Put(id, body[idSize:], cache.PutOptions{
-			StoredAt:  cache.Time(binary.BigEndian.Uint64(header[2:])).UTC(),
-			ExpiresAt: cache.Time(binary.BigEndian.Uint64(header[10:])).UTC(),
+			StoredAt:  stored.UTC(),
+			ExpiresAt: min(expires, stored+life, now+life).UTC(), // stored may be of a clock that was ahead
 			Mark:      header[1],
 		})
 		switch {

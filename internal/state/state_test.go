@@ -20,6 +20,8 @@ import (
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
+const maxTTL = 168 * time.Hour
+
 var discard = slog.New(slog.DiscardHandler)
 
 func newKeys(t *testing.T) *seal.Keys {
@@ -31,7 +33,7 @@ func newKeys(t *testing.T) *seal.Keys {
 	return k
 }
 
-func newCache(t *testing.T) *cache.Cache {
+func newCache(t testing.TB) *cache.Cache {
 	t.Helper()
 	c, err := cache.New(cache.Config{Memory: 4 << 20, MaxSessionBytes: cache.MaxSize})
 	if err != nil {
@@ -60,7 +62,7 @@ func TestSessions(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	f := openState(t, path, newKeys(t), osDisk{})
 	c := newCache(t)
-	if n, err := f.RestoreSessions(c); n != 0 || err != nil {
+	if n, err := f.RestoreSessions(c, maxTTL); n != 0 || err != nil {
 		t.Fatal(n, err)
 	}
 	now := time.Now()
@@ -89,7 +91,7 @@ func TestSessions(t *testing.T) {
 	}
 	time.Sleep(time.Until(ending.ExpiresAt))
 	restored := newCache(t)
-	if n, err := f.RestoreSessions(restored); n != sessions || err != nil {
+	if n, err := f.RestoreSessions(restored, maxTTL); n != sessions || err != nil {
 		t.Fatal(n, err)
 	}
 	for i := range sessions {
@@ -149,7 +151,7 @@ func TestUnreadable(t *testing.T) {
 		}
 		f := openState(t, path, test.with, osDisk{})
 		_, err := keys.OpenRing(time.Now, keys.Lifecycle{}, f)
-		_, sessionsErr := f.RestoreSessions(newCache(t))
+		_, sessionsErr := f.RestoreSessions(newCache(t), maxTTL)
 		for _, err := range []error{err, sessionsErr} {
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move") {
 				t.Errorf("%s: %v", test.name, err)
@@ -185,13 +187,17 @@ type faultyDisk struct {
 	osDisk
 	step string
 	err  error
+	once bool // and then works again
 }
 
 func (d *faultyDisk) fails(step string) error {
-	if d.step == step {
-		return d.err
+	if d.step != step {
+		return nil
 	}
-	return nil
+	if d.once {
+		d.step = ""
+	}
+	return d.err
 }
 
 func (d *faultyDisk) Create(name string) (diskFile, error) {
@@ -207,6 +213,13 @@ func (d *faultyDisk) Rename(from, to string) error {
 		return err
 	}
 	return d.osDisk.Rename(from, to)
+}
+
+func (d *faultyDisk) Remove(name string) error {
+	if err := d.fails("remove"); err != nil {
+		return err
+	}
+	return d.osDisk.Remove(name)
 }
 
 func (d *faultyDisk) SyncDir(name string) error {
@@ -284,7 +297,7 @@ func TestFaults(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := other.RestoreSessions(c); err != nil {
+		if _, err := other.RestoreSessions(c, maxTTL); err != nil {
 			t.Error(err)
 		}
 		return r.Generation()
@@ -314,7 +327,60 @@ func TestFaults(t *testing.T) {
 			}
 		}
 	}
-	if s := f.Status(); s.Keys.Failures != failures || s.Sessions.Failures != failures {
-		t.Errorf("%+v, want %d failures each", s, failures)
+	if s := f.Status(); s.Keys.Failures != failures || s.Sessions.Failures != failures || s.Keys.NotUndone != 4 {
+		t.Errorf("%+v, want %d failures each, and 4 not undone", s, failures)
+	}
+}
+
+// An update that was refused and cannot be undone for certain is said to be.
+func TestNotUndone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	d := &faultyDisk{err: syscall.EIO}
+	f := openState(t, path, newKeys(t), d)
+	if err := f.Save([]byte("acknowledged")); err != nil {
+		t.Fatal(err)
+	}
+	for _, undone := range []bool{true, false} {
+		d.step, d.once = "sync directory", undone
+		err := f.Save([]byte("refused"))
+		if !errors.Is(err, syscall.EIO) || strings.Contains(err.Error(), "after a crash") == undone {
+			t.Errorf("undone: %t: %v", undone, err)
+		}
+		if s := f.Status().Keys; !s.Failing || !f.Failing() || (s.NotUndone == 0) != undone {
+			t.Errorf("undone: %t: %+v", undone, s)
+		}
+		if state, err := f.Load(); err != nil || string(state) != "acknowledged" {
+			t.Errorf("%q is in the file: %v", state, err)
+		}
+	}
+	d.step = ""
+	if err := f.Save([]byte("next")); err != nil || f.Failing() {
+		t.Errorf("failing after a save: %v", err)
+	}
+}
+
+// A session does not outlive a longest life that was made shorter.
+func TestRestoreShortens(t *testing.T) {
+	f := openState(t, filepath.Join(t.TempDir(), "state"), newKeys(t), osDisk{})
+	c := newCache(t)
+	now := time.Now()
+	stored := func(n int, ago time.Duration) {
+		t.Helper()
+		o := cache.PutOptions{StoredAt: now.Add(-ago), ExpiresAt: now.Add(24 * time.Hour)}
+		if _, err := c.Put(sessionID(n), []byte{1}, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stored(1, time.Minute)
+	stored(2, 2*time.Hour)
+	if err := f.SaveSessions(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	restored := newCache(t)
+	if n, err := f.RestoreSessions(restored, time.Hour); n != 1 || err != nil {
+		t.Errorf("%d restored: %v", n, err)
+	}
+	if _, e, ok := restored.Peek(nil, sessionID(1)); !ok || e.ExpiresAt.UTC().Sub(e.StoredAt.UTC()) != time.Hour {
+		t.Errorf("%t %+v", ok, e)
 	}
 }

@@ -4,13 +4,19 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/handlers"
 )
@@ -165,6 +171,91 @@ func TestAuditOfWaiters(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	}, configure)
+}
+
+// A flood of denials does not fill the log, whatever they are, and is summed up.
+func TestAuditOfFlood(t *testing.T) {
+	_, underPolicy := underPolicy(t)
+	log, configure, events := auditLog(t)
+	s := startService(t, underPolicy, configure)
+	const denials = 40
+	for i := range denials {
+		r := httptest.NewRequest(strings.Repeat("X", 4096), "http://evil.test/status", nil)
+		if i%2 == 0 {
+			r = httptest.NewRequest(http.MethodGet, s.URL+"/status", nil)
+		}
+		r.RemoteAddr = fmt.Sprintf("[2001:db8::%x]:1", i) // all of one /64
+		w := httptest.NewRecorder()
+		s.api.Handler().ServeHTTP(w, r)
+		if w.Code != http.StatusUnauthorized && w.Code != http.StatusForbidden {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := events()
+	sum := got[len(got)-1]
+	if len(got) > denials/2 || uint64(len(got)-1)+sum.Count != denials || sum.Source != "2001:db8::/64" || log.Summed() != sum.Count {
+		t.Errorf("%d lines, the last of %+v", len(got), sum)
+	}
+	for _, e := range got {
+		if len(e.Operation) > 64 {
+			t.Errorf("an operation of %d bytes", len(e.Operation))
+		}
+	}
+}
+
+// Who loses the role while the body is under way changes nothing.
+func TestPolicyChangesWithinBody(t *testing.T) {
+	p, underPolicy := underPolicy(t)
+	log, configure, events := auditLog(t)
+	defer log.Close()
+	s := startService(t, underPolicy, configure)
+	server := httptest.NewServer(s.api.Handler()) // the check of the contract would read the body first
+	defer server.Close()
+	// The body is sent when it is asked for, which is once the request is let in.
+	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
+	defer client.CloseIdleConnections()
+	for _, test := range []struct {
+		name, policy string
+		status       int
+		code         api.ProblemCode
+	}{
+		{"another role", strings.Replace(p.text.String(), "roles: [key-publish]", "roles: [observe]", 1), 403, api.ProblemCodeForbidden},
+		{"unknown", "identities: [{name: other, roles: [observe], uids: [0]}]", 401, api.ProblemCodeUnauthenticated},
+	} {
+		p.set(t, p.text.String())
+		generation, set := s.ring.Generation(), record()
+		body, rest := io.Pipe()
+		request, err := http.NewRequest(http.MethodPost, server.URL+"/ticket-keys", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", typeBytes)
+		request.Header.Set("Authorization", "Bearer "+p.tokens["key-publish"])
+		request.Header.Set("Expect", "100-continue")
+		go func() {
+			_, _ = rest.Write(set[:10])
+			p.set(t, test.policy)
+			_, _ = rest.Write(set[10:])
+			_ = rest.Close()
+		}()
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != test.status {
+			t.Errorf("%s: %d", test.name, response.StatusCode)
+		}
+		if s.ring.Generation() != generation {
+			t.Errorf("%s: the keys changed", test.name)
+		}
+		if got := events(); len(got) != 1 || got[0].Outcome != audit.Denied || got[0].Code != string(test.code) {
+			t.Errorf("%s: %+v", test.name, got)
+		}
+	}
 }
 
 // What cannot be recorded is not done.

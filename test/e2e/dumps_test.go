@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // Processes of the same user neither read the memory of the service nor make a
@@ -70,5 +71,29 @@ func TestNotDumpable(t *testing.T) {
 			}
 		}
 		p.stop(t, syscall.SIGTERM)
+	}
+	// The other commands see secrets too.
+	cmd := exec.CommandContext(t.Context(), program, "keys", "inspect", "--format=ats", "-")
+	cmd.SysProcAttr = asNobody
+	stdin, err := cmd.StdinPipe() // that it waits for
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		read := exec.CommandContext(t.Context(), "sh", "-c", "exec 3</proc/"+strconv.Itoa(cmd.Process.Pid)+"/mem")
+		read.SysProcAttr = asNobody
+		if read.Run() != nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the memory of sessapi keys can be read")
+		}
+	}
+	_ = stdin.Close()
+	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 1 { // it has waited, and then found no keys
+		t.Errorf("sessapi keys has ended: %v", cmd.ProcessState)
 	}
 }

@@ -1,0 +1,147 @@
+package audit
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// denyingLog is a log that denials are recorded in, and its path.
+func denyingLog(t *testing.T) (log *Log, path string, deny func(network string)) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "audit.log")
+	log, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return log, path, func(network string) {
+		t.Helper()
+		if err := log.Deny(Event{Operation: "GET", Source: network}, network); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The first denials of a network have lines, the others one that is written when
+// the minute is over, and the next minute is a new one.
+func TestDeny(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, path, deny := denyingLog(t)
+		start := time.Now().UTC()
+		for range ownLines + 30 {
+			deny("192.0.2.1")
+			time.Sleep(time.Second)
+		}
+		deny("192.0.2.2")
+		if got := lines(t, path); len(got) != ownLines+1 || got[ownLines].Source != "192.0.2.2" || log.Summed() != 30 {
+			t.Fatalf("%d lines, %d summed up", len(got), log.Summed())
+		}
+		time.Sleep(window)
+		synctest.Wait()
+		got := lines(t, path)
+		if len(got) != ownLines+2 {
+			t.Fatalf("%d lines after a minute", len(got))
+		}
+		want := Event{
+			Time: start.Add(window), Operation: "denials", Outcome: Denied, Source: "192.0.2.1", Count: 30,
+			First: start.Add(ownLines * time.Second), Last: start.Add((ownLines + 29) * time.Second),
+		}
+		if sum := got[ownLines+1]; sum != want {
+			t.Errorf("%+v, want %+v", sum, want)
+		}
+		for range ownLines + 1 {
+			deny("192.0.2.1")
+		}
+		if err := log.Close(); err != nil { // which does not wait for the minute
+			t.Fatal(err)
+		}
+		got = lines(t, path)[ownLines+2:]
+		if len(got) != ownLines+1 || got[0].Count != 0 || got[ownLines].Count != 1 {
+			t.Errorf("%+v", got)
+		}
+	})
+}
+
+// However many networks there are, a minute has no more than so many lines, each
+// denial is in one, and the memory of networks is bounded.
+func TestDenyFromEverywhere(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	synctest.Test(t, func(t *testing.T) {
+		log, path, deny := denyingLog(t)
+		const denials = 20_000
+		networks := 2*maxSources + random.IntN(1000)
+		for range denials {
+			deny(fmt.Sprintf("2001:db8:%x::/64", random.IntN(networks)))
+			log.denials.mu.Lock()
+			remembered := len(log.denials.networks)
+			log.denials.mu.Unlock()
+			if remembered > maxSources+1 {
+				t.Fatalf("%d networks are remembered", remembered)
+			}
+			time.Sleep(time.Duration(random.Int64N(int64(20 * time.Millisecond))))
+		}
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var own, summed uint64
+		minutes := map[time.Time]int{}
+		for _, e := range lines(t, path) {
+			minutes[e.Time.Truncate(window)]++
+			if e.Count == 0 {
+				own++
+			}
+			summed += e.Count
+			if e.Last.Before(e.First) || e.Last.Sub(e.First) > window {
+				t.Errorf("%+v", e)
+			}
+		}
+		if own+summed != denials || summed != log.Summed() || own+uint64(len(minutes)) > denials {
+			t.Errorf("%d lines, %d summed up, of %d", own, summed, denials)
+		}
+		for minute, n := range minutes {
+			// A calendar minute has parts of two windows.
+			if limit := 2 * (maxSources*(ownLines+1) + 1); n > limit {
+				t.Errorf("%d lines at %v", n, minute)
+			}
+		}
+	})
+}
+
+// BenchmarkDeny is a denial that has no line of its own.
+func BenchmarkDeny(b *testing.B) {
+	log, err := Open(filepath.Join(b.TempDir(), "audit.log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := log.Deny(Event{Operation: "GET"}, "192.0.2.1"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRecord is an event that is on the disk afterwards.
+func BenchmarkRecord(b *testing.B) {
+	for _, outcome := range []Outcome{Applied, Exported} {
+		b.Run(string(outcome), func(b *testing.B) {
+			log, err := Open(filepath.Join(b.TempDir(), "audit.log"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer log.Close()
+			b.ReportAllocs()
+			for b.Loop() {
+				if err := log.Record(Event{Operation: "GET /ticket-keys", Outcome: outcome}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
