@@ -164,7 +164,7 @@ func (l *load) awaitWrites() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		for node, n := range l.confirmed {
-			if n < before[node]+50 {
+			if n < before[node]+30 {
 				return fmt.Errorf("node %d confirmed %d", node, n-before[node])
 			}
 		}
@@ -228,6 +228,7 @@ func awaitLink(tb testing.TB, s *service, connected bool) {
 // can go by, and nothing that was acknowledged is undone. When it is back, all
 // nodes recover by themselves.
 func TestFleetOutages(t *testing.T) {
+	t.Parallel()
 	const (
 		stale    = time.Second
 		recovery = 2 * time.Second // from when Redis is back to when a node writes again
@@ -273,6 +274,7 @@ func TestFleetOutages(t *testing.T) {
 		},
 	} {
 		t.Run(outage.name, func(t *testing.T) {
+			t.Parallel()
 			redis := redistest.Start(t, outage.redis...)
 			proxy := redistest.NewProxy(t, redis.Addr())
 			sealKey := newSealKey(t)
