@@ -322,11 +322,12 @@ func newRing(c config.Config, clock func() time.Time, store keys.Store) (*keys.R
 	if store == nil {
 		return keys.NewRing(clock, life), nil
 	}
-	ring, err := keys.OpenRing(clock, life, store)
-	setting := "--state-file"
+	open, setting := keys.OpenRing, "--state-file"
 	if c.Redis != "" {
-		setting = "--redis"
-	} else if errors.Is(err, keys.ErrInvalidState) {
+		open, setting = keys.JoinRing, "--redis"
+	}
+	ring, err := open(clock, life, store)
+	if c.Redis == "" && errors.Is(err, keys.ErrInvalidState) {
 		err = fmt.Errorf("%s: %w; start the version that wrote it, or move it away to start without it", c.StateFile, err)
 	}
 	if err != nil {

@@ -62,6 +62,8 @@ const (
 	hungTimeout = 3 * time.Second
 	// beatTimeout is how long Redis may take to answer a beat.
 	beatTimeout = 500 * time.Millisecond
+	// beatGap is the least time between beats.
+	beatGap = 10 * time.Millisecond
 	// pollEvery is how often a node looks for ticket keys that it was not told of.
 	pollEvery = 3 * time.Second
 	// The time between attempts to reach Redis again doubles from the first to the
@@ -118,9 +120,10 @@ type Node struct {
 	wake     chan struct{} // has a token when a beat is due now
 	keysWake chan struct{} // has a token when the ticket keys may have changed
 
-	mu       sync.Mutex // guards what follows
-	since    time.Time  // when the link came to be as it is: up, or not
-	resynced uint64     // breaks when the near cache was last emptied
+	resynced uint64 // breaks when the near cache was last emptied; for beat alone
+
+	mu    sync.Mutex // guards since
+	since time.Time  // when the link came to be as it is: up, or not
 
 	sessions *Sessions // nil until there are any; set before Run
 	counts   counts
@@ -293,7 +296,11 @@ func (n *Node) Run(ctx context.Context, refresh func() (restored bool, err error
 			return
 		case <-timer.C:
 		case <-n.woken(err == nil):
-			timer.Stop()
+			timer.Reset(beatGap) // whatever keeps waking it, there is time in between
+			select {
+			case <-ctx.Done():
+			case <-timer.C:
+			}
 		}
 	}
 }
@@ -336,8 +343,6 @@ func (n *Node) beat(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	if breaks != n.resynced {
 		if n.heard.Store(0); n.sessions != nil {
 			n.sessions.near.Flush()
@@ -373,7 +378,7 @@ func (n *Node) connected() (rueidis.Client, error) {
 
 // askTime asks all servers for their time, and reports whether any answered. The
 // error is that of one that did not.
-func (n *Node) askTime(ctx context.Context, client rueidis.Client) (any bool, err error) {
+func (n *Node) askTime(ctx context.Context, client rueidis.Client) (answered bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, beatTimeout)
 	defer cancel()
 	type answer struct {
@@ -401,16 +406,16 @@ func (n *Node) askTime(ctx context.Context, client rueidis.Client) (any bool, er
 			err = a.err
 			continue
 		}
-		any = true
+		answered = true
 		if a.took < best.took {
 			best = a
 		}
 	}
 	// One that took long does not tell the time.
-	if any && best.took <= n.cfg.ReadTimeout {
+	if answered && best.took <= n.cfg.ReadTimeout {
 		n.offset.Store(int64(best.offset))
 	}
-	return any, err
+	return answered, err
 }
 
 // setUp notes how the link is, and logs when that changes.

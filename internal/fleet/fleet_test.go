@@ -585,7 +585,7 @@ func TestTicketKeys(t *testing.T) {
 	for i := range nodes {
 		links[i] = join(t, settings(server.URL(), sealKeys), nil)
 		stores[i] = links[i].KeyStore(nil)
-		ring, err := keys.OpenRing(links[i].Now, keys.Lifecycle{}, stores[i])
+		ring, err := keys.JoinRing(links[i].Now, keys.Lifecycle{}, stores[i])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -696,7 +696,7 @@ func TestTicketKeys(t *testing.T) {
 			if record, err := late.get(time.Second, late.keysName()); err != nil || record == "" {
 				return fmt.Errorf("%q %w", record, err)
 			}
-			ring, err := keys.OpenRing(late.Now, keys.Lifecycle{}, store)
+			ring, err := keys.JoinRing(late.Now, keys.Lifecycle{}, store)
 			if err != nil {
 				return err
 			}
@@ -740,7 +740,7 @@ func TestLocalKeys(t *testing.T) {
 
 	n := join(t, settings(server.URL(), sealKeys), nil)
 	store := n.KeyStore(local)
-	ring, err := keys.OpenRing(n.Now, keys.Lifecycle{}, store)
+	ring, err := keys.JoinRing(n.Now, keys.Lifecycle{}, store)
 	if err != nil || ring.Generation() != want.Generation || store.Found() {
 		t.Fatal(err, ring.Description(), store.Found())
 	}
@@ -753,7 +753,7 @@ func TestLocalKeys(t *testing.T) {
 		}
 		return nil
 	})
-	if other, err = keys.OpenRing(second.Now, keys.Lifecycle{}, second.KeyStore(nil)); err != nil {
+	if other, err = keys.JoinRing(second.Now, keys.Lifecycle{}, second.KeyStore(nil)); err != nil {
 		t.Fatal(err)
 	}
 	if got := other.Description(); got.Generation != want.Generation || got.Keys[0].Fingerprint != want.Keys[0].Fingerprint {
@@ -784,7 +784,7 @@ func TestLocalKeys(t *testing.T) {
 		if err := away.Connect(t.Context()); err == nil {
 			t.Error("connected to nothing")
 		}
-		if _, err := keys.OpenRing(away.Now, keys.Lifecycle{}, away.KeyStore(test.local)); !errors.Is(err, test.want) {
+		if _, err := keys.JoinRing(away.Now, keys.Lifecycle{}, away.KeyStore(test.local)); !errors.Is(err, test.want) {
 			t.Errorf("%v, want %v", err, test.want)
 		}
 		away.Close()

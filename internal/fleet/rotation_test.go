@@ -90,7 +90,7 @@ func TestRotation(t *testing.T) {
 		if err := nodes[i].Connect(ctx); err != nil {
 			t.Fatal(err)
 		}
-		ring, err := keys.OpenRing(nodes[i].Now, life, nodes[i].KeyStore(nil))
+		ring, err := keys.JoinRing(nodes[i].Now, life, nodes[i].KeyStore(nil))
 		if err != nil {
 			t.Fatal(err)
 		}

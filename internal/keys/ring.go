@@ -113,8 +113,11 @@ type Ring struct {
 	life  Lifecycle
 	store Store // nil without one
 
+	shared bool // others save to the store, too
+
 	updating sync.Mutex        // held for all of an update; guards what follows up to mu
 	taken    [sha256.Size]byte // hash of the key file's content that was taken last
+	unread   error             // why what the store has was not taken; nothing is saved over it
 	burnt    uint64            // the highest generation that another set may have had
 
 	mu          sync.RWMutex // guards all that follows and the secrets of set; written to with updating held, too
@@ -251,6 +254,11 @@ func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (d Description, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
+	if r.shared && u.If != nil && !u.If(r.description.Generation) { // it may hold for a set that is not here yet
+		if _, err := r.take(); err != nil {
+			return Description{}, err
+		}
+	}
 	err = r.afterOthers(func() error {
 		d, err = r.updateOnce(u, step)
 		return err

@@ -37,10 +37,7 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	r := emptyRing(now, life)
 	r.store = store
 	if data == nil {
-		switch err := r.commit(r.first(), r.taken, nil); {
-		case errors.Is(err, ErrConflict): // another ring was faster
-			return OpenRing(now, life, store)
-		case err != nil:
+		if err := r.commit(r.first(), r.taken, nil); err != nil {
 			return nil, err
 		}
 		return r, nil
@@ -54,6 +51,23 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	// A later state may have been in the store before this one was put back.
 	r.burnt = uint64(max(0, now().UnixMilli()))
 	return r, nil
+}
+
+// JoinRing is OpenRing for a store that other rings save to, too: all of them have
+// the same set, but for the time until [Ring.Refresh] is called. An update that
+// others came before is made from what they made.
+func JoinRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) {
+	for range maxConflicts {
+		r, err := OpenRing(now, life, store)
+		if errors.Is(err, ErrConflict) { // another one had the first set
+			continue
+		}
+		if err == nil {
+			r.shared = true
+		}
+		return r, err
+	}
+	return nil, ErrUnavailable
 }
 
 // parseState is parseState with the activations. The ring is being updated.
@@ -97,7 +111,7 @@ func (r *Ring) take() (restored bool, err error) {
 		return true, r.save(r.active(), r.taken)
 	}
 	c, taken, err := r.parseState(data)
-	if err != nil {
+	if r.unread = err; err != nil {
 		return false, err
 	}
 	switch generation := c.description.Generation; {
@@ -117,6 +131,9 @@ func (r *Ring) take() (restored bool, err error) {
 func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 	if r.store == nil {
 		return nil
+	}
+	if r.unread != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, r.unread)
 	}
 	state := appendState(make([]byte, 0, maxStateSize), c, taken)
 	defer clear(state)
