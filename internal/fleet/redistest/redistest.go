@@ -226,11 +226,11 @@ func (r *Replicated) URL() string {
 
 // ClusterURL is the URL of a cluster, for --redis.
 func ClusterURL(servers []*Server) string {
-	url := servers[0].URL()
+	others := make([]string, len(servers)-1)
 	for i, s := range servers[1:] {
-		url += string("?&"[min(i, 1)]) + "addr=" + s.Addr()
+		others[i] = "addr=" + s.Addr()
 	}
-	return url
+	return servers[0].URL() + "?" + strings.Join(others, "&")
 }
 
 // Await waits until ready returns nil.
