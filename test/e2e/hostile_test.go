@@ -28,9 +28,10 @@ const (
 	// healthyEvery is how often each healthy client makes a request, as far as
 	// it gets answers.
 	healthyEvery = 4 * time.Millisecond
-	// healthyBound is the time that 99 of 100 healthy requests may take. It tells
-	// those that are served from those that are kept out, on a busy machine too;
-	// the log has what they took.
+	// healthyBound is the time that 99 of 100 healthy requests may take, or 20 times
+	// what they do without an attack on a machine that is busy with something else.
+	// It tells those that are served from those that are kept out; the log has what
+	// they took.
 	healthyBound = time.Second
 	// maxResident bounds the memory of the service, in KiB: 20 KiB for each
 	// connection of the 16,384 that it takes, and 64 MiB for all else.
@@ -213,8 +214,8 @@ func TestHostileClients(t *testing.T) {
 			open, resident := v.metric(t, connections), v.memory(t, "VmRSS")
 			a.stop()
 			t.Logf("p99 %v; %d connections were made, %.0f are open; %d KiB resident", p99, a.made.Load(), open, resident)
-			if p99 > healthyBound {
-				t.Errorf("p99 of healthy clients is %v, over %v", p99, healthyBound)
+			if bound := max(healthyBound, 20*quiet); p99 > bound {
+				t.Errorf("p99 of healthy clients is %v, over %v", p99, bound)
 			}
 			if a.made.Load() == 0 {
 				t.Error("the attack does not reach the service")
