@@ -186,9 +186,11 @@ func (l *lab) policy(ctx context.Context, dir string) (token, file string, err e
 	if err != nil {
 		return "", "", err
 	}
-	token, line, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	// The token is the first line, and its entry for the policy the last.
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	token = lines[0]
 	file = filepath.Join(dir, "policy.yaml")
-	policy := "identities:\n  - name: edge\n    roles: [session-read, session-write]\n    tokens:\n      " + strings.TrimSpace(line) + "\n"
+	policy := "identities:\n  - name: edge\n    roles: [session-read, session-write]\n    tokens:\n      " + lines[len(lines)-1] + "\n"
 	return token, file, os.WriteFile(file, []byte(policy), 0o600)
 }
 
@@ -300,8 +302,8 @@ func fillMemcached(address string, ids []string, data []byte) error {
 }
 
 // launch starts a program on core 0 and waits until it takes connections.
-func (c *contender) launch(ctx context.Context, dir, address string, program ...string) error {
-	cmd := exec.CommandContext(ctx, "taskset", append([]string{"-c", "0"}, program...)...)
+func (c *contender) launch(ctx context.Context, dir, address, program string, args ...string) error {
+	cmd := exec.CommandContext(ctx, "taskset", append([]string{"-c", "0", program}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	var output bytes.Buffer
@@ -319,7 +321,7 @@ func (c *contender) launch(ctx context.Context, dir, address string, program ...
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait() // so that all of its output is there
-	return fmt.Errorf("%s: %w\n%s", program[0], err, output.Bytes())
+	return fmt.Errorf("%s: %w\n%s", program, err, output.Bytes())
 }
 
 func (c *contender) stop() {

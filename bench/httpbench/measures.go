@@ -111,7 +111,7 @@ var measures = []measure{
 		about:   "PUT of 160 B as bytes in place of a session. The floor reads and drops the body; nginx cannot write to memcached.",
 		rows:    rowsOf(standard(put), sessapi, withPolicy, floorServer, webdis, etcd),
 		columns: loadColumns, base: floorServer,
-		goals:   []goal{atLeast(sessapi, 0.88, floorServer), p99Goal},
+		goals: []goal{atLeast(sessapi, 0.88, floorServer), p99Goal},
 	},
 	{
 		name:    "head",
