@@ -150,8 +150,8 @@ func (l *lab) start(ctx context.Context, name string, sessions int, data []byte)
 		return c, err
 	}
 	args := append(l.serve(c, sessions), "--redis=redis://127.0.0.1:"+redis, "--seal-key-file="+keys)
-	if name == farFleet { // hardly any session is near
-		args = append(args, "--cache-max-sessions=1")
+	if name == farFleet { // hardly any session is near, and none counts as missing for a hiccup
+		args = append(args, "--cache-max-sessions=1", "--redis-read-timeout=5s")
 	}
 	return c, c.launch(ctx, dir, c.address, l.sessapi, args...)
 }

@@ -243,7 +243,7 @@ func (l *lab) h2load(ctx context.Context, c *contender, ld load, ids []string, d
 	}
 	args := []string{
 		"h2load", "-t1", "-c" + strconv.Itoa(h2Connections), "-m" + strconv.Itoa(ld.connections/h2Connections),
-		"-D" + seconds(duration), "-i", file, "--log-file=" + log,
+		"-D" + seconds(duration), "-i", file, "--log-file=" + log, "-H", ":method: " + what.method,
 	}
 	for line := range strings.SplitSeq(strings.TrimSpace(what.header), "\r\n") {
 		args = append(args, "-H", line)
