@@ -87,8 +87,13 @@ func newData(size int) []byte {
 }
 
 // storeAll stores a session for each ID, and checks that one can be got.
-func (c *contender) storeAll(ids []string, data []byte) error {
-	if c.redis != "" { // redis-benchmark stores what it reads
+func (c *contender) storeAll(ctx context.Context, ids []string, data []byte) error {
+	if c.redis != "" { // redis-benchmark has IDs of its own, at random
+		args := redisArgs(c, load{connections: connections, sessions: len(ids), size: len(data)})
+		out, err := pinned(ctx, append(args, "-n", strconv.Itoa(5*len(ids)), "-t", "set", "-P", "32")...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("redis-benchmark: %w: %s", err, out)
+		}
 		return nil
 	}
 	if c.fill != nil {
@@ -281,23 +286,20 @@ func (l *lab) h2load(ctx context.Context, c *contender, ld load, ids []string, d
 // measure, for it knows no time.
 const redisRequests = 50_000
 
+func redisArgs(c *contender, ld load) []string {
+	return []string{
+		"redis-benchmark", "--csv", "-p", c.redis, "-c", strconv.Itoa(ld.connections),
+		"-d", strconv.Itoa(ld.size), "-r", strconv.Itoa(ld.sessions),
+	}
+}
+
 func (l *lab) redisBenchmark(ctx context.Context, c *contender, ld load, _ []string, duration time.Duration) (figures, error) {
 	command := "get"
 	if ld.kind == put {
 		command = "set"
 	}
 	n := redisRequests * int(duration.Seconds())
-	args := []string{
-		"redis-benchmark", "-p", c.redis, "-c", strconv.Itoa(ld.connections), "-d", strconv.Itoa(ld.size),
-		"-r", strconv.Itoa(ld.sessions), "--csv", "-n",
-	}
-	if command == "get" { // of what is there
-		fill := append(slices.Clone(args), strconv.Itoa(5*ld.sessions), "-t", "set", "-P", "32")
-		if out, err := pinned(ctx, fill...).CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("redis-benchmark: %w: %s", err, out)
-		}
-	}
-	out, err := pinned(ctx, append(args, strconv.Itoa(n), "-t", command)...).Output()
+	out, err := pinned(ctx, append(redisArgs(c, ld), "-n", strconv.Itoa(n), "-t", command)...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("redis-benchmark: %w", err)
 	}

@@ -253,7 +253,7 @@ func (m *measure) take(ctx context.Context, l *lab, rounds int, stderr io.Writer
 					}
 					c = running{started, sessionIDs(r.load.sessions)}
 					up[k] = c
-					if err := c.storeAll(c.ids, data); err != nil {
+					if err := c.storeAll(ctx, c.ids, data); err != nil {
 						return nil, fmt.Errorf("store the sessions: %w", err)
 					}
 				}
