@@ -147,19 +147,19 @@ var growthMeasures = []measure{
 	{
 		name:    "connections",
 		about:   "GET of 160 B by the number of connections.",
-		rows:    grown("%d connections", []int{1, 8, 64, 512}, func(ld *load, n int) { ld.connections = n }),
+		rows:    grown("connections: %d", []int{1, 8, 64, 512}, func(ld *load, n int) { ld.connections = n }),
 		columns: loadColumns,
 	},
 	{
 		name:    "sessions",
 		about:   "GET of 160 B by the number of sessions. With ten million sessapi runs with --cache-memory=2.6GiB.",
-		rows:    grown("%d sessions", []int{1_000, 100_000, 10_000_000}, func(ld *load, n int) { ld.sessions = n }),
+		rows:    grown("sessions: %d", []int{1_000, 100_000, 10_000_000}, func(ld *load, n int) { ld.sessions = n }),
 		columns: loadColumns,
 	},
 	{
 		name:    "writers",
 		about:   "GET of 160 B, with so many of the requests a PUT.",
-		rows:    grown("%d %% PUT", []int{0, 10, 50}, func(ld *load, n int) { ld.writers = n }),
+		rows:    grown("PUT: %d %%", []int{0, 10, 50}, func(ld *load, n int) { ld.writers = n }),
 		columns: loadColumns,
 	},
 	{
