@@ -42,7 +42,7 @@ func serveFloor(address string) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	server := http.Server{ //nolint:gosec // a server without limits is the point
+	server := http.Server{
 		Addr: address, Protocols: &protocols,
 		Handler: &floor{sessions: make(map[string]*floorSession)},
 	}

@@ -114,7 +114,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if *svg == "" {
 		return nil
 	}
-	return os.WriteFile(*svg, drawCharts(charts), 0o644) //nolint:gosec // a picture for everybody
+	return os.WriteFile(*svg, drawCharts(charts), 0o644)
 }
 
 // findPrograms looks for all programs, and says what to install.
