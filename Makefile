@@ -55,6 +55,11 @@ bench-cache: ## Compare the session cache with others; installs Redis and memcac
 bench-hitratio: ## Compare eviction policies by their hits; takes some minutes.
 	cd bench && go run ./hitratio
 
+.PHONY: bench-http
+bench-http: ## Compare the service over HTTP with others; installs them as root on Debian.
+	tools/test-deps.sh wrk webdis redis-server redis-benchmark=redis-tools memcached etcd=etcd-server h2load=nghttp2-client
+	cd bench && go run ./httpbench -svg ../docs/performance-http.svg
+
 .PHONY: bench-watchers
 bench-watchers: ## Measure clients that wait for new ticket keys.
 	cd bench && go run ./watchers -n 1000 && go run ./watchers -n 10000

@@ -5,7 +5,7 @@
 # Server), curl as a client, and Chromium for the reference page. As root on
 # Debian it installs what is missing, and starts no service; elsewhere it says
 # what that is, and fails in CI (CI=true). Arguments are programs that are needed
-# besides.
+# besides, PROGRAM=PACKAGE where the package has another name.
 set -eu
 PATH=$PATH:/usr/sbin # where Debian has servers
 
@@ -25,7 +25,7 @@ command -v traffic_manager >/dev/null || missing="$missing trafficserver"
 [ "$(node_major || true)" -ge 18 ] 2>/dev/null || missing="$missing nodejs"
 
 for program; do
-	command -v "$program" >/dev/null || missing="$missing $program"
+	command -v "${program%%=*}" >/dev/null || missing="$missing ${program#*=}"
 done
 
 [ -n "$missing" ] || exit 0

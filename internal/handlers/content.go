@@ -199,6 +199,8 @@ var (
 	noStoreValue = []string{"no-store"}
 	acceptValue  = []string{"Accept"}
 	bytesValue   = []string{"bytes"}
+	problemValue = []string{"application/problem+json"}
+	nosniffValue = []string{"nosniff"}
 	mediaValue   = map[string][]string{mediaBytes: {mediaBytes}, mediaPEM: {mediaPEM}}
 )
 

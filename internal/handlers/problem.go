@@ -75,22 +75,21 @@ func invalidRequest(format string, args ...any) *problem {
 // asProblem gives the problem of any error. What the domain does not name is
 // internal.
 func (a *API) asProblem(err error) *problem {
-	var (
-		p             *problem
-		limited       *auth.LimitedError
-		keysErr       *keys.InvalidError
-		cannotCarry   *keys.CannotCarryError
-		tooManyValues *api.TooManyValuesForParamError
-		badParam      *api.InvalidParamFormatError
-	)
+	// AsType allocates nothing, unlike As: a session that is not there is no rare case.
+	p, isProblem := errors.AsType[*problem](err)
+	limited, isLimited := errors.AsType[*auth.LimitedError](err)
+	keysErr, isKeysErr := errors.AsType[*keys.InvalidError](err)
+	cannotCarry, isCannotCarry := errors.AsType[*keys.CannotCarryError](err)
+	tooManyValues, isTooManyValues := errors.AsType[*api.TooManyValuesForParamError](err)
+	badParam, isBadParam := errors.AsType[*api.InvalidParamFormatError](err)
 	switch {
-	case errors.As(err, &p):
+	case isProblem:
 		return p
 	case errors.Is(err, auth.ErrUnauthenticated):
 		return &problem{code: api.ProblemCodeUnauthenticated}
 	case errors.Is(err, auth.ErrForbidden):
 		return &problem{code: api.ProblemCodeForbidden}
-	case errors.As(err, &limited):
+	case isLimited:
 		return &problem{
 			code:   api.ProblemCodeTooManyRequests,
 			detail: "Too many authentications from this source have failed.",
@@ -120,17 +119,17 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
-	case errors.As(err, &cannotCarry):
+	case isCannotCarry:
 		return &problem{code: api.ProblemCodeFormatCannotCarry, detail: sentence(cannotCarry)}
-	case errors.As(err, &keysErr):
+	case isKeysErr:
 		fields := make([]api.FieldError, len(keysErr.Issues))
 		for i, issue := range keysErr.Issues {
 			fields[i] = api.FieldError{Field: issue.Field, Reason: issue.Reason}
 		}
 		return &problem{code: api.ProblemCodeInvalidTicketKeys, fields: fields}
-	case errors.As(err, &tooManyValues):
+	case isTooManyValues:
 		return invalidRequest("%s: must be sent once", tooManyValues.ParamName)
-	case errors.As(err, &badParam):
+	case isBadParam:
 		return invalidRequest("%s: malformed", badParam.ParamName)
 	}
 	return &problem{code: api.ProblemCodeInternal}
@@ -193,10 +192,10 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if err != nil { // a struct of strings and numbers always marshals
 		panic(err)
 	}
-	h.Set("Content-Type", "application/problem+json")
+	noStore(w)
+	h["Content-Type"] = problemValue
+	h["X-Content-Type-Options"] = nosniffValue
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(kind.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
@@ -79,7 +78,9 @@ func (a *API) MainHandler() http.Handler {
 func (a *API) OpsHandler() http.Handler {
 	r := a.router(func(rt route) bool { return rt.ops })
 	profile := func(name string, handler http.HandlerFunc) {
-		r.Get("/debug/pprof/"+name, a.authorize(route{permit: auth.Admin}, handler))
+		handler = a.authorize(route{permit: auth.Admin}, handler)
+		r.Get("/debug/pprof/"+name, handler)
+		r.Head("/debug/pprof/"+name, handler)
 	}
 	profile("", pprof.Index)
 	profile("profile", pprof.Profile)
@@ -93,7 +94,7 @@ func (a *API) OpsHandler() http.Handler {
 
 func (a *API) router(include func(route) bool) chi.Router {
 	r := chi.NewRouter()
-	r.Use(a.observe, a.recoverPanics, a.refuseForeignPages, a.checkClientCertificate, a.checkInput, middleware.GetHead)
+	r.Use(a.observe, a.recoverPanics, a.refuseForeignPages, a.checkClientCertificate, a.checkInput)
 	r.NotFound(a.routeNotFound)
 	r.MethodNotAllowed(a.methodNotAllowed)
 	for _, rt := range a.routes() {
@@ -104,7 +105,11 @@ func (a *API) router(include func(route) bool) chi.Router {
 		if rt.ops {
 			from = a.opsInFlight
 		}
-		r.MethodFunc(rt.method, rt.pattern, a.authorize(rt, a.limitInFlight(from, rt.handler)))
+		handler := a.authorize(rt, a.limitInFlight(from, rt.handler))
+		r.MethodFunc(rt.method, rt.pattern, handler)
+		if rt.method == http.MethodGet { // where HEAD has a row, that is behind this one and counts
+			r.Head(rt.pattern, handler)
+		}
 	}
 	return r
 }
