@@ -1,9 +1,12 @@
 package handlers
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"path"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -69,5 +72,59 @@ func TestRoutes(t *testing.T) {
 	}
 	if table.String() != string(golden) {
 		t.Errorf("testdata/routes.golden should be, after review:\n%s", &table)
+	}
+}
+
+// Every header that the contract has as a parameter of a session makes a request be
+// bound.
+func TestBoundHeaders(t *testing.T) {
+	type parameter struct {
+		Ref  string `yaml:"$ref"`
+		Name string `yaml:"name"`
+		In   string `yaml:"in"`
+	}
+	var document struct {
+		Paths map[string]map[string]struct {
+			Parameters []parameter `yaml:"parameters"`
+		} `yaml:"paths"`
+		Components struct {
+			Parameters map[string]parameter `yaml:"parameters"`
+		} `yaml:"components"`
+	}
+	item := struct {
+		Paths map[string]map[string]any `yaml:"paths"`
+	}{}
+	if err := yaml.Unmarshal(sessapi.OpenAPI, &item); err != nil {
+		t.Fatal(err)
+	}
+	for _, methods := range item.Paths {
+		delete(methods, "parameters") // a list: those of the path
+	}
+	operations, err := yaml.Marshal(item)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(yaml.Unmarshal(operations, &document), yaml.Unmarshal(sessapi.OpenAPI, &struct {
+		Components any `yaml:"components"`
+	}{&document.Components})); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, operation := range document.Paths["/sessions/{id}"] {
+		for _, p := range operation.Parameters {
+			if p.Ref != "" {
+				p = document.Components.Parameters[path.Base(p.Ref)]
+			}
+			if p.In != "header" {
+				continue
+			}
+			seen++
+			if !slices.Contains(boundHeaders[:], p.Name) {
+				t.Errorf("%s is not among them", p.Name)
+			}
+		}
+	}
+	if seen < len(boundHeaders) {
+		t.Errorf("the contract has %d", seen)
 	}
 }

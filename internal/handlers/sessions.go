@@ -61,6 +61,16 @@ func (a *API) HeadSession(w http.ResponseWriter, r *http.Request, id api.Session
 	})
 }
 
+// getSession is GetSession and HeadSession without parameters.
+func (a *API) getSession(w http.ResponseWriter, r *http.Request, id string) {
+	a.serveSession(w, r, id, api.GetSessionParams{})
+}
+
+// putSession is PutSession without parameters.
+func (a *API) putSession(w http.ResponseWriter, r *http.Request, id string) {
+	a.PutSession(w, r, id, api.PutSessionParams{})
+}
+
 func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string, params api.GetSessionParams) {
 	id, err := a.sessionID(rawID)
 	if err != nil {
