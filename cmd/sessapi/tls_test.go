@@ -368,7 +368,7 @@ func TestFormerCAOnKeptConnections(t *testing.T) {
 			protocols.SetHTTP2(http2)
 			client := func(has *identity) func() int {
 				client := &http.Client{Transport: &http.Transport{Protocols: &protocols, TLSClientConfig: &tls.Config{
-					RootCAs: server.pool(),
+					RootCAs:              server.pool(),
 					GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &has.pair, nil },
 				}}}
 				t.Cleanup(client.CloseIdleConnections)
