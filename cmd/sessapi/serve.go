@@ -197,7 +197,9 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 				return s, fmt.Errorf("--state-file: %w", err)
 			}
 			log.Info("sessions restored", "sessions", restored)
-			s.onStop("sessions in the state file", func(ctx context.Context) error { return s.state.SaveSessions(ctx, sessions) })
+			s.onStop("sessions in the state file", func(ctx context.Context) error {
+				return within(ctx, func() error { return s.state.SaveSessions(ctx, sessions) })
+			})
 		}
 	}
 	s.sessions = sessions
@@ -375,7 +377,10 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.policy != nil {
 		running.Go(func() { s.policy.Watch(ctx) })
 	}
-	s.onStop("ticket keys, policy and certificate", func(ctx context.Context) error { cancel(); return wait(ctx, &running) })
+	s.onStop("ticket keys, policy and certificate", func(ctx context.Context) error {
+		cancel()
+		return within(ctx, func() error { running.Wait(); return nil })
+	})
 	serve := func(l boundServer) {
 		do := l.Serve
 		if l.secure {
@@ -395,14 +400,14 @@ func (s *service) start(reload <-chan os.Signal) {
 	s.log.Info("serving", "version", version())
 }
 
-// wait waits until what is running has returned. One that a disk or a network
-// file system holds up is left behind when ctx ends.
-func wait(ctx context.Context, running *sync.WaitGroup) error {
-	done := make(chan struct{})
-	go func() { running.Wait(); close(done) }()
+// within calls do and returns its error. What a disk or a network file system
+// holds up is left behind when ctx ends.
+func within(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
 	select {
-	case <-done:
-		return nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
