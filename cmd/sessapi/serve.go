@@ -126,7 +126,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		if s.audit, err = audit.Open(c.AuditLog); err != nil {
 			return s, fmt.Errorf("--audit-log: %w", err)
 		}
-		if info, err := os.Stat(c.AuditLog); err == nil && info.Mode().IsRegular() {
+		if info, err := os.Stat(c.AuditLog); c.AuditLog != audit.Stderr && err == nil && info.Mode().IsRegular() {
 			files.WarnLoose(log, "audit log", c.AuditLog, info.Mode(), files.Trusted)
 		}
 		s.onStop("audit log", func(context.Context) error { return s.audit.Close() })

@@ -368,6 +368,7 @@ func (f *File) FlushSessions(c *cache.Cache) (removed int, err error) {
 		f.count(&f.status.Sessions, err)
 		return 0, err
 	}
+	f.count(&f.status.Sessions, nil)
 	return c.Flush(), nil
 }
 
