@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -38,7 +39,11 @@ func (c checkConfigCommand) Run(env environment) error {
 		if err != nil {
 			return fmt.Errorf("--seal-key-file: %w", err)
 		}
-		if err := errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys)); err != nil {
+		err = errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys))
+		if c.Cache {
+			err = errors.Join(err, state.CheckSessions(c.StateFile, sealKeys))
+		}
+		if err != nil {
 			return fmt.Errorf("--state-file: %w", err)
 		}
 	}
@@ -46,6 +51,8 @@ func (c checkConfigCommand) Run(env environment) error {
 		err := writable(c.AuditLog)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = writable(filepath.Dir(c.AuditLog))
+		} else if info, statErr := os.Stat(c.AuditLog); statErr == nil && info.IsDir() {
+			err = fmt.Errorf("%s is a directory", c.AuditLog)
 		}
 		if err != nil {
 			return fmt.Errorf("--audit-log: %w", err)

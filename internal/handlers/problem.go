@@ -189,6 +189,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set(kind.header[0], kind.header[1])
 	}
 	maps.Copy(h, p.header)
+	if p.code == api.ProblemCodeUnauthenticated && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		h.Set("Connection", "close") // for a newer certificate takes another one
+	}
 	body, err := json.Marshal(doc)
 	if err != nil { // a struct of strings and numbers always marshals
 		panic(err)
