@@ -235,7 +235,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	if s.fleet != nil {
 		handlersConfig.Fleet = s.fleet
 		if s.shared != nil {
-			handlersConfig.Sessions, handlersConfig.Flush = s.shared, s.shared.Flush
+			handlersConfig.Sessions, handlersConfig.Flush = s.shared, s.flushFleet
 		}
 	}
 	s.api = handlers.New(handlersConfig)

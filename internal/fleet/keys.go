@@ -62,6 +62,7 @@ func (s *KeyStore) Load() ([]byte, error) {
 		return nil, unavailable(err)
 	}
 	state, err := s.node.cfg.Seal.Open(nil, []byte(record), s.node.keysBinding())
+	s.node.unread.Store(err != nil)
 	if err != nil {
 		s.node.counts.refusedKeys.Add(1)
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
@@ -87,7 +88,7 @@ func (s *KeyStore) Save(state []byte) error {
 	record := string(s.node.cfg.Seal.Seal(nil, state, s.node.keysBinding()))
 	done, err := s.node.swap(s.node.keysName(), s.seen, record, 0)
 	if err != nil {
-		return unavailable(err)
+		return err
 	}
 	if !done {
 		s.node.counts.conflicts.Add(1)

@@ -114,9 +114,13 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
-	case errors.Is(err, fleet.ErrUnavailable) && !errors.Is(err, fleet.ErrNotConnected):
+	case errors.Is(err, fleet.ErrNotConnected):
+		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis does not answer; nothing was changed."}
+	case errors.Is(err, fleet.ErrRefused):
+		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis refuses the change; nothing was changed. The log has the cause under the request ID."}
+	case errors.Is(err, fleet.ErrUnavailable):
 		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis did not confirm the change in time; whether it was made is not known."}
-	case errors.Is(err, fleet.ErrUnavailable), errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
+	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
