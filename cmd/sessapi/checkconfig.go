@@ -34,11 +34,20 @@ func (c checkConfigCommand) Run(env environment) error {
 			return fmt.Errorf("--ticket-key-file: %w", err)
 		}
 	}
-	if c.StateFile != "" { // which has seal keys
-		sealKeys, _, err := seal.ReadKeys(c.SealKeyFile)
-		if err != nil {
-			return fmt.Errorf("--seal-key-file: %w", err)
+	var sealKeys *seal.Keys
+	if c.SealKeyFile != "" {
+		if sealKeys, err = readSealKeys(c.Config, slog.New(slog.DiscardHandler)); err != nil {
+			return err
 		}
+	}
+	if c.Redis != "" {
+		node, err := newNode(c.Config, sealKeys, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		node.Close()
+	}
+	if c.StateFile != "" {
 		err = errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys))
 		if c.Cache {
 			err = errors.Join(err, state.CheckSessions(c.StateFile, sealKeys))

@@ -58,6 +58,7 @@ func (s *KeyStore) Load() ([]byte, error) {
 		return state, localErr
 	}
 	if err != nil || record == "" {
+		s.node.unread.Store(false)
 		s.seen = ""
 		return nil, unavailable(err)
 	}
