@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -33,12 +34,25 @@ func (c checkConfigCommand) Run(env environment) error {
 			return fmt.Errorf("--ticket-key-file: %w", err)
 		}
 	}
-	if c.StateFile != "" { // which has seal keys
-		sealKeys, _, err := seal.ReadKeys(c.SealKeyFile)
-		if err != nil {
-			return fmt.Errorf("--seal-key-file: %w", err)
+	var sealKeys *seal.Keys
+	if c.SealKeyFile != "" {
+		if sealKeys, err = readSealKeys(c.Config, slog.New(slog.DiscardHandler)); err != nil {
+			return err
 		}
-		if err := errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys)); err != nil {
+	}
+	if c.Redis != "" {
+		node, err := newNode(c.Config, sealKeys, slog.New(slog.DiscardHandler))
+		if err != nil {
+			return err
+		}
+		node.Close()
+	}
+	if c.StateFile != "" {
+		err = errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys))
+		if c.Cache {
+			err = errors.Join(err, state.CheckSessions(c.StateFile, sealKeys))
+		}
+		if err != nil {
 			return fmt.Errorf("--state-file: %w", err)
 		}
 	}
@@ -46,6 +60,8 @@ func (c checkConfigCommand) Run(env environment) error {
 		err := writable(c.AuditLog)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = writable(filepath.Dir(c.AuditLog))
+		} else if info, statErr := os.Stat(c.AuditLog); statErr == nil && info.IsDir() {
+			err = fmt.Errorf("%s is a directory", c.AuditLog)
 		}
 		if err != nil {
 			return fmt.Errorf("--audit-log: %w", err)

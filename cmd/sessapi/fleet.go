@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"os"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
@@ -25,17 +27,9 @@ const (
 
 // joinFleet links the service to Redis. It returns where the ticket keys are.
 func (s *service) joinFleet(c config.Config, sealKeys *seal.Keys, m *metrics.Metrics) (*fleet.KeyStore, error) {
-	tlsConfig, err := redisTLS(c)
-	if err != nil {
+	var err error
+	if s.fleet, err = newNode(c, sealKeys, s.log); err != nil {
 		return nil, err
-	}
-	s.fleet, err = fleet.New(fleet.Config{
-		URL: c.Redis, AuthFile: c.RedisAuthFile, TLS: tlsConfig,
-		Namespace: c.Namespace, ReadTimeout: c.RedisReadTimeout, MaxStale: c.RedisMaxStale,
-		Seal: sealKeys, Log: s.log,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("--redis: %w", err)
 	}
 	s.onStop("link to Redis", func(context.Context) error { s.fleet.Close(); return nil })
 	if s.sessions != nil {
@@ -46,7 +40,11 @@ func (s *service) joinFleet(c config.Config, sealKeys *seal.Keys, m *metrics.Met
 	defer cancel()
 	for {
 		err := s.fleet.Connect(ctx)
-		if err == nil || s.state != nil { // whose keys will do for a start
+		if err == nil {
+			break
+		}
+		if s.state != nil {
+			s.log.Warn("Redis does not answer; starting with the ticket keys of the state file", "error", err.Error())
 			break
 		}
 		select {
@@ -60,6 +58,39 @@ func (s *service) joinFleet(c config.Config, sealKeys *seal.Keys, m *metrics.Met
 		local = s.state
 	}
 	return s.fleet.KeyStore(local), nil
+}
+
+// flushFleet removes the sessions of all nodes, and those of the state file, which
+// may have some from before the service was of a fleet.
+func (s *service) flushFleet() (removed int, err error) {
+	if s.state != nil {
+		if _, err := s.state.FlushSessions(s.sessions); err != nil {
+			return 0, err
+		}
+	}
+	return s.shared.Flush()
+}
+
+// newNode makes the link to Redis from the settings, without making a connection.
+func newNode(c config.Config, sealKeys *seal.Keys, log *slog.Logger) (*fleet.Node, error) {
+	tlsConfig, err := redisTLS(c)
+	if err != nil {
+		return nil, err
+	}
+	for name, path := range map[string]string{"Redis password": c.RedisAuthFile, "Redis client key": c.RedisKey} {
+		if info, err := os.Stat(path); path != "" && err == nil {
+			files.WarnLoose(log, name, path, info.Mode(), files.Secret)
+		}
+	}
+	node, err := fleet.New(fleet.Config{
+		URL: c.Redis, AuthFile: c.RedisAuthFile, TLS: tlsConfig,
+		Namespace: c.Namespace, ReadTimeout: c.RedisReadTimeout, MaxStale: c.RedisMaxStale,
+		Seal: sealKeys, Log: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--redis: %w", err)
+	}
+	return node, nil
 }
 
 // redisTLS is how to know Redis, and what to show it; nil for the library's own.

@@ -80,7 +80,9 @@ func run(args []string, env environment) int {
 	if err != nil {
 		return complain(env, exitUsage, err)
 	}
-	if !line.Serve.Dumpable { // every other command may see secrets too
+	// Every other command may see secrets too, and knows no such setting, which the
+	// environment would make for all.
+	if command.Command() != "serve" || !line.Serve.Dumpable {
 		if err := preventDumps(); err != nil {
 			return complain(env, exitFailure, fmt.Errorf("keep debuggers and core dumps away: %w; serve --dumpable lets them in", err))
 		}

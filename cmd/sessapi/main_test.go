@@ -361,19 +361,18 @@ func TestLooseFiles(t *testing.T) {
 	}
 }
 
-// What does not return does not keep the service from stopping.
-func TestWait(t *testing.T) {
+// What is held up for good is left behind when the time is over, and what ends
+// before is told.
+func TestWithin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), drainTimeout)
 		defer cancel()
 		release := make(chan struct{})
-		var running sync.WaitGroup
-		running.Go(func() { <-release })
-		if err := wait(ctx, &running); !errors.Is(err, context.DeadlineExceeded) {
+		defer close(release)
+		if err := within(ctx, func() error { <-release; return nil }); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		close(release)
-		if err := wait(t.Context(), &running); err != nil {
+		if err := within(t.Context(), func() error { return os.ErrInvalid }); !errors.Is(err, os.ErrInvalid) {
 			t.Error(err)
 		}
 	})

@@ -129,7 +129,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		if s.audit, err = audit.Open(c.AuditLog); err != nil {
 			return s, fmt.Errorf("--audit-log: %w", err)
 		}
-		if info, err := os.Stat(c.AuditLog); err == nil && info.Mode().IsRegular() {
+		if info, err := os.Stat(c.AuditLog); c.AuditLog != audit.Stderr && err == nil && info.Mode().IsRegular() {
 			files.WarnLoose(log, "audit log", c.AuditLog, info.Mode(), files.Trusted)
 		}
 		s.onStop("audit log", func(context.Context) error { return s.audit.Close() })
@@ -235,7 +235,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	if s.fleet != nil {
 		handlersConfig.Fleet = s.fleet
 		if s.shared != nil {
-			handlersConfig.Sessions, handlersConfig.Flush = s.shared, s.shared.Flush
+			handlersConfig.Sessions, handlersConfig.Flush = s.shared, s.flushFleet
 		}
 	}
 	s.api = handlers.New(handlersConfig)
@@ -286,7 +286,9 @@ func (s *service) openCache(c config.Config, m *metrics.Metrics) (err error) {
 		return fmt.Errorf("--state-file: %w", err)
 	}
 	s.log.Info("sessions restored", "sessions", restored)
-	s.onStop("sessions in the state file", func(ctx context.Context) error { return s.state.SaveSessions(ctx, s.sessions) })
+	s.onStop("sessions in the state file", func(ctx context.Context) error {
+		return within(ctx, func() error { return s.state.SaveSessions(ctx, s.sessions) })
+	})
 	return nil
 }
 
@@ -413,7 +415,10 @@ func (s *service) start(reload <-chan os.Signal) {
 	if s.policy != nil {
 		running.Go(func() { s.policy.Watch(ctx) })
 	}
-	s.onStop("ticket keys, policy and certificate", func(ctx context.Context) error { cancel(); return wait(ctx, &running) })
+	s.onStop("ticket keys, policy and certificate", func(ctx context.Context) error {
+		cancel()
+		return within(ctx, func() error { running.Wait(); return nil })
+	})
 	serve := func(l boundServer) {
 		do := l.Serve
 		if l.secure {
@@ -433,14 +438,14 @@ func (s *service) start(reload <-chan os.Signal) {
 	s.log.Info("serving", "version", version())
 }
 
-// wait waits until what is running has returned. One that a disk or a network
-// file system holds up is left behind when ctx ends.
-func wait(ctx context.Context, running *sync.WaitGroup) error {
-	done := make(chan struct{})
-	go func() { running.Wait(); close(done) }()
+// within calls do and returns its error. What a disk or a network file system
+// holds up is left behind when ctx ends.
+func within(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
 	select {
-	case <-done:
-		return nil
+	case err := <-done:
+		return err
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -366,9 +366,10 @@ func TestFormerCAOnKeptConnections(t *testing.T) {
 			var protocols http.Protocols
 			protocols.SetHTTP1(!http2)
 			protocols.SetHTTP2(http2)
-			client := func(ca identity) func() int {
+			client := func(has *identity) func() int {
 				client := &http.Client{Transport: &http.Transport{Protocols: &protocols, TLSClientConfig: &tls.Config{
-					RootCAs: server.pool(), Certificates: []tls.Certificate{newIdentity(t, "client", &ca).pair},
+					RootCAs:              server.pool(),
+					GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &has.pair, nil },
 				}}}
 				t.Cleanup(client.CloseIdleConnections)
 				return func() int {
@@ -376,7 +377,8 @@ func TestFormerCAOnKeptConnections(t *testing.T) {
 					return status
 				}
 			}
-			one, two := client(former), client(kept)
+			ofFormer, ofKept := newIdentity(t, "client", &former), newIdentity(t, "client", &kept)
+			one, two := client(&ofFormer), client(&ofKept)
 			if one() != 200 || two() != 200 {
 				t.Fatal("the certificates are not taken")
 			}
@@ -387,6 +389,10 @@ func TestFormerCAOnKeptConnections(t *testing.T) {
 			}
 			if got := two(); got != 200 {
 				t.Errorf("policy %q, HTTP/2 %v: of a CA that stays: %d", policy, http2, got)
+			}
+			ofFormer = ofKept
+			if got := one(); got != 200 {
+				t.Errorf("policy %q, HTTP/2 %v: with the next certificate: %d", policy, http2, got)
 			}
 		}
 	}

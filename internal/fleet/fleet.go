@@ -49,6 +49,10 @@ import (
 // cause, too.
 var ErrUnavailable = errors.New("fleet: Redis did not confirm")
 
+// ErrRefused is a cause of [ErrUnavailable]: Redis answered that it does not make
+// the change, for it is full, a replica, or does not permit it.
+var ErrRefused = errors.New("it refuses")
+
 // ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, for Redis did
 // not answer lately.
 var ErrNotConnected = errors.New("it does not answer")
@@ -113,6 +117,8 @@ type Node struct {
 	closed  atomic.Bool
 
 	up       atomic.Bool   // some server answered the last beat
+	refused  atomic.Bool   // Redis refused the last write
+	unread   atomic.Bool   // the record of the ticket keys did not open the last time
 	timeouts atomic.Int32  // reads in a row that timed out
 	offset   atomic.Int64  // of Redis's clock to the node's, in nanoseconds
 	heard    atomic.Int64  // when the beat that all servers answered last was sent, in nanoseconds since started; 0 when the near cache is not to be used
@@ -137,14 +143,22 @@ type counts struct {
 }
 
 // New returns a node that is not linked to Redis yet: [Node.Connect] and
-// [Node.Run] do that. The error is one of the settings. Its owner calls Close.
+// [Node.Run] do that. The error is one of the settings, or of the
+// file of credentials. Its owner calls Close.
 func New(c Config) (*Node, error) {
 	n := &Node{
 		cfg: c, started: time.Now().Add(-time.Nanosecond), since: time.Now(),
 		wake: make(chan struct{}, 1), keysWake: make(chan struct{}, 1),
 	}
-	_, err := n.options()
-	return n, err
+	if _, err := n.options(); err != nil {
+		return nil, err
+	}
+	if c.AuthFile != "" { // in time to be told
+		if _, err := readAuth(c.AuthFile, ""); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
 }
 
 // options are the settings as the library has them.
@@ -442,7 +456,7 @@ func (n *Node) refreshKeys(ctx context.Context, refresh func() (restored bool, e
 			restored, err := refresh()
 			if restored {
 				n.counts.restoredKeys.Add(1)
-				n.cfg.Log.Warn("Redis had lost the ticket keys of the fleet, or had older ones; it has the active set again")
+				n.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has the active set of this node now")
 			}
 			switch {
 			case err == nil:
@@ -497,6 +511,27 @@ func (n *Node) do(timeout time.Duration, command func(rueidis.Client, context.Co
 	return command(*c, ctx).ToMessage()
 }
 
+// write is do for a command that writes, with the time that is for that. The error
+// is [ErrUnavailable], or that of a nil reply.
+func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.RedisResult) (rueidis.RedisMessage, error) {
+	m, err := n.do(writeTimeout, command)
+	switch {
+	case err == nil, rueidis.IsRedisNil(err):
+		n.refused.Store(false)
+		return m, err
+	case isRefusal(err):
+		n.refused.Store(true)
+		return m, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, err)
+	}
+	return m, unavailable(err)
+}
+
+// isRefusal reports whether the error is an answer of Redis.
+func isRefusal(err error) bool {
+	_, ok := rueidis.IsRedisErr(err)
+	return ok
+}
+
 // swap sets a key if its value is the expected one, "" for none, and deletes it
 // when the new value is "". It reports whether that was so. Redis runs a script
 // as one step.
@@ -505,7 +540,7 @@ func (n *Node) swap(key, expected, value string, ttl time.Duration) (bool, error
 	if ttl > 0 {
 		args[2] = milliseconds(ttl)
 	}
-	m, err := n.do(writeTimeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+	m, err := n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return swapScript().Exec(ctx, c, []string{key}, args)
 	})
 	if err != nil {
@@ -532,6 +567,7 @@ return 1`)
 
 // Stats is the state of a node and what happened in it since it was made.
 type Stats struct {
+	Refusing  bool          // whether Redis refused the last write, or the ticket keys in it do not open
 	Connected bool          // whether any server answered the last beat
 	Since     time.Time     // since when that is so
 	Age       time.Duration // of what the near cache was last known to agree with; 0 before the first time
@@ -558,7 +594,7 @@ func (n *Node) Stats() Stats {
 	n.mu.Unlock()
 	c := &n.counts
 	s := Stats{
-		Connected: n.up.Load(), Since: since,
+		Connected: n.up.Load(), Refusing: n.refused.Load() || n.unread.Load(), Since: since,
 		FarHits: c.farHits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
 		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),

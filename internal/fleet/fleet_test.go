@@ -809,3 +809,31 @@ func (s *memoryStore) Save(state []byte) error {
 	s.state = bytes.Clone(state)
 	return nil
 }
+
+// What Redis refuses is told from what it did not confirm, and shows until it
+// takes a write again.
+func TestRefusedWrites(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	n := newNode(t, settings(server.URL(), newSeal(t)))
+	put(t, n, 1, "one")
+	always := func(cache.Tag, bool) bool { return true }
+	server.Do("CONFIG", "SET", "maxmemory", "1")
+	for _, cond := range []cache.Condition{nil, always} {
+		o := lasting(time.Hour)
+		o.If = cond
+		if _, err := n.sessions.Put(id(2), []byte("x"), o); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrRefused) {
+			t.Error(err)
+		}
+		if !n.Stats().Refusing {
+			t.Error("it does not show")
+		}
+	}
+	if got := get(n, 1); got != "one" {
+		t.Errorf("a lookup: %q", got)
+	}
+	server.Do("CONFIG", "SET", "maxmemory", "0")
+	if put(t, n, 2, "two"); n.Stats().Refusing {
+		t.Error("it shows for good")
+	}
+}

@@ -31,7 +31,8 @@ func (n *Node) KeyStore(local keys.Store) *KeyStore {
 	return &KeyStore{node: n, local: local, first: true}
 }
 
-// Found reports whether the fleet had ticket keys when this node came to it.
+// Found reports whether the fleet had ticket keys when this node came to it, or,
+// for Redis did not say, may have had.
 func (s *KeyStore) Found() bool { return s.found }
 
 func (n *Node) keysName() string { return n.cfg.Namespace + ":ticket-keys" }
@@ -46,6 +47,9 @@ func (s *KeyStore) Load() ([]byte, error) {
 	first := s.first
 	s.first = false
 	record, err := s.node.get(writeTimeout, s.node.keysName())
+	if first {
+		s.found = err != nil || record != ""
+	}
 	if first && s.local != nil && (err != nil || record == "") {
 		state, localErr := s.local.Load()
 		if localErr == nil && state == nil {
@@ -54,23 +58,22 @@ func (s *KeyStore) Load() ([]byte, error) {
 		return state, localErr
 	}
 	if err != nil || record == "" {
+		s.node.unread.Store(false)
 		s.seen = ""
 		return nil, unavailable(err)
 	}
 	state, err := s.node.cfg.Seal.Open(nil, []byte(record), s.node.keysBinding())
+	s.node.unread.Store(err != nil)
 	if err != nil {
 		s.node.counts.refusedKeys.Add(1)
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
-	if first {
-		s.found = true
-		if s.local != nil { // it may be of a seal key that is not there any more
-			old, err := s.local.Load()
-			clear(old)
-			if err != nil {
-				clear(state)
-				return nil, err
-			}
+	if first && s.local != nil { // it may be of a seal key that is not there any more
+		old, err := s.local.Load()
+		clear(old)
+		if err != nil {
+			clear(state)
+			return nil, err
 		}
 	}
 	if record != s.seen {
@@ -86,7 +89,7 @@ func (s *KeyStore) Save(state []byte) error {
 	record := string(s.node.cfg.Seal.Seal(nil, state, s.node.keysBinding()))
 	done, err := s.node.swap(s.node.keysName(), s.seen, record, 0)
 	if err != nil {
-		return unavailable(err)
+		return err
 	}
 	if !done {
 		s.node.counts.conflicts.Add(1)

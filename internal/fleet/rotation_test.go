@@ -19,20 +19,21 @@ import (
 type rotor struct {
 	ring *keys.Ring
 
-	mu   sync.Mutex
-	made map[uint64]keys.Description // its rotations, by generation
-	seen []keys.Description          // sets that were active
-	at   []time.Time                 // since when
+	mu     sync.Mutex
+	begun  int                // rotations that were to be stored
+	failed int                // those of them that were not
+	seen   []keys.Description // every set that was active
+	at     []time.Time        // since when
 }
 
 // record is the [keys.Record] of the node's own rotations.
-func (r *rotor) record(_, after keys.Description, failure error) error {
+func (r *rotor) record(_, _ keys.Description, failure error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if failure == nil {
-		r.made[after.Generation] = after
+		r.begun++
 	} else {
-		delete(r.made, after.Generation)
+		r.failed++
 	}
 	return nil
 }
@@ -93,14 +94,15 @@ func TestRotation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		rotors[i] = &rotor{ring: ring, made: make(map[uint64]keys.Description)}
+		rotors[i] = &rotor{ring: ring}
 	}
-	// The first update of a node that found a set leaps over the generations that
-	// might have been before; the last one to come leaps over those of all.
-	if _, err := rotors[len(rotors)-1].ring.Rotate(keys.Update{}); err != nil {
+	// The first change by a node that joined goes on behind the time of its joining,
+	// and each further one by one.
+	d, err := rotors[len(rotors)-1].ring.Rotate(keys.Update{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	first := rotors[len(rotors)-1].ring.Generation()
+	first := d.Generation
 	running, stop := context.WithCancel(ctx)
 	var work, followers sync.WaitGroup
 	for i, r := range rotors {
@@ -115,64 +117,64 @@ func TestRotation(t *testing.T) {
 		t.Fatalf("there are not %d rotations in %v", rotations, 10*rotations*interval)
 	}
 
-	// Each generation was made by one node, an interval after the one before.
-	made := make(map[uint64]keys.Description)
-	for _, r := range rotors {
-		for generation, d := range r.made {
-			if _, ok := made[generation]; ok {
-				t.Errorf("two nodes made generation %d", generation)
-			}
-			made[generation] = d
-		}
+	// All have seen the same sets, though one may have been too short-lived for a
+	// node to see.
+	type generation struct {
+		key         string
+		activatedAt time.Time
+		first, last time.Time // when a node had it
 	}
-	var gaps []time.Duration
-	for n := first + 1; n <= first+rotations; n++ {
-		d, ok := made[n]
-		if !ok {
-			t.Errorf("nobody made generation %d", n)
-			continue
-		}
-		if before, ok := made[n-1]; ok {
-			gap := d.Keys[0].ActivatedAt.Sub(before.Keys[0].ActivatedAt)
-			if gap < interval-clockError {
-				t.Errorf("generation %d follows %v after the one before, twice in an interval", n, gap)
-			}
-			gaps = append(gaps, gap)
-		}
-	}
-
-	// All nodes had the same sets, soon one after the other. One may have been too
-	// busy to see a set before the next.
-	from, to := make(map[uint64]time.Time), make(map[uint64]time.Time)
+	all := make(map[uint64]*generation)
 	for i, r := range rotors {
 		for j, d := range r.seen {
-			n := d.Generation
-			if n > first && n <= first+rotations && d.Keys[0].Fingerprint != made[n].Keys[0].Fingerprint {
-				t.Errorf("node %d has another set of generation %d", i, n)
+			g := all[d.Generation]
+			if g == nil {
+				g = &generation{key: d.Keys[0].Fingerprint, activatedAt: d.Keys[0].ActivatedAt, first: r.at[j], last: r.at[j]}
+				all[d.Generation] = g
 			}
-			if at, ok := from[n]; !ok || r.at[j].Before(at) {
-				from[n] = r.at[j]
+			if g.key != d.Keys[0].Fingerprint || !g.activatedAt.Equal(d.Keys[0].ActivatedAt) {
+				t.Errorf("node %d has another set of generation %d than others", i, d.Generation)
 			}
-			if r.at[j].After(to[n]) {
-				to[n] = r.at[j]
+			if r.at[j].Before(g.first) {
+				g.first = r.at[j]
+			}
+			if r.at[j].After(g.last) {
+				g.last = r.at[j]
 			}
 		}
 	}
-	var spreads []time.Duration
-	for n, at := range from {
-		if n > first { // that was there before anybody looked
-			spreads = append(spreads, to[n].Sub(at))
+	var gaps, spreads []time.Duration
+	for n := first + 1; n <= first+rotations; n++ {
+		before, g := all[n-1], all[n]
+		if g == nil || before == nil {
+			t.Fatalf("nobody has seen the generations %d and %d", n-1, n)
 		}
+		gap := g.activatedAt.Sub(before.activatedAt)
+		if gap < interval-clockError {
+			t.Errorf("generation %d follows %v after the one before, twice in an interval", n, gap)
+		}
+		gaps = append(gaps, gap)
+		spreads = append(spreads, g.last.Sub(g.first))
 	}
 	slices.Sort(gaps)
 	slices.Sort(spreads)
 	t.Logf("an interval took %v to %v; all nodes had a set %v after the first, at most %v",
-		gaps[0], gaps[len(gaps)-1], spreads[(len(spreads)-1)*99/100], spreads[len(spreads)-1])
+		gaps[0], gaps[len(gaps)-1], spreads[len(spreads)*99/100-1], spreads[len(spreads)-1])
 	// A skipped interval would be one of two.
 	if median := gaps[len(gaps)/2]; median >= 2*interval {
 		t.Errorf("an interval takes %v", median)
 	}
 	if latest := spreads[len(spreads)-1]; latest > spread {
 		t.Errorf("a set took %v to all nodes", latest)
+	}
+
+	// The generation grew by the rotations that were made, and by nothing else.
+	var made int
+	for _, r := range rotors {
+		made += r.begun - r.failed
+	}
+	last := max(rotors[0].ring.Generation(), rotors[1].ring.Generation(), rotors[2].ring.Generation())
+	if uint64(made) != last-first {
+		t.Errorf("%d rotations made %d generations", made, last-first)
 	}
 }

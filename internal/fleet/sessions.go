@@ -212,13 +212,13 @@ const maxTTL = 366 * 24 * time.Hour
 
 // set sets a key and reports whether there was one.
 func (n *Node) set(key, value string, ttl time.Duration) (replaced bool, err error) {
-	_, err = n.do(writeTimeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+	_, err = n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return c.Do(ctx, c.B().Set().Key(key).Value(value).Get().Px(ttl).Build())
 	})
 	if rueidis.IsRedisNil(err) {
 		return false, nil
 	}
-	return err == nil, unavailable(err)
+	return err == nil, err
 }
 
 // Delete is [cache.Cache.Delete] for the fleet: Redis has no such session any more
@@ -233,11 +233,11 @@ func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 		}
 		return err
 	}
-	m, err := s.node.do(writeTimeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+	m, err := s.node.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return c.Do(ctx, c.B().Del().Key(s.node.sessionName(id)).Build())
 	})
 	if err != nil {
-		return unavailable(err)
+		return err
 	}
 	if n, err := m.AsInt64(); err != nil || n == 0 {
 		return cache.ErrNotFound
@@ -271,7 +271,7 @@ func (s *Sessions) swap(id cache.ID, record string, ttl time.Duration, cond cach
 		}
 		done, err := s.node.swap(key, old, record, ttl)
 		if err != nil {
-			return false, unavailable(err)
+			return false, err
 		}
 		if done {
 			return existed, nil

@@ -68,8 +68,10 @@ func (a *API) describe(w http.ResponseWriter, r *http.Request, e *audit.Event) {
 // taken its time.
 func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	return func(before, after keys.Description, failure error) error {
-		if err := a.permitAgain(r, auth.KeyPublish); err != nil {
-			return err
+		if failure == nil { // else the line before is to be taken back, whoever may do what by now
+			if err := a.permitAgain(r, auth.KeyPublish); err != nil {
+				return err
+			}
 		}
 		return a.recordEvent(w, r, KeyChange(before, after, failure))
 	}

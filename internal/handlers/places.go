@@ -19,6 +19,9 @@ const (
 	takeTimeout = 250 * time.Millisecond
 )
 
+// errTooManyChanges is for who would have to wait for changes before its own.
+var errTooManyChanges = &problem{code: api.ProblemCodeOverloaded, detail: "Too many changes wait to be stored; nothing was changed."}
+
 // errCutOff is for whom nobody listens to any more.
 var errCutOff = &problem{code: api.ProblemCodeOverloaded, detail: "The request was cut off; nothing was changed."}
 
@@ -28,7 +31,10 @@ var errCutOff = &problem{code: api.ProblemCodeOverloaded, detail: "The request w
 type places struct {
 	all  []place
 	free chan *place
-	cut  atomic.Uint64 // requests that were cut off
+	// spared has a token for each request that cannot be cut off: however long a
+	// disk takes, they leave places to the others.
+	spared chan struct{}
+	cut    atomic.Uint64 // requests that were cut off
 }
 
 // place is that of one request.
@@ -42,7 +48,7 @@ type place struct {
 }
 
 func newPlaces(n int) *places {
-	p := &places{all: make([]place, n), free: make(chan *place, n)}
+	p := &places{all: make([]place, n), free: make(chan *place, n), spared: make(chan struct{}, max(1, n/8))}
 	for i := range p.all {
 		p.free <- &p.all[i]
 	}
@@ -90,9 +96,15 @@ func (p *places) leaveEarly(w http.ResponseWriter) {
 
 // spare calls change, during which the request that w answers is not cut off: it
 // waits for a disk, not for its client, who has to be told of what was changed.
-// It returns the error of change, or errCutOff without calling it when the request
-// was cut off before.
+// It returns the error of change, or, without calling it, errTooManyChanges when as
+// many are made as may be, and errCutOff when the request was cut off before.
 func (p *places) spare(w http.ResponseWriter, change func() error) error {
+	select {
+	case p.spared <- struct{}{}:
+		defer func() { <-p.spared }()
+	default:
+		return errTooManyChanges
+	}
 	pl := p.of(w)
 	if pl.since.Swap(0) == 0 {
 		return errCutOff

@@ -157,6 +157,23 @@ func TestUpdatesAreSpared(t *testing.T) {
 	}
 	a.inFlight.leave(pl, w)
 
+	// However many changes wait for a disk, others find a place.
+	many := newPlaces(16)
+	made := 0
+	var nested func(left int) error
+	nested = func(left int) error {
+		w := httptest.NewRecorder()
+		pl := many.take(w)
+		defer many.leave(pl, w)
+		return many.spare(w, func() error {
+			made++
+			return nested(left - 1)
+		})
+	}
+	if err := nested(16); !errors.Is(err, errTooManyChanges) || made != 2 {
+		t.Errorf("%d changes wait at a time: %v", made, err)
+	}
+
 	// Once the change is made, a client that does not take the answer can be cut off.
 	pl = a.inFlight.take(w)
 	if err := a.inFlight.spare(w, func() error { return nil }); err != nil || pl.since.Load() == 0 {

@@ -113,9 +113,13 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
-	case errors.Is(err, fleet.ErrUnavailable) && !errors.Is(err, fleet.ErrNotConnected):
+	case errors.Is(err, fleet.ErrNotConnected):
+		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis does not answer; nothing was changed."}
+	case errors.Is(err, fleet.ErrRefused):
+		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis refuses the change; nothing was changed. The log has the cause under the request ID."}
+	case errors.Is(err, fleet.ErrUnavailable):
 		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis did not confirm the change in time; whether it was made is not known."}
-	case errors.Is(err, fleet.ErrUnavailable), errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
+	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
@@ -188,6 +192,9 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set(kind.header[0], kind.header[1])
 	}
 	maps.Copy(h, p.header)
+	if p.code == api.ProblemCodeUnauthenticated && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		h.Set("Connection", "close") // for a newer certificate takes another one
+	}
 	body, err := json.Marshal(doc)
 	if err != nil { // a struct of strings and numbers always marshals
 		panic(err)

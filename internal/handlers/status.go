@@ -105,12 +105,16 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 	}
 	if a.cfg.Fleet != nil {
 		link := api.HealthCheck{Name: "fleet", Status: api.Ok}
-		if s := a.cfg.Fleet.Stats(); !s.Connected {
+		s := a.cfg.Fleet.Stats()
+		if s.Refusing {
+			link.Status, link.Detail = api.Degraded, new("Redis refuses writes, or its ticket keys do not open; the log has the cause")
+		}
+		if !s.Connected {
 			link.Status = api.Degraded
 			link.Detail = new("Redis does not answer since " + s.Since.UTC().Format(time.RFC3339) + "; writes are refused, ticket keys stay")
-			if health.Status == api.Ok {
-				health.Status = api.Degraded
-			}
+		}
+		if link.Status == api.Degraded && health.Status == api.Ok {
+			health.Status = api.Degraded
 		}
 		health.Checks = append(health.Checks, link)
 	}

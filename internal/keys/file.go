@@ -30,7 +30,15 @@ type File struct {
 	record Record
 	joins  bool // see JoinFile
 
-	taken    [sha256.Size]byte // hash of the content that was last taken; for take alone
+	// For take alone: the hash of the content that was last taken, and what could
+	// not be stored, why, and when that is tried again.
+	taken  [sha256.Size]byte
+	failed struct {
+		content [sha256.Size]byte
+		err     error
+		again   time.Time
+		wait    time.Duration
+	}
 	loadedAt atomic.Pointer[time.Time]
 }
 
@@ -93,7 +101,13 @@ func (f *File) take() (changed bool, err error) {
 		f.taken = sum
 	}
 	if sum != f.taken {
+		if f.failed.content == sum && time.Now().Before(f.failed.again) {
+			return false, f.failed.err
+		}
 		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile, Record: f.record, file: &sum})
+		if errors.Is(err, ErrUnavailable) {
+			f.retryLater(sum, err)
+		}
 		if err != nil {
 			return false, err
 		}
@@ -105,4 +119,17 @@ func (f *File) take() (changed bool, err error) {
 		files.WarnLoose(f.log, "ticket key file", f.path, mode, files.Secret)
 	}
 	return changed, nil
+}
+
+// The wait before content that could not be stored is tried again doubles from the
+// first to the last: each try is recorded.
+const firstWait, lastWait = time.Second, time.Minute
+
+// retryLater notes that the content could not be stored.
+func (f *File) retryLater(content [sha256.Size]byte, err error) {
+	wait := firstWait
+	if f.failed.content == content {
+		wait = min(2*f.failed.wait, lastWait)
+	}
+	f.failed.content, f.failed.err, f.failed.wait, f.failed.again = content, err, wait, time.Now().Add(wait)
 }

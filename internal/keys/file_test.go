@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -599,4 +600,53 @@ func TestWatchEnds(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("Watch goes on")
 	}
+}
+
+// Content that cannot be stored is tried again, each time later, for each try is
+// recorded; other content at once.
+func TestFileIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "ticket.key")
+		writeFile(t, path, atsFile(1))
+		store := new(memoryStore)
+		r, err := OpenRing(time.Now, twiceADay, store)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := new(logBuffer)
+		tries := 0
+		f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)), func(_, _ Description, failure error) error {
+			if failure == nil {
+				tries++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		follow := func(d time.Duration) (tried int) {
+			tries = 0
+			for range d / time.Second {
+				f.Check()
+				time.Sleep(time.Second)
+			}
+			return tries
+		}
+		store.failWith(errDisk)
+		writeFile(t, path, atsFile(2))
+		if got := follow(time.Hour); got < 60 || got > 70 {
+			t.Errorf("%d tries in an hour", got)
+		}
+		if roster(r.Description()) != "c1" || f.Status().Failures != 1 || log.count(slog.LevelError) != 1 {
+			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+		}
+		writeFile(t, path, atsFile(3))
+		if got := follow(2 * time.Second); got != 2 {
+			t.Errorf("other content is tried %d times", got)
+		}
+		store.failWith(nil)
+		if follow(lastWait); roster(r.Description()) != "c3" || f.Status().LastError != "" {
+			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+		}
+	})
 }

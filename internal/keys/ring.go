@@ -254,12 +254,12 @@ func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (d Description, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	if r.shared && u.If != nil && !u.If(r.description.Generation) { // it may hold for a set that is not here yet
-		if _, err := r.take(); err != nil {
-			return Description{}, err
-		}
-	}
 	err = r.afterOthers(func() error {
+		if r.shared { // an update that is refused, or changes nothing, saves nothing that could conflict
+			if _, err := r.take(); err != nil {
+				return err
+			}
+		}
 		d, err = r.updateOnce(u, step)
 		return err
 	})

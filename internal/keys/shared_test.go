@@ -124,6 +124,35 @@ func TestShared(t *testing.T) {
 	}
 }
 
+// Whether an update changes anything is asked of the set that the store has, which
+// the ring may not know yet: neither a set nor the content of a file that was
+// active before is passed over, and a key that another ring has just got can be
+// revoked.
+func TestSharedNoChange(t *testing.T) {
+	shared := new(sharedState)
+	a, b := newShared(t, shared, Lifecycle{}), newShared(t, shared, Lifecycle{})
+	old, d := b.Snapshot()
+	defer old.Wipe()
+	if again, err := b.Replace(old, Update{Source: SourceAPI}); err != nil || again.Generation != d.Generation {
+		t.Errorf("the active set again: generation %d, want %d; %v", again.Generation, d.Generation, err)
+	}
+	pushed := Generate(256, 2)
+	name := pushed.Keys[0].Name()
+	between, err := a.Replace(pushed, Update{Source: SourceAPI})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err = b.Replace(old, Update{Source: SourceAPI}); err != nil || d.Generation <= between.Generation {
+		t.Errorf("the set before: generation %d after %d, %v", d.Generation, between.Generation, err)
+	}
+	if d, err = a.Replace(pushed, Update{Source: SourceAPI}); err != nil {
+		t.Fatal(err)
+	}
+	if revoked, err := b.Revoke(name, Update{}); err != nil || revoked.Generation <= d.Generation {
+		t.Errorf("revocation: generation %d after %d, %v", revoked.Generation, d.Generation, err)
+	}
+}
+
 // The content of a key file is taken once, whichever ring sees it first, and does
 // not undo what came after it.
 func TestSharedFile(t *testing.T) {

@@ -88,8 +88,8 @@ func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err e
 
 // Refresh makes the set that the store has the active one, when it is newer: other
 // rings save to it, too. When the store has none, or an older one, it gets the
-// active set back, and restored is true. The error is [ErrInvalidState] or
-// [ErrUnavailable]; the active set stays.
+// active set back, and restored is true. The error is [ErrUnavailable], which wraps
+// [ErrInvalidState] when the store has something else; the active set stays.
 func (r *Ring) Refresh() (restored bool, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
@@ -112,7 +112,7 @@ func (r *Ring) take() (restored bool, err error) {
 	}
 	c, taken, err := r.parseState(data)
 	if r.unread = err; err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	switch generation := c.description.Generation; {
 	case generation < r.description.Generation:

@@ -370,31 +370,6 @@ func TestStateAndFile(t *testing.T) {
 	want(restart(), "c6", SourceAPI)
 }
 
-// Keys of the file that cannot be stored are taken as soon as they can.
-func TestFileIsTriedAgain(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ticket.key")
-	writeFile(t, path, atsFile(1))
-	store := new(memoryStore)
-	r := openRing(t, store)
-	log := new(logBuffer)
-	f, err := OpenFile(path, r, slog.New(slog.NewTextHandler(log, nil)), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	store.failWith(errDisk)
-	writeFile(t, path, atsFile(2))
-	for range 10 {
-		f.Check()
-	}
-	if roster(r.Description()) != "c1" || f.Status().Failures != 1 || log.count(slog.LevelError) != 1 {
-		t.Errorf("%s: %+v", roster(r.Description()), f.Status())
-	}
-	store.failWith(nil)
-	if f.Check(); roster(r.Description()) != "c2" || f.Status().LastError != "" {
-		t.Errorf("%s: %+v", roster(r.Description()), f.Status())
-	}
-}
-
 func FuzzState(f *testing.F) {
 	store := new(memoryStore)
 	r, err := OpenRing(clock(), twiceADay, store)

@@ -61,6 +61,8 @@ func DecodePEM(text []byte) ([]byte, error) {
 	case err != nil:
 		clear(der)
 		return nil, fmt.Errorf("%w: the base64 is broken", ErrPEM)
+	case n == 0:
+		return nil, fmt.Errorf("%w: the block is empty or does not end", ErrPEM)
 	case n > MaxSize:
 		clear(der)
 		return nil, ErrTooLarge

@@ -146,6 +146,22 @@ func Check(path string, keys *seal.Keys) error {
 	return err
 }
 
+// CheckSessions returns why a service could not start with the sessions at path,
+// as far as their beginning shows: that tells whether there is the key, but not
+// whether all of a large file is whole. It changes nothing, and locks nothing.
+func CheckSessions(path string, keys *seal.Keys) error {
+	f := File{path: path, keys: keys}
+	file, stream, err := f.openSessions()
+	if file == nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := stream.Read(make([]byte, 1)); err != nil {
+		return unreadable(file.Name(), endsEarly(err))
+	}
+	return nil
+}
+
 // Close lets another process have the files.
 func (f *File) Close() error { return f.lock.Close() }
 
@@ -352,6 +368,7 @@ func (f *File) FlushSessions(c *cache.Cache) (removed int, err error) {
 		f.count(&f.status.Sessions, err)
 		return 0, err
 	}
+	f.count(&f.status.Sessions, nil)
 	return c.Flush(), nil
 }
 
@@ -396,23 +413,32 @@ func writeSessions(w io.Writer, c *cache.Cache, goOn func() error) error {
 // ends maxTTL after it was stored at the latest, which may be less than when it
 // was stored. Without a file there are none.
 func (f *File) RestoreSessions(c *cache.Cache, maxTTL time.Duration) (n int, err error) {
-	path := f.path + sessionsSuffix
-	file, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
-	}
-	if err != nil {
+	file, stream, err := f.openSessions()
+	if file == nil {
 		return 0, err
 	}
 	defer file.Close()
-	stream, err := f.keys.NewReader(bufio.NewReader(file), sessionsBinding)
-	if err != nil {
-		return 0, unreadable(path, err)
-	}
 	if n, err = readSessions(stream, c, maxTTL); err != nil {
-		return 0, unreadable(path, err)
+		return 0, unreadable(file.Name(), err)
 	}
 	return n, nil
+}
+
+// openSessions opens the file of the sessions, for the caller to close, and what is
+// sealed in it. Without a file both are nil.
+func (f *File) openSessions() (*os.File, io.Reader, error) {
+	file, err := os.Open(f.path + sessionsSuffix)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	stream, err := f.keys.NewReader(bufio.NewReader(file), sessionsBinding)
+	if err != nil {
+		return nil, nil, errors.Join(unreadable(file.Name(), err), file.Close())
+	}
+	return file, stream, nil
 }
 
 func readSessions(r io.Reader, c *cache.Cache, maxTTL time.Duration) (n int, err error) {

@@ -125,6 +125,11 @@ func TestUnreadable(t *testing.T) {
 		}
 		return data
 	}
+	for _, path := range []string{path, path + "-missing"} {
+		if err := errors.Join(Check(path, sealKeys), CheckSessions(path, sealKeys)); err != nil {
+			t.Error(err)
+		}
+	}
 	whole, sessions := read(path), read(path+sessionsSuffix)
 	flipped := func(b []byte, at int) []byte {
 		b = bytes.Clone(b)
@@ -152,7 +157,7 @@ func TestUnreadable(t *testing.T) {
 		f := openState(t, path, test.with, osDisk{})
 		_, err := keys.OpenRing(time.Now, keys.Lifecycle{}, f)
 		_, sessionsErr := f.RestoreSessions(newCache(t), maxTTL)
-		for _, err := range []error{err, sessionsErr} {
+		for _, err := range []error{err, sessionsErr, Check(path, test.with), CheckSessions(path, test.with)} {
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move") {
 				t.Errorf("%s: %v", test.name, err)
 			}

@@ -75,7 +75,8 @@ func TestNotDumpable(t *testing.T) {
 	// The other commands see secrets too.
 	cmd := exec.CommandContext(t.Context(), program, "keys", "inspect", "--format=ats", "-")
 	cmd.SysProcAttr = asNobody
-	stdin, err := cmd.StdinPipe() // that it waits for
+	cmd.Env = append(os.Environ(), "SESSAPI_DUMPABLE=true") // which is for the service
+	stdin, err := cmd.StdinPipe()                           // that it waits for
 	if err != nil {
 		t.Fatal(err)
 	}

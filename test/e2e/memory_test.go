@@ -55,9 +55,6 @@ func TestSecretsInMemory(t *testing.T) {
 	do(201, "PUT", "/sessions/02", live)
 	do(200, "GET", "/sessions/02", nil)
 	_, metrics := s.get(t, "/metrics", "text/plain")
-	overwriteBuffers(t, s)
-
-	copies := map[string]int{}
 	secrets := map[string][]byte{
 		"dropped HMAC secret": dropped[16:32], "dropped AES key": dropped[32:48], "deleted session": deleted[:32],
 		"active HMAC secret": active[16:32], "active AES key": active[32:48], "live session": live[:32],
@@ -67,19 +64,32 @@ func TestSecretsInMemory(t *testing.T) {
 			t.Errorf("the %s is in metrics or log", name)
 		}
 	}
-	scanMemory(t, p.Process.Pid, func(memory []byte) {
-		for name, secret := range secrets {
-			copies[name] += bytes.Count(memory, secret)
+	// Which buffers net/http uses again, and when, is up to the garbage collector.
+	var wrong []string
+	for range 20 {
+		overwriteBuffers(t, s)
+		copies := map[string]int{}
+		scanMemory(t, p.Process.Pid, func(memory []byte) {
+			for name, secret := range secrets {
+				copies[name] += bytes.Count(memory, secret)
+			}
+		})
+		wrong = nil
+		for name := range secrets {
+			want := 0
+			if strings.HasPrefix(name, "active") || strings.HasPrefix(name, "live") {
+				want = 1
+			}
+			if copies[name] != want {
+				wrong = append(wrong, fmt.Sprintf("%d copies of the %s in memory, want %d", copies[name], name, want))
+			}
 		}
-	})
-	for name := range secrets {
-		want := 0
-		if strings.HasPrefix(name, "active") || strings.HasPrefix(name, "live") {
-			want = 1
+		if wrong == nil {
+			break
 		}
-		if copies[name] != want {
-			t.Errorf("%d copies of the %s in memory, want %d", copies[name], name, want)
-		}
+	}
+	for _, text := range wrong {
+		t.Error(text)
 	}
 }
 
