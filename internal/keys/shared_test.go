@@ -41,9 +41,9 @@ func (s *sharedStore) Save(state []byte) error {
 	return nil
 }
 
-func newShared(t *testing.T, shared *sharedState, life Lifecycle) *Ring {
+func newShared(t *testing.T, shared *sharedState) *Ring {
 	t.Helper()
-	r, err := JoinRing(time.Now, life, &sharedStore{sharedState: shared})
+	r, err := JoinRing(time.Now, Lifecycle{}, &sharedStore{sharedState: shared})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestShared(t *testing.T) {
 	shared := new(sharedState)
 	var rings []*Ring
 	for range 4 {
-		rings = append(rings, newShared(t, shared, Lifecycle{}))
+		rings = append(rings, newShared(t, shared))
 	}
 	last := rings[0].Description()
 	backup := bytes.Clone(shared.state)
@@ -130,7 +130,7 @@ func TestShared(t *testing.T) {
 // revoked.
 func TestSharedNoChange(t *testing.T) {
 	shared := new(sharedState)
-	a, b := newShared(t, shared, Lifecycle{}), newShared(t, shared, Lifecycle{})
+	a, b := newShared(t, shared), newShared(t, shared)
 	old, d := b.Snapshot()
 	defer old.Wipe()
 	if again, err := b.Replace(old, Update{Source: SourceAPI}); err != nil || again.Generation != d.Generation {
@@ -157,7 +157,7 @@ func TestSharedNoChange(t *testing.T) {
 // not undo what came after it.
 func TestSharedFile(t *testing.T) {
 	shared := new(sharedState)
-	a, b := newShared(t, shared, Lifecycle{}), newShared(t, shared, Lifecycle{})
+	a, b := newShared(t, shared), newShared(t, shared)
 	set := Generate(128, 2)
 	data, err := ATS.Append(nil, set)
 	if err != nil {
@@ -180,7 +180,7 @@ func TestSharedFile(t *testing.T) {
 // A state that a later version wrote is neither taken nor replaced.
 func TestSharedUnread(t *testing.T) {
 	shared := new(sharedState)
-	r := newShared(t, shared, Lifecycle{})
+	r := newShared(t, shared)
 	before := r.Description()
 	good := shared.state
 	later := append([]byte{stateVersion + 1}, good[1:]...)
