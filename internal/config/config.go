@@ -89,7 +89,7 @@ func (c *Config) Validate() error {
 		return errors.New("--ops-listen must be another address than --listen")
 	}
 	if (c.StateFile != "" || c.Redis != "") != (c.SealKeyFile != "") {
-		return errors.New("--seal-key-file goes with --state-file or --redis, and they with it; sessapi seal-key new makes a key")
+		return errors.New("--state-file or --redis, and --seal-key-file, need each other; sessapi seal-key new makes a key")
 	}
 	if err := c.validateRedis(); err != nil {
 		return err
