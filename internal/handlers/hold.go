@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/go-chi/chi/v5/middleware"
 )
 
 // heldIdleTimeout is how long a connection is kept for the next request after
@@ -160,7 +158,9 @@ func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header ht
 		return nil
 	}
 	w := &heldResponse{header: header}
-	a.recoverPanics(answer).ServeHTTP(middleware.NewWrapResponseWriter(w, r.ProtoMajor), r)
+	resp := newResponse(w)
+	defer resp.release()
+	a.recoverPanics(answer).ServeHTTP(resp, r)
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
 	size, err := w.send(conn, r, a.isDraining())
 	a.record(w, r, route, w.status, size, a.cfg.Now().Sub(start))

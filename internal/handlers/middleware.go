@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 
 	"github.com/sessapi/sessapi/internal/api"
 )
@@ -24,16 +23,15 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if a.cfg.AccessLog {
 			requestID(w, r)
 		}
-		ww := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		resp := newResponse(w)
 		defer func() {
-			status := ww.Status()
-			if status == 0 { // its connection is held; who does that records it
-				return
+			if resp.status != 0 { // else its connection is held; who does that records it
+				route := chi.RouteContext(r.Context()).RoutePattern()
+				a.record(w, r, route, resp.status, resp.size, a.cfg.Now().Sub(start))
 			}
-			route := chi.RouteContext(r.Context()).RoutePattern()
-			a.record(w, r, route, status, ww.BytesWritten(), a.cfg.Now().Sub(start))
+			resp.release()
 		}()
-		next.ServeHTTP(ww, r)
+		next.ServeHTTP(resp, r)
 	})
 }
 
@@ -67,7 +65,7 @@ func (a *API) recoverPanics(next http.Handler) http.Handler {
 				what = err.Error()
 			}
 			err := fmt.Errorf("panic: %s at %s", what, callers())
-			if w.(middleware.WrapResponseWriter).Status() != 0 {
+			if w.(*response).status != 0 {
 				// Part of an answer is out: all that is left is to break it off.
 				a.cfg.Log.ErrorContext(r.Context(), "request failed",
 					"request_id", requestID(w, r), "method", r.Method, "error", err.Error())

@@ -1,0 +1,51 @@
+package handlers
+
+import (
+	"net/http"
+	"sync"
+)
+
+// response is what an answer is written to. It knows the status, for the metrics,
+// which none of net/http's tells.
+type response struct {
+	http.ResponseWriter
+	status int // 0 until it is written
+	size   int // of the body so far, in bytes
+}
+
+// responses are reused, for a new one is an allocation that each request makes.
+var responses = sync.Pool{New: func() any { return new(response) }}
+
+// newResponse lends a response that writes to w. It is nobody's any more after
+// release.
+func newResponse(w http.ResponseWriter) *response {
+	resp := responses.Get().(*response)
+	resp.ResponseWriter = w
+	return resp
+}
+
+func (r *response) release() {
+	*r = response{}
+	responses.Put(r)
+}
+
+// WriteHeader is part of [http.ResponseWriter]. No handler sends an interim answer.
+func (r *response) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+		r.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Write is part of [http.ResponseWriter].
+func (r *response) Write(p []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(p)
+	r.size += n
+	return n, err
+}
+
+// Unwrap is for [http.ResponseController].
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
