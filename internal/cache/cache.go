@@ -222,8 +222,8 @@ func New(cfg Config) (*Cache, error) {
 		s.seed = c.seed
 		s.wheel.tick = tick
 		s.divide(c.memory.bytes[i*each:(i+1)*each], int(largest)/wordSize)
-		if cfg.MaxSessions > 0 { // with fewer sessions than slots, fewer are new
-			s.sketch.limit = min(s.sketch.limit, addsPerSlot*(1+cfg.MaxSessions/len(c.shards)))
+		if cfg.MaxSessions > 0 {
+			s.sketch.shrink(1 + cfg.MaxSessions/len(c.shards))
 		}
 	}
 	sweepers := min(runtime.GOMAXPROCS(0), len(c.shards))

@@ -22,6 +22,17 @@ const (
 	addsPerSlot = 10
 )
 
+// wordsPerSession are kept by shrink. That is more than a sketch has that memory
+// bounds, for here it costs none that sessions could have.
+const wordsPerSession = 4
+
+// shrink fits an empty sketch to a cache of fewer sessions than the index has
+// slots: fewer are new between two halvings, and each of those walks all words.
+func (k *sketch) shrink(sessions int) {
+	k.limit = min(k.limit, addsPerSlot*sessions)
+	k.words = k.words[:min(len(k.words), (wordsPerSession*sessions/blockWords+1)*blockWords)]
+}
+
 // counter is a place in a sketch.
 type counter struct {
 	word  *uint64
