@@ -79,6 +79,9 @@ const (
 	// queueScale is how many commands may be under way on a connection, as a power
 	// of two: those that timed out are, too.
 	queueScale = 13
+	// flushDelay is how long a command waits for others to be sent with, when some
+	// are under way: one system call for all of them, here and in Redis.
+	flushDelay = 100 * time.Microsecond
 	// maxAuthFile is the size of the largest file of credentials.
 	maxAuthFile = 4 << 10
 )
@@ -210,6 +213,7 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 	// with what it answers.
 	o.PipelineMultiplex = -1
 	o.AlwaysPipelining = true
+	o.MaxFlushDelay = flushDelay
 	o.RingScaleEachConn = queueScale
 	o.DisableRetry = true
 	o.ClientName = "sessapi"
