@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -49,6 +50,11 @@ const (
 	// read, in bytes: the largest body fits. net/http would take 1 MiB.
 	receiveBuffer = 128 << 10
 
+	// heapReserve is never touched, and so takes no memory. It lets the heap grow
+	// to twice that before garbage is collected: sessions are not in the heap, which
+	// without them is so small that it would be collected some 20 times a second.
+	heapReserve = 16 << 20
+
 	// drainTimeout bounds how long requests may take to finish once the
 	// service is to stop. Kubernetes kills after 30 s by default.
 	drainTimeout = 20 * time.Second
@@ -68,6 +74,8 @@ func (c serveCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
+	reserve := make([]byte, heapReserve)
+	defer runtime.KeepAlive(reserve)
 	s.start(env.reload)
 	select {
 	case <-env.ctx.Done():
@@ -240,7 +248,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
-	m.AddCutOff(s.api.CutOff)
+	m.AddUnserved(s.api.CutOff, s.api.Reset)
 	if c.OpsListen == nil {
 		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout, m)
 	}
@@ -355,7 +363,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
 	var connections connections
-	m.AddConnections(name, connections.open.Load, connections.refused.Load)
+	m.AddConnections(name, connections.open.Load, connections.refused.Load, connections.pauses.Load)
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -379,7 +387,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		server.TLSConfig = s.tls.config()
 		server.ErrorLog = slog.NewLogLogger(handshakeLog{s.log.Handler(), &s.tls.handshakeFailures}, slog.LevelWarn)
 	}
-	s.listeners = append(s.listeners, boundServer{server, listener, secure})
+	s.listeners = append(s.listeners, boundServer{server, fairListener{listener, &connections.pauses}, secure})
 	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())

@@ -144,6 +144,7 @@ type API struct {
 	buffers  *bufferPool
 
 	inFlight, opsInFlight *places
+	reset                 atomic.Uint64 // requests
 	waiting               chan struct{} // a token for each request that is held
 	held                  atomic.Int64
 	lobby                 *lobby
@@ -195,6 +196,9 @@ func (a *API) Waiting() int { return int(a.held.Load()) }
 // CutOff is how many requests were cut off because their clients were slow while
 // others found no place.
 func (a *API) CutOff() uint64 { return a.inFlight.cut.Load() + a.opsInFlight.cut.Load() }
+
+// Reset is how many requests their clients reset before they were served.
+func (a *API) Reset() uint64 { return a.reset.Load() }
 
 func (a *API) isDraining() bool {
 	select {

@@ -67,13 +67,13 @@ func (p *places) take(w http.ResponseWriter) *place {
 	again := time.NewTicker(patience)
 	defer again.Stop()
 	for range takeTimeout / patience {
+		// Whoever waits longer may get the place: then another has to go.
+		p.cutOldest()
 		select {
 		case pl := <-p.free:
 			pl.enter(w)
 			return pl
 		case <-again.C:
-			// Whoever waits longer may get the place: then another has to go.
-			p.cutOldest()
 		}
 	}
 	return nil

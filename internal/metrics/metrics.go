@@ -245,17 +245,23 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 	m.insecureListen.Set(value)
 }
 
-// AddCutOff adds how many requests of slow clients had to give up their place.
-func (m *Metrics) AddCutOff(cutOff func() uint64) {
-	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Namespace: namespace, Name: "http_requests_cut_off_total",
-		Help: "Requests cut off because their clients were slow while others found no place.",
-	}, func() float64 { return float64(cutOff()) }))
+// AddUnserved adds how many requests of slow clients had to give up their place,
+// and how many were reset before their turn came.
+func (m *Metrics) AddUnserved(cutOff, reset func() uint64) {
+	m.registry.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_requests_cut_off_total",
+			Help: "Requests cut off because their clients were slow while others found no place.",
+		}, func() float64 { return float64(cutOff()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_requests_reset_total",
+			Help: "Requests of HTTP/2 that their clients reset before they were served.",
+		}, func() float64 { return float64(reset()) }))
 }
 
-// AddConnections adds how many connections a listener has open, and how many it
-// refused.
-func (m *Metrics) AddConnections(listener string, open func() int64, refused func() uint64) {
+// AddConnections adds how many connections a listener has open, how many it
+// refused, and how often one had to pause.
+func (m *Metrics) AddConnections(listener string, open func() int64, refused, pauses func() uint64) {
 	labels := prometheus.Labels{"listener": listener}
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -265,7 +271,11 @@ func (m *Metrics) AddConnections(listener string, open func() int64, refused fun
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_connections_refused_total", ConstLabels: labels,
 			Help: "Connections closed at once because too many were open.",
-		}, func() float64 { return float64(refused()) }))
+		}, func() float64 { return float64(refused()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_connection_pauses_total", ConstLabels: labels,
+			Help: "Times that a connection paused because it left others no time.",
+		}, func() float64 { return float64(pauses()) }))
 }
 
 // ProtocolError records that a client broke the protocol of HTTP/2.

@@ -50,10 +50,11 @@ type attack struct {
 }
 
 const (
-	cutOff         = "sessapi_http_requests_cut_off_total"
-	protocolErrors = "sessapi_http_protocol_errors_total"
-	connections    = `sessapi_http_connections{listener="main"}`
-	goroutines     = "go_goroutines"
+	cutOff      = "sessapi_http_requests_cut_off_total"
+	resets      = "sessapi_http_requests_reset_total"
+	pauses      = `sessapi_http_connection_pauses_total{listener="main"}`
+	connections = `sessapi_http_connections{listener="main"}`
+	goroutines  = "go_goroutines"
 )
 
 const (
@@ -106,7 +107,7 @@ var attacks = []attack{
 		lines := []byte(strings.Repeat("a:\r\n", 16<<10))
 		a.flood(getLarge, true, func(int) []byte { return lines })
 	}},
-	{name: "pipelining", do: func(a *attacker) {
+	{name: "pipelining", counted: pauses, do: func(a *attacker) {
 		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
 		a.flood("", true, func(int) []byte { return requests })
 	}},
@@ -114,7 +115,7 @@ var attacks = []attack{
 		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
 		a.flood("", false, func(int) []byte { return requests })
 	}},
-	{name: "rapid reset", counted: protocolErrors, do: func(a *attacker) {
+	{name: "rapid reset", counted: resets, do: func(a *attacker) {
 		a.flood(preface, true, func(i int) []byte {
 			var b []byte
 			for stream := 200*i + 1; stream < 200*(i+1); stream += 2 {
@@ -130,7 +131,7 @@ var attacks = []attack{
 		more := frame(frameContinuation, 0, 1, strings.Repeat("\x00\x01x\x09continued", 1000))
 		a.flood(preface+headers, true, func(int) []byte { return more })
 	}},
-	{name: "PING flood", do: func(a *attacker) {
+	{name: "PING flood", counted: pauses, do: func(a *attacker) {
 		pings := bytes.Repeat(frame(framePing, 0, 0, "8 octets"), 1000)
 		a.flood(preface, true, func(int) []byte { return pings })
 	}},
@@ -138,7 +139,7 @@ var attacks = []attack{
 		pings := bytes.Repeat(frame(framePing, 0, 0, "8 octets"), 1000)
 		a.flood(preface, false, func(int) []byte { return pings })
 	}},
-	{name: "SETTINGS flood", do: func(a *attacker) {
+	{name: "SETTINGS flood", counted: pauses, do: func(a *attacker) {
 		settings := bytes.Repeat(frame(frameSettings, 0, 0, "\x00\x04\x00\x00\xff\xff"), 1000)
 		a.flood(preface, true, func(int) []byte { return settings })
 	}},
@@ -149,7 +150,7 @@ var attacks = []attack{
 		}
 		a.drip(12, streams) // 1,536 requests
 	}},
-	{name: "Range lists", do: func(a *attacker) {
+	{name: "Range lists", counted: pauses, do: func(a *attacker) {
 		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
 		a.flood("", true, func(int) []byte { return request })
 	}},

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// fairPair is a connection of a fairListener, with its client.
+func fairPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *net.TCPConn) {
+	t.Helper()
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := fairListener{plain, pauses}
+	defer listener.Close()
+	conn, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if server, err = listener.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	return server, conn.(*net.TCPConn)
+}
+
+// A client that sends without end has to pause, and loses nothing by it; one that
+// waits for answers does not.
+func TestFloodsPause(t *testing.T) {
+	var pauses atomic.Uint64
+	server, client := fairPair(t, &pauses)
+	var b [1]byte
+	for i := range byte(50) {
+		sent := make(chan error, 1)
+		go func() {
+			time.Sleep(time.Millisecond) // until the server waits for it
+			_, err := client.Write([]byte{i})
+			sent <- err
+		}()
+		if _, err := server.Read(b[:]); err != nil || b[0] != i {
+			t.Fatalf("read %d, %v, want %d", b[0], err, i)
+		}
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := pauses.Load(); n > 0 {
+		t.Errorf("a client that waits for answers pauses %d times", n)
+	}
+
+	go func() {
+		flood := make([]byte, 64<<10)
+		for {
+			for i := range flood {
+				flood[i] = byte(i)
+			}
+			if _, err := client.Write(flood); err != nil {
+				return
+			}
+		}
+	}()
+	for i := 0; pauses.Load() < 3; i++ {
+		if _, err := io.ReadFull(server, b[:]); err != nil || b[0] != byte(i) {
+			t.Fatalf("byte %d is %d, %v", i, b[0], err)
+		}
+	}
+}
+
+// The errors are those of a connection of package net: net/http tells by them a
+// client that went away from one that broke the protocol.
+func TestFairConnErrors(t *testing.T) {
+	var pauses atomic.Uint64
+	read := func(conn net.Conn) error {
+		n, err := conn.Read(make([]byte, 1))
+		if n != 0 {
+			t.Errorf("%d bytes are read", n)
+		}
+		return err
+	}
+	server, client := fairPair(t, &pauses)
+	_ = server.SetReadDeadline(time.Now().Add(time.Millisecond))
+	if err := read(server); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after its deadline: %v", err)
+	}
+	_ = server.SetReadDeadline(time.Time{})
+	_ = client.CloseWrite()
+	if err := read(server); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+	_ = server.Close()
+	if err := read(server); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("when it is closed: %v", err)
+	}
+
+	server, client = fairPair(t, &pauses)
+	_ = client.SetLinger(0)
+	_ = client.Close()
+	err := read(server)
+	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "read" || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after a reset: %v", err)
+	}
+}
