@@ -49,7 +49,7 @@ bench: ## Run the benchmarks.
 
 .PHONY: bench-cache
 bench-cache: ## Compare the session cache with others; installs Redis and memcached as root on Debian.
-	tools/test-deps.sh redis-server memcached
+	tools/test-deps.sh memcached
 	cd bench && go run ./cachebench
 
 .PHONY: bench-hitratio
@@ -58,7 +58,7 @@ bench-hitratio: ## Compare eviction policies by their hits; takes some minutes.
 
 .PHONY: bench-http
 bench-http: ## Compare the service over HTTP with others; installs them as root on Debian.
-	tools/test-deps.sh wrk webdis redis-server redis-benchmark=redis-tools memcached etcd=etcd-server h2load=nghttp2-client
+	tools/test-deps.sh wrk webdis memcached etcd=etcd-server h2load=nghttp2-client
 	cd bench && go run ./httpbench -svg ../docs/performance-http.svg
 
 .PHONY: bench-watchers

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -91,6 +92,36 @@ func TestSecretsInMemory(t *testing.T) {
 	for _, text := range wrong {
 		t.Error(text)
 	}
+
+	// What a debugger dumps is without the memory of the cache.
+	core := dumpCore(t, p.Process.Pid)
+	for name, secret := range secrets {
+		want := 0
+		if strings.HasPrefix(name, "active") {
+			want = 1
+		}
+		if n := bytes.Count(core, secret); n > want {
+			t.Errorf("%d copies of the %s in a core dump, want at most %d", n, name, want)
+		}
+	}
+	if !bytes.Contains(core, active[16:32]) {
+		t.Error("the active key is not in the core dump: it is none of the service")
+	}
+}
+
+// dumpCore is a core dump of the process, which goes on.
+func dumpCore(t *testing.T, pid int) []byte {
+	t.Helper()
+	prefix := filepath.Join(t.TempDir(), "core")
+	out, err := exec.CommandContext(t.Context(), need(t, "gcore"), "-o", prefix, strconv.Itoa(pid)).CombinedOutput()
+	core, readErr := os.ReadFile(fmt.Sprintf("%s.%d", prefix, pid))
+	if readErr != nil && os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+		t.Skipf("gcore may not, without root: %v", err)
+	}
+	if readErr != nil {
+		t.Fatalf("gcore: %v\n%s", errors.Join(err, readErr), out)
+	}
+	return core
 }
 
 // overwriteBuffers makes larger requests than those before over more connections,
