@@ -111,9 +111,9 @@ func (c *fairConn) pause() {
 func (c *fairConn) tryRead(fd uintptr) (done bool) {
 	for {
 		c.n, c.err = syscall.Read(int(fd), c.into)
-		switch c.err { //nolint:errorlint // it is what the system call returned
-		case syscall.EINTR:
-		case syscall.EAGAIN:
+		switch {
+		case errors.Is(c.err, syscall.EINTR):
+		case errors.Is(c.err, syscall.EAGAIN):
 			c.waited = true
 			return false
 		default:
