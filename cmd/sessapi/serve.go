@@ -387,7 +387,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		server.TLSConfig = s.tls.config()
 		server.ErrorLog = slog.NewLogLogger(handshakeLog{s.log.Handler(), &s.tls.handshakeFailures}, slog.LevelWarn)
 	}
-	s.listeners = append(s.listeners, boundServer{server, fairListener{listener, &connections.pauses}, secure})
+	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, &connections.pauses}, secure})
 	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())

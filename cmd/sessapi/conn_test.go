@@ -11,14 +11,14 @@ import (
 	"time"
 )
 
-// fairPair is a connection of a fairListener, with its client.
-func fairPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *net.TCPConn) {
+// clientPair is a connection of a clientListener, with its client.
+func clientPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *net.TCPConn) {
 	t.Helper()
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := fairListener{plain, pauses}
+	listener := clientListener{plain, pauses}
 	defer listener.Close()
 	conn, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
@@ -36,7 +36,7 @@ func fairPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *net
 // waits for answers does not.
 func TestFloodsPause(t *testing.T) {
 	var pauses atomic.Uint64
-	server, client := fairPair(t, &pauses)
+	server, client := clientPair(t, &pauses)
 	var b [1]byte
 	for i := range byte(50) {
 		sent := make(chan error, 1)
@@ -76,7 +76,7 @@ func TestFloodsPause(t *testing.T) {
 
 // The errors are those of a connection of package net: net/http tells by them a
 // client that went away from one that broke the protocol.
-func TestFairConnErrors(t *testing.T) {
+func TestClientConnErrors(t *testing.T) {
 	var pauses atomic.Uint64
 	read := func(conn net.Conn) error {
 		n, err := conn.Read(make([]byte, 1))
@@ -85,7 +85,7 @@ func TestFairConnErrors(t *testing.T) {
 		}
 		return err
 	}
-	server, client := fairPair(t, &pauses)
+	server, client := clientPair(t, &pauses)
 	_ = server.SetReadDeadline(time.Now().Add(time.Millisecond))
 	if err := read(server); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after its deadline: %v", err)
@@ -100,7 +100,7 @@ func TestFairConnErrors(t *testing.T) {
 		t.Errorf("when it is closed: %v", err)
 	}
 
-	server, client = fairPair(t, &pauses)
+	server, client = clientPair(t, &pauses)
 	_ = client.SetLinger(0)
 	_ = client.Close()
 	err := read(server)

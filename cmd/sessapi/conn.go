@@ -21,16 +21,16 @@ const (
 	maxPause   = 40 * time.Millisecond
 )
 
-// fairListener makes connections take turns: those that always have something
+// clientListener makes connections take turns: those that always have something
 // more to read, as floods of any protocol do, leave the processor to the others
 // now and then. It counts the pauses.
-type fairListener struct {
+type clientListener struct {
 	net.Listener
 	pauses *atomic.Uint64
 }
 
 // Accept is part of [net.Listener].
-func (l fairListener) Accept() (net.Conn, error) {
+func (l clientListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -39,18 +39,24 @@ func (l fairListener) Accept() (net.Conn, error) {
 	if err != nil { // it is closed
 		return conn, nil //nolint:nilerr // as who reads it will find
 	}
-	c := &fairConn{Conn: conn, raw: raw, pauses: l.pauses}
+	c := &clientConn{
+		Conn: conn, raw: raw, pauses: l.pauses,
+		read: deadline{set: conn.SetReadDeadline}, write: deadline{set: conn.SetWriteDeadline},
+	}
 	c.try = c.tryRead
 	return c, nil
 }
 
-// fairConn is a connection of a TCP or Unix socket. Like any other it may be read
+// clientConn is a connection of a TCP or Unix socket. Like any other it may be read
 // by one goroutine at a time.
-type fairConn struct {
+type clientConn struct {
 	net.Conn
 	raw    syscall.RawConn
 	try    func(fd uintptr) (done bool) // tryRead; made once, for that allocates
 	pauses *atomic.Uint64
+
+	read, write deadline
+
 	// busySince is when it began to have something to read each time; zero when
 	// the last read had to wait.
 	busySince time.Time
@@ -63,10 +69,28 @@ type fairConn struct {
 }
 
 // NetConn returns the connection, whose peer is asked for by its type.
-func (c *fairConn) NetConn() net.Conn { return c.Conn }
+func (c *clientConn) NetConn() net.Conn { return c.Conn }
+
+// SetDeadline is part of [net.Conn].
+func (c *clientConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.read.move(t), c.write.move(t))
+}
+
+// SetReadDeadline is part of [net.Conn].
+func (c *clientConn) SetReadDeadline(t time.Time) error { return c.read.move(t) }
+
+// SetWriteDeadline is part of [net.Conn].
+func (c *clientConn) SetWriteDeadline(t time.Time) error { return c.write.move(t) }
+
+// Close is part of [net.Conn].
+func (c *clientConn) Close() error {
+	c.read.stop()
+	c.write.stop()
+	return c.Conn.Close()
+}
 
 // Read is part of [net.Conn]. It pauses when the connection's turn is over.
-func (c *fairConn) Read(p []byte) (int, error) {
+func (c *clientConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -95,7 +119,7 @@ func (c *fairConn) Read(p []byte) (int, error) {
 	return c.n, nil
 }
 
-func (c *fairConn) pause() {
+func (c *clientConn) pause() {
 	if c.busySince.IsZero() {
 		return
 	}
@@ -108,7 +132,7 @@ func (c *fairConn) pause() {
 
 // tryRead is for [syscall.RawConn]: it reads what is there, and notes whether the
 // connection has to wait for something.
-func (c *fairConn) tryRead(fd uintptr) (done bool) {
+func (c *clientConn) tryRead(fd uintptr) (done bool) {
 	for {
 		c.n, c.err = syscall.Read(int(fd), c.into)
 		switch {

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestDeadline moves a deadline about at random, and the connection has to be told
+// that it has passed when it has, to the nanosecond, and at no other time.
+func TestDeadline(t *testing.T) {
+	seed := rand.Uint64()
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		var over bool
+		told := 0
+		d := &deadline{set: func(at time.Time) error {
+			told++
+			over = !at.IsZero() && !at.After(time.Now())
+			return nil
+		}}
+		defer d.stop()
+		var want time.Time
+		const steps = 10_000
+		for step := range steps {
+			switch random.IntN(6) {
+			case 0:
+				want = time.Time{}
+			case 1:
+				want = longAgo
+			default: // most move further away, as net/http does
+				want = time.Now().Add(1 + random.N(20*time.Second))
+			}
+			if err := d.move(want); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(random.N(8 * time.Second))
+			synctest.Wait()
+			if passed := !want.IsZero() && !want.After(time.Now()); over != passed {
+				t.Fatalf("step %d (seed %d): the connection has it as passed: %t, it is: %t", step, seed, over, passed)
+			}
+		}
+		if told >= steps {
+			t.Errorf("the connection is told %d times in %d steps", told, steps)
+		}
+	})
+}
