@@ -50,12 +50,15 @@ func (d *deadline) move(t time.Time) error {
 // is locked.
 func (d *deadline) apply() error {
 	want := d.want.Load()
-	left := time.Duration(want) - time.Since(epoch)
-	if want != 0 && left <= 0 {
-		d.over.Store(true)
-		return d.set(longAgo)
-	}
 	if at := d.at.Load(); want != 0 && (at == 0 || at > want) {
+		left := time.Duration(0)
+		if want > 0 { // else it is longAgo, or nearly
+			left = time.Duration(want) - time.Since(epoch)
+		}
+		if left <= 0 {
+			d.over.Store(true)
+			return d.set(longAgo)
+		}
 		d.at.Store(want)
 		if d.timer == nil {
 			d.timer = time.AfterFunc(left, d.fire)

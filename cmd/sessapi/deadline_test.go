@@ -11,7 +11,9 @@ import (
 // that it has passed when it has, to the nanosecond, and at no other time.
 func TestDeadline(t *testing.T) {
 	seed := rand.Uint64()
+	defer func(real time.Time) { epoch = real }(epoch)
 	synctest.Test(t, func(t *testing.T) {
+		epoch = time.Now()
 		random := rand.New(rand.NewPCG(seed, 0))
 		var over bool
 		told := 0
@@ -30,12 +32,12 @@ func TestDeadline(t *testing.T) {
 			case 1:
 				want = longAgo
 			default: // most move further away, as net/http does
-				want = time.Now().Add(1 + random.N(20*time.Second))
+				want = time.Now().Add(1 + time.Duration(random.Int64N(int64(20*time.Second))))
 			}
 			if err := d.move(want); err != nil {
 				t.Fatal(err)
 			}
-			time.Sleep(random.N(8 * time.Second))
+			time.Sleep(time.Duration(random.Int64N(int64(8 * time.Second))))
 			synctest.Wait()
 			if passed := !want.IsZero() && !want.After(time.Now()); over != passed {
 				t.Fatalf("step %d (seed %d): the connection has it as passed: %t, it is: %t", step, seed, over, passed)
