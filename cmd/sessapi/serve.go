@@ -372,7 +372,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         &protocols,
-		ConnContext:       auth.ConnContext,
+		ConnContext:       handlers.ConnContext,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
 			MaxReceiveBufferPerConnection: receiveBuffer,

@@ -158,7 +158,7 @@ func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header ht
 		return nil
 	}
 	w := &heldResponse{header: header}
-	resp := newResponse(w)
+	resp := newResponse(w, start)
 	defer resp.release()
 	a.recoverPanics(answer).ServeHTTP(resp, r)
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))

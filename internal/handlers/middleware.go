@@ -23,15 +23,14 @@ func (a *API) observe(next http.Handler) http.Handler {
 			a.reset.Add(1) // its stream; a client that does so by the thousand costs little
 			return
 		}
-		start := a.cfg.Now()
 		if a.cfg.AccessLog {
 			requestID(w, r)
 		}
-		resp := newResponse(w)
+		resp := newResponse(w, a.cfg.Now())
 		defer func() {
 			if resp.status != 0 { // else its connection is held; who does that records it
 				route := chi.RouteContext(r.Context()).RoutePattern()
-				a.record(w, r, route, resp.status, resp.size, a.cfg.Now().Sub(start))
+				a.record(w, r, route, resp.status, resp.size, a.cfg.Now().Sub(resp.began))
 			}
 			resp.release()
 		}()
@@ -100,7 +99,7 @@ func callers() string {
 // make all of them late.
 func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		place := from.take(w)
+		place := from.take(w, w.(*response).began)
 		if place == nil {
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 			return

@@ -55,12 +55,12 @@ func newPlaces(n int) *places {
 	return p
 }
 
-// take returns a place for the request that w answers, or nil when there is none
-// to be had within takeTimeout.
-func (p *places) take(w http.ResponseWriter) *place {
+// take returns a place for the request that w answers and that came at that time, or
+// nil when there is none to be had within takeTimeout.
+func (p *places) take(w http.ResponseWriter, at time.Time) *place {
 	select {
 	case pl := <-p.free:
-		pl.enter(w)
+		pl.enter(w, at)
 		return pl
 	default:
 	}
@@ -71,7 +71,7 @@ func (p *places) take(w http.ResponseWriter) *place {
 		p.cutOldest()
 		select {
 		case pl := <-p.free:
-			pl.enter(w)
+			pl.enter(w, at)
 			return pl
 		case <-again.C:
 		}
@@ -137,11 +137,11 @@ func (p *places) cutOldest() {
 	}
 }
 
-func (pl *place) enter(w http.ResponseWriter) {
+func (pl *place) enter(w http.ResponseWriter, at time.Time) {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	pl.w = w
-	pl.since.Store(time.Now().UnixNano())
+	pl.since.Store(at.UnixNano())
 }
 
 func (pl *place) isOf(w http.ResponseWriter) bool {

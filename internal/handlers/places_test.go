@@ -150,7 +150,7 @@ func TestUpdatesAreSpared(t *testing.T) {
 	}
 
 	w := httptest.NewRecorder()
-	pl := a.inFlight.take(w)
+	pl := a.inFlight.take(w, time.Now())
 	pl.since.Store(0) // as cutting it off does
 	if err := a.inFlight.spare(w, func() error { t.Error("a change is made that nobody is told of"); return nil }); !errors.Is(err, errCutOff) {
 		t.Errorf("after it was cut off: %v", err)
@@ -163,7 +163,7 @@ func TestUpdatesAreSpared(t *testing.T) {
 	var nested func(left int) error
 	nested = func(left int) error {
 		w := httptest.NewRecorder()
-		pl := many.take(w)
+		pl := many.take(w, time.Now())
 		defer many.leave(pl, w)
 		return many.spare(w, func() error {
 			made++
@@ -175,7 +175,7 @@ func TestUpdatesAreSpared(t *testing.T) {
 	}
 
 	// Once the change is made, a client that does not take the answer can be cut off.
-	pl = a.inFlight.take(w)
+	pl = a.inFlight.take(w, time.Now())
 	if err := a.inFlight.spare(w, func() error { return nil }); err != nil || pl.since.Load() == 0 {
 		t.Errorf("after it was spared: %v, since %d", err, pl.since.Load())
 	}

@@ -3,12 +3,14 @@ package handlers
 import (
 	"net/http"
 	"sync"
+	"time"
 )
 
 // response is what an answer is written to. It knows the status, for the metrics,
-// which none of net/http's tells.
+// which none of net/http's tells, and when the request came.
 type response struct {
 	http.ResponseWriter
+	began  time.Time
 	status int // 0 until it is written
 	size   int // of the body so far, in bytes
 }
@@ -18,9 +20,9 @@ var responses = sync.Pool{New: func() any { return new(response) }}
 
 // newResponse lends a response that writes to w. It is nobody's any more after
 // release.
-func newResponse(w http.ResponseWriter) *response {
+func newResponse(w http.ResponseWriter, began time.Time) *response {
 	resp := responses.Get().(*response)
-	resp.ResponseWriter = w
+	resp.ResponseWriter, resp.began = w, began
 	return resp
 }
 

@@ -255,7 +255,7 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 	}
 	h := w.Header()
 	h["Cache-Control"] = noStoreValue
-	h.Set("ETag", sessionETag(cache.TagOf(upload.data), mediaBytes))
+	h["Etag"] = []string{sessionETag(cache.TagOf(upload.data), mediaBytes)}
 	if replaced {
 		w.WriteHeader(http.StatusNoContent)
 		return
