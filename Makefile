@@ -30,7 +30,7 @@ test: ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
 	set -e; for module in $(MODULES); do (cd $$module && go test -race -timeout 10m ./...); done
-	go test -run Allocations ./internal/handlers ./internal/seal # which the race detector changes
+	go test -run Allocations ./internal/handlers ./internal/metrics ./internal/seal # which the race detector changes
 
 .PHONY: lint
 lint: tools/openapi-lint/node_modules ## Lint the code, the modules and openapi.yaml.

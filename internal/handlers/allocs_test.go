@@ -31,9 +31,9 @@ func TestHotPathAllocations(t *testing.T) {
 		{"HEAD", http.MethodHead, "/sessions/01", 3 + 3},
 		// The ETag and the value of its header.
 		{"PUT", http.MethodPut, "/sessions/01", 3 + 2},
-		// The problem, its request ID and length with the values of their headers, the
-		// document, its JSON, and that with a line end.
-		{"404", http.MethodGet, "/sessions/02", 3 + 8},
+		// The problem, its request ID and length with the values of their headers, and
+		// the document.
+		{"404", http.MethodGet, "/sessions/02", 3 + 6},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			body := bytes.NewReader(nil)

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -162,13 +163,52 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		a.recordDenial(w, r, p.code)
 	}
 	kind := problemKinds[p.code]
+	var body []byte
+	if p.isPlain() {
+		frame := problemFrames[p.code]
+		body = make([]byte, 0, len(frame[0])+len(id)+len(frame[1]))
+		body = append(append(append(body, frame[0]...), id...), frame[1]...)
+	} else {
+		body = p.document(id)
+	}
+	// Headers that describe the answer that was meant to be sent do not hold
+	// for this one.
+	h := w.Header()
+	for _, name := range [...]string{"Content-Length", "Content-Range", "Accept-Ranges", "Etag", "Session-Size"} {
+		delete(h, name)
+	}
+	if kind.header[0] != "" {
+		h.Set(kind.header[0], kind.header[1])
+	}
+	maps.Copy(h, p.header)
+	if p.code == api.ProblemCodeUnauthenticated && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		h.Set("Connection", "close") // for a newer certificate takes another one
+	}
+	noStore(w)
+	h["Content-Type"] = problemValue
+	h["X-Content-Type-Options"] = nosniffValue
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	w.WriteHeader(kind.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(body) // a client that went away is no error of ours
+	}
+}
+
+// isPlain reports whether there is nothing but the code to tell.
+func (p *problem) isPlain() bool {
+	return p.detail == "" && p.limit == 0 && p.size == 0 && p.fields == nil
+}
+
+// document is the JSON of the problem, with a line end.
+func (p *problem) document(requestID string) []byte {
+	kind := problemKinds[p.code]
 	doc := api.Problem{
 		Type:      problemTypePrefix + string(p.code),
 		Title:     kind.title,
 		Status:    kind.status,
 		Detail:    p.detail,
 		Code:      p.code,
-		RequestID: id,
+		RequestID: requestID,
 	}
 	if doc.Detail == "" {
 		doc.Detail = kind.detail
@@ -182,32 +222,24 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.fields != nil {
 		doc.Errors = &p.fields
 	}
-	// Headers that describe the answer that was meant to be sent do not hold
-	// for this one.
-	h := w.Header()
-	for _, name := range []string{"Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Session-Size"} {
-		h.Del(name)
-	}
-	if kind.header[0] != "" {
-		h.Set(kind.header[0], kind.header[1])
-	}
-	maps.Copy(h, p.header)
-	if p.code == api.ProblemCodeUnauthenticated && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		h.Set("Connection", "close") // for a newer certificate takes another one
-	}
 	body, err := json.Marshal(doc)
 	if err != nil { // a struct of strings and numbers always marshals
 		panic(err)
 	}
-	noStore(w)
-	h["Content-Type"] = problemValue
-	h["X-Content-Type-Options"] = nosniffValue
-	h.Set("Content-Length", strconv.Itoa(len(body)+1))
-	w.WriteHeader(kind.status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours
-	}
+	return append(body, '\n')
 }
+
+// problemFrames are what is in front of the request ID and behind it in the document
+// of a plain problem: that a session is not there is no rare case. The ID needs no
+// escaping, see saneRequestID.
+var problemFrames = func() map[api.ProblemCode][2][]byte {
+	frames := make(map[api.ProblemCode][2][]byte, len(problemKinds))
+	for code := range problemKinds {
+		before, behind, _ := bytes.Cut((&problem{code: code}).document("\x00"), []byte(`\u0000`))
+		frames[code] = [2][]byte{before, behind}
+	}
+	return frames
+}()
 
 const requestIDHeader = "X-Request-Id"
 

@@ -8,11 +8,13 @@
 package metrics
 
 import (
+	"maps"
 	"net/http"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,7 +42,11 @@ type Metrics struct {
 	insecureListen prometheus.Gauge
 	fleetReads     prometheus.Histogram // registered by AddFleet
 
-	series sync.Map // requestKey to *requestSeries, so that a request looks up no labels
+	// series and problemSeries spare requests the look-up of labels. They are small,
+	// and are replaced as a whole to add to them.
+	mu            sync.Mutex // held to replace them
+	series        atomic.Pointer[map[requestKey]requestSeries]
+	problemSeries atomic.Pointer[map[string]prometheus.Counter]
 }
 
 // requestKey is the labels of the request metrics.
@@ -299,22 +305,41 @@ func (m *Metrics) Request(route, method string, status int, took time.Duration) 
 	default:
 		method = "other"
 	}
-	key := requestKey{route, method, status}
-	series, ok := m.series.Load(key)
-	if !ok {
-		code := strconv.Itoa(status)
-		series, _ = m.series.LoadOrStore(key, &requestSeries{
-			requests: m.requests.WithLabelValues(route, method, code),
-			duration: m.duration.WithLabelValues(route, method, code),
-		})
-	}
-	s := series.(*requestSeries)
+	s := lookUp(m, &m.series, requestKey{route, method, status}, func(k requestKey) requestSeries {
+		code := strconv.Itoa(k.status)
+		return requestSeries{
+			requests: m.requests.WithLabelValues(k.route, k.method, code),
+			duration: m.duration.WithLabelValues(k.route, k.method, code),
+		}
+	})
 	s.requests.Inc()
 	s.duration.Observe(took.Seconds())
 }
 
 // Problem records that a problem of the code was answered.
-func (m *Metrics) Problem(code string) { m.problems.WithLabelValues(code).Inc() }
+func (m *Metrics) Problem(code string) {
+	lookUp(m, &m.problemSeries, code, func(code string) prometheus.Counter {
+		return m.problems.WithLabelValues(code)
+	}).Inc()
+}
+
+// lookUp returns the series of the key, which it has made when there is none yet.
+func lookUp[K comparable, S any](m *Metrics, all *atomic.Pointer[map[K]S], key K, made func(K) S) S {
+	if known := all.Load(); known != nil {
+		if s, ok := (*known)[key]; ok {
+			return s
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	more := make(map[K]S)
+	if known := all.Load(); known != nil {
+		maps.Copy(more, *known)
+	}
+	more[key] = made(key)
+	all.Store(&more)
+	return more[key]
+}
 
 // desc describes a metric of the domain.
 func desc(subsystem, name, help string, labels ...string) *prometheus.Desc {
