@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,6 +25,7 @@ const (
 	sessapi     = "sessapi"
 	withPolicy  = "sessapi, token and policy"
 	nearFleet   = "sessapi with Redis, near hits"
+	nearFleet3  = "three nodes with Redis, near hits"
 	farFleet    = "sessapi with Redis, far hits"
 	floorServer = "floor"
 	webdis      = "webdis + Redis"
@@ -31,6 +33,8 @@ const (
 	nginx       = "nginx + memcached"
 	plainRedis  = "Redis, redis-benchmark"
 )
+
+const redisServer = "redis-server"
 
 // lab is what the measures share.
 type lab struct {
@@ -54,7 +58,8 @@ const (
 // contender is a server, which may be several processes, with sessions in it.
 type contender struct {
 	address   string
-	redis     string // port of plain Redis; "" is HTTP
+	others    []string // addresses of further nodes
+	redis     string   // port of plain Redis; "" is HTTP
 	processes []*exec.Cmd
 	requests  [kinds]template // zero where it cannot do that
 	store     template        // stores a session; zero when fill does
@@ -112,14 +117,14 @@ func (l *lab) start(ctx context.Context, name string, sessions int, data []byte)
 		return c, c.launch(ctx, dir, c.address, self, floorCommand, c.address)
 	case sessapi:
 		c.contract("", data)
-		return c, c.launch(ctx, dir, c.address, l.sessapi, l.serve(c, sessions)...)
+		return c, c.launch(ctx, dir, c.address, l.sessapi, l.serve(c, sessions, len(data))...)
 	case withPolicy:
 		token, policy, err := l.policy(ctx, dir)
 		if err != nil {
 			return c, err
 		}
 		c.contract("Authorization: Bearer "+token+"\r\n", data)
-		return c, c.launch(ctx, dir, c.address, l.sessapi, append(l.serve(c, sessions), "--policy="+policy)...)
+		return c, c.launch(ctx, dir, c.address, l.sessapi, append(l.serve(c, sessions, len(data)), "--policy="+policy)...)
 	case nginx:
 		return c, c.nginx(ctx, dir, sessions)
 	case etcd:
@@ -130,7 +135,7 @@ func (l *lab) start(ctx context.Context, name string, sessions int, data []byte)
 	if err != nil {
 		return c, err
 	}
-	if err := c.launch(ctx, dir, "127.0.0.1:"+redis, "redis-server", "--port", redis, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"); err != nil {
+	if err := c.launch(ctx, dir, "127.0.0.1:"+redis, redisServer, "--port", redis, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"); err != nil {
 		return c, err
 	}
 	switch name {
@@ -149,9 +154,22 @@ func (l *lab) start(ctx context.Context, name string, sessions int, data []byte)
 	if err := os.WriteFile(keys, out, 0o600); err != nil {
 		return c, err
 	}
-	args := append(l.serve(c, sessions), "--redis=redis://127.0.0.1:"+redis, "--seal-key-file="+keys)
+	args := append(l.serve(c, sessions, len(data)), "--redis=redis://127.0.0.1:"+redis, "--seal-key-file="+keys)
 	if name == farFleet { // hardly any session is near, and none counts as missing for a hiccup
 		args = append(args, "--cache-max-sessions=1", "--redis-read-timeout=5s")
+	}
+	if name == nearFleet3 {
+		for range 2 {
+			port, err := freePort()
+			if err != nil {
+				return c, err
+			}
+			other := "127.0.0.1:" + port
+			c.others = append(c.others, other)
+			if err := c.launch(ctx, dir, other, l.sessapi, append(args, "--listen="+other)...); err != nil {
+				return c, err
+			}
+		}
 	}
 	return c, c.launch(ctx, dir, c.address, l.sessapi, args...)
 }
@@ -171,11 +189,12 @@ func (c *contender) contract(header string, data []byte) {
 }
 
 // serve is the command line of sessapi, as shipped but for sessions that outlive
-// the measures and a cache that holds them.
-func (l *lab) serve(c *contender, sessions int) []string {
+// the measures and, where they need it, a larger cache.
+func (l *lab) serve(c *contender, sessions, size int) []string {
 	args := []string{"serve", "--listen=" + c.address, "--session-default-ttl=24h"}
-	if sessions > 1_000_000 {
-		args = append(args, "--cache-memory=2.6GiB")
+	const shipped, each = 256 << 20, 80 // what a session of that size takes besides
+	if need := sessions * (size + each); need > shipped/4*3 {
+		args = append(args, "--cache-memory="+strconv.Itoa(need/4*5>>20)+"MiB")
 	}
 	return args
 }
@@ -332,24 +351,27 @@ func (c *contender) stop() {
 }
 
 // cpu is the processor time that the processes have used (proc(5): utime and
-// stime, in hundredths of a second).
-func (c *contender) cpu() (time.Duration, error) {
-	var sum time.Duration
+// stime, in hundredths of a second), and how much of it Redis has.
+func (c *contender) cpu() (sum, redis time.Duration, err error) {
 	for _, cmd := range c.processes {
+		before := sum
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
 		for _, field := range fields[11:13] {
 			ticks, err := strconv.Atoi(field)
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			sum += time.Duration(ticks) * 10 * time.Millisecond
 		}
+		if slices.Contains(cmd.Args, redisServer) {
+			redis += sum - before
+		}
 	}
-	return sum, nil
+	return sum, redis, nil
 }
 
 // freePort is a port that nobody listens to at the moment.

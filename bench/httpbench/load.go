@@ -100,8 +100,13 @@ func (c *contender) storeAll(ctx context.Context, ids []string, data []byte) err
 		if err := c.fill(ids, data); err != nil {
 			return err
 		}
-	} else if err := c.storeOverHTTP(ids); err != nil {
+	} else if err := exchangeAll(c.address, c.store, ids); err != nil {
 		return err
+	}
+	for _, other := range c.others { // which have what they were asked for
+		if err := exchangeAll(other, c.requests[get], ids); err != nil {
+			return err
+		}
 	}
 	conn, err := net.Dial("tcp", c.address)
 	if err != nil {
@@ -118,13 +123,14 @@ func (c *contender) storeAll(ctx context.Context, ids []string, data []byte) err
 	return err
 }
 
-func (c *contender) storeOverHTTP(ids []string) error {
+// exchangeAll sends the request for each ID, over several connections.
+func exchangeAll(address string, what template, ids []string) error {
 	const connections = 32
 	failures := make([]error, connections)
 	var running sync.WaitGroup
 	for i := range connections {
 		running.Go(func() {
-			conn, err := net.Dial("tcp", c.address)
+			conn, err := net.Dial("tcp", address)
 			if err != nil {
 				failures[i] = err
 				return
@@ -132,7 +138,7 @@ func (c *contender) storeOverHTTP(ids []string) error {
 			defer conn.Close()
 			in := bufio.NewReader(conn)
 			for j := i; j < len(ids); j += connections {
-				if _, err := exchange(conn, in, c.store.raw(c.address, ids[j])); err != nil {
+				if _, err := exchange(conn, in, what.raw(address, ids[j])); err != nil {
 					failures[i] = err
 					return
 				}
@@ -175,7 +181,7 @@ func (l *lab) drive(ctx context.Context, c *contender, ld load, ids []string) (f
 	if _, err := send(ctx, c, ld, ids, warmUp); err != nil {
 		return nil, err
 	}
-	before, err := c.cpu()
+	before, redisBefore, err := c.cpu()
 	if err != nil {
 		return nil, err
 	}
@@ -183,8 +189,9 @@ func (l *lab) drive(ctx context.Context, c *contender, ld load, ids []string) (f
 	if err != nil {
 		return nil, err
 	}
-	after, err := c.cpu()
+	after, redisAfter, err := c.cpu()
 	f["cpu"] = float64((after - before).Microseconds()) / f["requests"]
+	f["redis"] = float64((redisAfter - redisBefore).Microseconds()) / f["requests"]
 	return f, err
 }
 
@@ -209,8 +216,31 @@ func (l *lab) wrk(ctx context.Context, c *contender, ld load, ids []string, dura
 	if err := errors.Join(os.WriteFile(file, requests.Bytes(), 0o600), os.WriteFile(lua, []byte(script), 0o600)); err != nil {
 		return nil, err
 	}
-	cmd := pinned(ctx, "wrk", "-t1", "-c"+strconv.Itoa(ld.connections), "-d"+seconds(duration)+"s",
-		"-s", lua, "http://"+c.address, "--", file)
+	nodes := append([]string{c.address}, c.others...)
+	all, failures := make([]figures, len(nodes)), make([]error, len(nodes))
+	var running sync.WaitGroup
+	for i, address := range nodes {
+		running.Go(func() {
+			all[i], failures[i] = wrkOne(ctx, address, ld.connections/len(nodes), duration, lua, file, ld.kind == missing)
+		})
+	}
+	running.Wait()
+	if err := errors.Join(failures...); err != nil {
+		return nil, err
+	}
+	sum := all[0]
+	for _, f := range all[1:] {
+		sum["requests"] += f["requests"]
+		sum["rate"] += f["rate"]
+		sum["p50"], sum["p99"] = max(sum["p50"], f["p50"]), max(sum["p99"], f["p99"])
+	}
+	return sum, nil
+}
+
+// wrkOne sends the requests of the file to a node.
+func wrkOne(ctx context.Context, address string, connections int, duration time.Duration, lua, file string, allMissing bool) (figures, error) {
+	cmd := pinned(ctx, "wrk", "-t1", "-c"+strconv.Itoa(connections), "-d"+seconds(duration)+"s",
+		"-s", lua, "http://"+address, "--", file)
 	var out bytes.Buffer
 	cmd.Stderr = &out
 	if err := cmd.Run(); err != nil {
@@ -223,7 +253,7 @@ func (l *lab) wrk(ctx context.Context, c *contender, ld load, ids []string, dura
 		return nil, fmt.Errorf("wrk: %w: %s", err, out.Bytes())
 	}
 	refused := 0.0
-	if ld.kind == missing {
+	if allMissing {
 		refused = got.Requests
 	}
 	if got.Requests == 0 || got.Status != refused || got.Failed > 0 {

@@ -377,16 +377,20 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int6
 		c.rejected.precondition.Add(1)
 		return false, false, ErrPrecondition
 	}
-	switch {
-	case old != 0:
-		s.drop(old)
-		s.n.replaced++
-	case !c.sessions.take():
-		return false, true, nil
-	}
 	start := now
 	if !o.StoredAt.IsZero() {
 		start = min(milliseconds(o.StoredAt), now)
+	}
+	switch {
+	case old != 0 && s.length(old) == recordWords(int(id.n), len(data)):
+		s.n.replaced++
+		s.rewrite(old, half, data, start, end, o.Mark)
+		return true, false, nil
+	case old != 0:
+		s.n.replaced++
+		s.drop(old)
+	case !c.sessions.take():
+		return false, true, nil
 	}
 	s.add(c, half, id, data, now, start, end, o.Mark)
 	return old != 0, false, nil

@@ -292,6 +292,9 @@ func TestWiping(t *testing.T) {
 		"replaced": func(c *cache.Cache) {
 			_, _ = c.Put(id, []byte{1}, cache.PutOptions{ExpiresAt: end()})
 		},
+		"replaced in place": func(c *cache.Cache) {
+			_, _ = c.Put(id, filled(size-3, 1), cache.PutOptions{ExpiresAt: end()})
+		},
 		"evicted": func(c *cache.Cache) {
 			for n := uint64(1); c.Stats().Evicted.Sessions == 0; n++ {
 				time.Sleep(time.Nanosecond)
@@ -313,7 +316,7 @@ func TestWiping(t *testing.T) {
 				}
 				act(c)
 				synctest.Wait()
-				if c.Holds(filled(8, 0xff)) {
+				if c.Holds(filled(3, 0xff)) {
 					t.Error("some of it is left")
 				}
 			})
@@ -680,4 +683,36 @@ func TestPutMovesFew(t *testing.T) {
 			t.Fatalf("Put %d moved %d words more than one may", i, over)
 		}
 	}
+}
+
+// TestReplaceInPlace replaces sessions by others that take as much memory: all of
+// the new one holds, its end too, whether that is sooner or later.
+func TestReplaceInPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
+		start := time.Now()
+		at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+		for n, ends := range [][2]int{{60, 2}, {2, 60}, {2, 7200}, {7200, 2}, {60, 60}} {
+			id := numbered(uint64(n))
+			mustPut(t, c, id, filled(50, 1), at(ends[0]))
+			before := c.Stats().Bytes
+			mustPut(t, c, id, filled(49, 2), at(ends[1]))
+			if got, e, ok := c.Get(nil, id); !ok || !bytes.Equal(got, filled(49, 2)) || e.ExpiresAt.UTC().Sub(at(ends[1])).Abs() > time.Millisecond {
+				t.Errorf("ends %v: %v, %+v, %t", ends, got, e, ok)
+			}
+			if after := c.Stats().Bytes; after != before {
+				t.Errorf("ends %v: it takes %d bytes, before it was %d", ends, after, before)
+			}
+		}
+		if st := c.Stats(); st.Stored != 10 || st.Replaced != 5 || st.DataBytes != 5*49 || st.Entries != 5 {
+			t.Errorf("%+v", st)
+		}
+		for _, left := range []struct{ at, entries int }{{1, 5}, {3, 3}, {61, 1}, {7201, 0}} {
+			time.Sleep(time.Until(at(left.at)))
+			synctest.Wait()
+			if got := c.Stats().Entries; got != left.entries {
+				t.Errorf("after %d s there are %d sessions, want %d", left.at, got, left.entries)
+			}
+		}
+	})
 }

@@ -160,13 +160,38 @@ func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, start, end 
 		// All slots from there on to the last are taken.
 		c.remove(s, s.index[len(s.index)-1].ref(), &s.n.evicted.Memory)
 	}
-	s.sketch.add(half)
 	s.liveWords += n
-	s.n.stored++
-	s.n.sizes[sizeBucket(len(data))]++
-	s.n.sizeSum += uint64(len(data))
-	s.n.dataBytes += int64(len(data))
+	s.count(half, len(data))
 	s.balance(c, now)
+}
+
+// rewrite stores a session in the place of the one of its ID, whose record is as
+// long. Nothing of that is left, but how often it was read.
+func (s *shard) rewrite(r ref, half uint32, data []byte, start, end int64, mark uint8) {
+	s.n.dataBytes -= int64(s.size(r))
+	// The sweep puts a record off that it finds in a list before its time.
+	sooner := end < s.end(r)
+	if sooner {
+		s.unlink(r)
+	}
+	s.words[r] = uint64(end)<<endShift | uint64(len(data)-1)
+	s.words[r+1] = uint64(start)<<startShift | uint64(mark)<<markShift | s.words[r+1]&(idMask<<idShift|flagsMask)
+	copy(s.data(r), data)
+	behind := (int(r)+headerWords)*wordSize + s.idSize(r) + len(data)
+	clear(s.bytes[behind : (int(r)+s.length(r))*wordSize])
+	if sooner {
+		s.link(r)
+	}
+	s.count(half, len(data))
+}
+
+// count notes that a session of that size was stored.
+func (s *shard) count(half uint32, size int) {
+	s.sketch.add(half)
+	s.n.stored++
+	s.n.sizes[sizeBucket(size)]++
+	s.n.sizeSum += uint64(size)
+	s.n.dataBytes += int64(size)
 }
 
 // windowShare is the part of the sessions, and of the arena, that the window
