@@ -154,9 +154,10 @@ func (l *lab) start(ctx context.Context, name string, sessions int, data []byte)
 	if err := os.WriteFile(keys, out, 0o600); err != nil {
 		return c, err
 	}
-	args := append(l.serve(c, sessions, len(data)), "--redis=redis://127.0.0.1:"+redis, "--seal-key-file="+keys)
-	if name == farFleet { // hardly any session is near, and none counts as missing for a hiccup
-		args = append(args, "--cache-max-sessions=1", "--redis-read-timeout=5s")
+	args := append(l.serve(c, sessions, len(data)), "--redis=redis://127.0.0.1:"+redis, "--seal-key-file="+keys,
+		"--redis-read-timeout=5s") // nothing counts as missing for a hiccup
+	if name == farFleet { // hardly any session is near
+		args = append(args, "--cache-max-sessions=1")
 	}
 	if name == nearFleet3 {
 		for range 2 {
