@@ -52,7 +52,7 @@ const (
 
 	// heapReserve is never touched, and so takes no memory. It lets the heap grow
 	// to twice that before garbage is collected: sessions are not in the heap, which
-	// without them is so small that it would be collected some 20 times a second.
+	// without them is so small that it would be collected 100 times a second under load.
 	heapReserve = 16 << 20
 
 	// drainTimeout bounds how long requests may take to finish once the
