@@ -94,15 +94,17 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	c.pause()
 	c.into, c.waited = p, false
 	err := c.raw.Read(c.try)
 	c.into = nil
 	switch {
 	case c.waited:
 		c.busySince = time.Time{}
+	case err != nil: // a deadline had passed: whether there is something is not known
 	case c.busySince.IsZero():
 		c.busySince = time.Now()
+	default:
+		c.pause()
 	}
 	if err == nil && c.err != nil {
 		err = &net.OpError{Net: c.RemoteAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError("read", c.err)}
@@ -119,10 +121,9 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	return c.n, nil
 }
 
+// pause comes behind a read that did not have to wait, like those before it: a client
+// that has sent nothing more has nothing to pause for.
 func (c *clientConn) pause() {
-	if c.busySince.IsZero() {
-		return
-	}
 	if busy := time.Since(c.busySince); busy >= turn {
 		c.pauses.Add(1)
 		time.Sleep(min(pauseTurns*busy, maxPause))
