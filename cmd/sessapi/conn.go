@@ -89,6 +89,10 @@ func (c *clientConn) Close() error {
 	return c.Conn.Close()
 }
 
+// CloseWrite is what net/http asks for before it closes a connection that it has not
+// read to the end.
+func (c *clientConn) CloseWrite() error { return c.Conn.(interface{ CloseWrite() error }).CloseWrite() }
+
 // Read is part of [net.Conn]. It pauses when the connection's turn is over.
 func (c *clientConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {

@@ -115,3 +115,27 @@ func TestClientConnErrors(t *testing.T) {
 		t.Errorf("after a reset: %v", err)
 	}
 }
+
+// net/http closes a connection that it does not read to the end for writing first,
+// where it can: the client has its answer at once, and no reset takes that away.
+func TestCloseWrite(t *testing.T) {
+	var pauses atomic.Uint64
+	server, client := clientPair(t, &pauses)
+	half, ok := server.(interface{ CloseWrite() error })
+	if !ok {
+		t.Fatal("it cannot be closed for writing")
+	}
+	if err := half.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err := client.Read(b[:]); err != io.EOF {
+		t.Errorf("the client reads %v", err)
+	}
+	if _, err := client.Write(b[:]); err != nil {
+		t.Error(err)
+	}
+	if _, err := server.Read(b[:]); err != nil {
+		t.Error(err)
+	}
+}

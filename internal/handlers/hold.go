@@ -120,6 +120,15 @@ type rereadConn struct {
 // NetConn returns the connection, whose peer is asked for by its type.
 func (c *rereadConn) NetConn() net.Conn { return c.Conn }
 
+// CloseWrite is what net/http asks for before it closes a connection that it has not
+// read to the end.
+func (c *rereadConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 // Read reads those bytes again and then from the connection.
 func (c *rereadConn) Read(p []byte) (int, error) {
 	if len(c.early) == 0 {
