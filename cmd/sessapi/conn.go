@@ -12,7 +12,8 @@ import (
 
 const (
 	// turn is how long a connection may be served without once having to wait for
-	// its client. One that answers come to before it asks on never reaches it.
+	// its client. One that asks on when it has its answer does not reach it; one of
+	// HTTP/2 with dozens of requests under way all the time does.
 	turn = 500 * time.Microsecond
 	// pauseTurns is how many times as long as its turn a connection then pauses,
 	// and maxPause the most: what it costs is a ninth of a processor, unless its
