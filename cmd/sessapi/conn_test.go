@@ -32,30 +32,37 @@ func clientPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *n
 	return server, conn.(*net.TCPConn)
 }
 
-// A client that sends without end has to pause, and loses nothing by it; one that
-// waits for answers does not.
+// A client that waits for answers need not pause, however long they take, and also
+// when what it asks is there before it is read.
+func TestRequestsDoNotPause(t *testing.T) {
+	var pauses atomic.Uint64
+	server, client := clientPair(t, &pauses)
+	var b [1]byte
+	for i := range byte(5) {
+		if _, err := client.Write([]byte{i}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Millisecond) // most often it is there then
+		if _, err := server.Read(b[:]); err != nil || b[0] != i {
+			t.Fatalf("read %d, %v, want %d", b[0], err, i)
+		}
+		time.Sleep(2 * turn) // the answer takes that long
+		_ = server.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := server.Read(b[:]); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("with nothing to read: %v", err)
+		}
+		_ = server.SetReadDeadline(time.Time{})
+	}
+	if n := pauses.Load(); n > 0 {
+		t.Errorf("it pauses %d times", n)
+	}
+}
+
+// A client that sends without end has to pause, and loses nothing by it.
 func TestFloodsPause(t *testing.T) {
 	var pauses atomic.Uint64
 	server, client := clientPair(t, &pauses)
 	var b [1]byte
-	for i := range byte(50) {
-		sent := make(chan error, 1)
-		go func() {
-			time.Sleep(time.Millisecond) // until the server waits for it
-			_, err := client.Write([]byte{i})
-			sent <- err
-		}()
-		if _, err := server.Read(b[:]); err != nil || b[0] != i {
-			t.Fatalf("read %d, %v, want %d", b[0], err, i)
-		}
-		if err := <-sent; err != nil {
-			t.Fatal(err)
-		}
-	}
-	if n := pauses.Load(); n > 0 {
-		t.Errorf("a client that waits for answers pauses %d times", n)
-	}
-
 	go func() {
 		flood := make([]byte, 64<<10)
 		for {
@@ -106,5 +113,29 @@ func TestClientConnErrors(t *testing.T) {
 	err := read(server)
 	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "read" || !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("after a reset: %v", err)
+	}
+}
+
+// net/http closes a connection that it does not read to the end for writing first,
+// where it can: the client has its answer at once, and no reset takes that away.
+func TestCloseWrite(t *testing.T) {
+	var pauses atomic.Uint64
+	server, client := clientPair(t, &pauses)
+	half, ok := server.(interface{ CloseWrite() error })
+	if !ok {
+		t.Fatal("it cannot be closed for writing")
+	}
+	if err := half.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err := client.Read(b[:]); err != io.EOF {
+		t.Errorf("the client reads %v", err)
+	}
+	if _, err := client.Write(b[:]); err != nil {
+		t.Error(err)
+	}
+	if _, err := server.Read(b[:]); err != nil {
+		t.Error(err)
 	}
 }

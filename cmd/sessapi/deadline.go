@@ -49,28 +49,40 @@ func (d *deadline) move(t time.Time) error {
 // apply has the connection and the timer as the deadline wants them. The deadline
 // is locked.
 func (d *deadline) apply() error {
-	want := d.want.Load()
-	if at := d.at.Load(); want != 0 && (at == 0 || at > want) {
-		left := time.Duration(0)
-		if want > 0 { // else it is longAgo, or nearly
-			left = time.Duration(want) - time.Since(epoch)
-		}
-		if left <= 0 {
-			d.over.Store(true)
+	for want := d.want.Load(); d.start(want); want = d.want.Load() {
+		d.over.Store(true)
+		// Who took it back without having seen that is seen here.
+		if d.want.Load() == want {
 			return d.set(longAgo)
 		}
-		d.at.Store(want)
-		if d.timer == nil {
-			d.timer = time.AfterFunc(left, d.fire)
-		} else {
-			d.timer.Reset(left)
-		}
 	}
-	if d.over.Load() {
-		d.over.Store(false)
-		return d.set(time.Time{})
+	if !d.over.Load() {
+		return nil
 	}
-	return nil
+	defer d.over.Store(false) // not before, for others go on at once when it is not
+	return d.set(time.Time{})
+}
+
+// start has the timer fire when the deadline wants it, or sooner. It reports whether
+// that has passed instead. The deadline is locked.
+func (d *deadline) start(want int64) (passed bool) {
+	if at := d.at.Load(); want == 0 || at != 0 && at <= want {
+		return false
+	}
+	if want < 0 { // longAgo, or nearly
+		return true
+	}
+	left := time.Duration(want) - time.Since(epoch)
+	if left <= 0 {
+		return true
+	}
+	d.at.Store(want)
+	if d.timer == nil {
+		d.timer = time.AfterFunc(left, d.fire)
+	} else {
+		d.timer.Reset(left)
+	}
+	return false
 }
 
 // fire is called by the timer.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"math/rand/v2"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,4 +49,33 @@ func TestDeadline(t *testing.T) {
 			t.Errorf("the connection is told %d times in %d steps", told, steps)
 		}
 	})
+}
+
+// TestDeadlineTakenBack takes a deadline back just as it passes: from then on the
+// connection must not have it as passed, for nothing would ever change that.
+func TestDeadlineTakenBack(t *testing.T) {
+	var over atomic.Bool
+	d := &deadline{set: func(at time.Time) error {
+		over.Store(!at.IsZero())
+		return nil
+	}}
+	defer d.stop()
+	for round := range 20_000 {
+		for _, at := range []time.Time{time.Now().Add(20 * time.Microsecond), {}} {
+			if err := d.move(at); err != nil {
+				t.Fatal(err)
+			}
+			for wait := time.Duration(round%40) * time.Microsecond; !at.IsZero() && time.Since(at.Add(-20*time.Microsecond)) < wait; {
+			}
+		}
+		for d.at.Load() != 0 { // the timer fires soon
+			runtime.Gosched()
+		}
+		d.mu.Lock() // and is done
+		stuck := over.Load()
+		d.mu.Unlock()
+		if stuck {
+			t.Fatalf("round %d: the connection has a deadline as passed that it has no more", round)
+		}
+	}
 }

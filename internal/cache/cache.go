@@ -222,8 +222,8 @@ func New(cfg Config) (*Cache, error) {
 		s.seed = c.seed
 		s.wheel.tick = tick
 		s.divide(c.memory.bytes[i*each:(i+1)*each], int(largest)/wordSize)
-		if cfg.MaxSessions > 0 {
-			s.sketch.shrink(1 + cfg.MaxSessions/len(c.shards))
+		if most := cfg.MaxSessions / len(c.shards); cfg.MaxSessions > 0 && most < s.homes {
+			s.sketch.shrink(1 + most)
 		}
 	}
 	sweepers := min(runtime.GOMAXPROCS(0), len(c.shards))

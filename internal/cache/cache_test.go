@@ -716,3 +716,15 @@ func TestReplaceInPlace(t *testing.T) {
 		}
 	})
 }
+
+// TestMaxSessionsBeyondMemory: a bound that memory never lets a cache come to, be it
+// the largest that there is, changes nothing.
+func TestMaxSessionsBeyondMemory(t *testing.T) {
+	for _, limit := range []int{1 << 30, math.MaxInt / 4 * 3, math.MaxInt} {
+		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessions: limit, MaxSessionBytes: 100})
+		mustPut(t, c, numbered(1), filled(50, 1), time.Now().Add(time.Minute))
+		if st := c.Stats(); st.Entries != 1 || st.MaxSessions != limit {
+			t.Errorf("limit %d: %+v", limit, st)
+		}
+	}
+}

@@ -120,6 +120,15 @@ type rereadConn struct {
 // NetConn returns the connection, whose peer is asked for by its type.
 func (c *rereadConn) NetConn() net.Conn { return c.Conn }
 
+// CloseWrite is what net/http asks for before it closes a connection that it has not
+// read to the end.
+func (c *rereadConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
 // Read reads those bytes again and then from the connection.
 func (c *rereadConn) Read(p []byte) (int, error) {
 	if len(c.early) == 0 {
@@ -158,9 +167,9 @@ func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header ht
 		return nil
 	}
 	w := &heldResponse{header: header}
-	resp := newResponse(w, start)
-	defer resp.release()
-	a.recoverPanics(answer).ServeHTTP(resp, r)
+	if !a.complete(w, start, r, answer) {
+		return nil
+	}
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
 	size, err := w.send(conn, r, a.isDraining())
 	a.record(w, r, route, w.status, size, a.cfg.Now().Sub(start))
@@ -171,6 +180,24 @@ func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header ht
 		next, _ = a.lobby.read(conn, time.Now().Add(heldIdleTimeout), a.isDraining)
 	}
 	return next
+}
+
+// complete makes the answer, and reports whether it is whole: one that is broken off
+// is not sent, and must not end the process, for net/http recovers no panic here.
+func (a *API) complete(w *heldResponse, began time.Time, r *http.Request, answer http.HandlerFunc) (whole bool) {
+	resp := newResponse(w, began)
+	defer resp.release()
+	defer func() {
+		if whole {
+			return
+		}
+		clear(w.body.Bytes())
+		if value := recover(); value != http.ErrAbortHandler { //nolint:errorlint // as recoverPanics
+			panic(value)
+		}
+	}()
+	a.recoverPanics(answer).ServeHTTP(resp, r)
+	return true
 }
 
 // read waits until the client sends something, and returns the first byte, or

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -85,5 +86,20 @@ func TestPanicInHeldAnswer(t *testing.T) {
 		if err != nil || response.StatusCode != http.StatusInternalServerError || p.Code != api.ProblemCodeInternal {
 			t.Errorf("%d %+v, %v", response.StatusCode, p, err)
 		}
+	}
+}
+
+// A panic in the middle of an answer that was held ends the connection, and nothing
+// else.
+func TestPanicInMidstOfHeldAnswer(t *testing.T) {
+	a := newAPI(t)
+	w := &heldResponse{header: http.Header{}}
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	whole := a.complete(w, time.Now(), r, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "secret")
+		panic("a secret")
+	})
+	if whole || bytes.Contains(w.body.Bytes(), []byte("secret")) {
+		t.Errorf("whole: %t, with %q", whole, w.body.Bytes())
 	}
 }

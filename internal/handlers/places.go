@@ -39,8 +39,8 @@ type places struct {
 
 // place is that of one request.
 type place struct {
-	// since is when the request came, or was no longer spared, in nanoseconds of
-	// the Unix time; 0 when there is none, it is spared, or it was cut off.
+	// since is when the request came, got its place after it had to wait for one, or
+	// was no longer spared, in nanoseconds of the Unix time; 0 when there is none, it is spared, or it was cut off.
 	since atomic.Int64
 
 	mu sync.Mutex
@@ -71,7 +71,7 @@ func (p *places) take(w http.ResponseWriter, at time.Time) *place {
 		p.cutOldest()
 		select {
 		case pl := <-p.free:
-			pl.enter(w, at)
+			pl.enter(w, time.Now()) // what it waited here is not its client's fault
 			return pl
 		case <-again.C:
 		}

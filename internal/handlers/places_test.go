@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/keys"
@@ -54,6 +55,28 @@ func TestSlowBodiesGiveWay(t *testing.T) {
 	if a.CutOff() == 0 {
 		t.Error("nobody is said to be cut off")
 	}
+}
+
+// Who waited for a place has it for as long as others: the waiting is no reason to be
+// cut off.
+func TestWaitingForAPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPlaces(1)
+		first, second := httptest.NewRecorder(), httptest.NewRecorder()
+		pl := p.take(first, time.Now())
+		go func() {
+			time.Sleep(4 * patience)
+			p.leave(pl, first)
+		}()
+		came := time.Now()
+		pl = p.take(second, came)
+		if pl == nil {
+			t.Fatal("it finds no place")
+		}
+		if waited := time.Since(came); waited < 4*patience || pl.since.Load() != time.Now().UnixNano() {
+			t.Errorf("after %v it is in the place since %d, now is %d", waited, pl.since.Load(), time.Now().UnixNano())
+		}
+	})
 }
 
 // Clients that do not take their answers, over HTTP/2 with a window of nothing,
