@@ -43,13 +43,13 @@ func (s *service) joinFleet(c config.Config, sealKeys *seal.Keys, m *metrics.Met
 		if err == nil {
 			break
 		}
-		if s.state != nil {
+		if c.StateFile != "" && exists(c.StateFile) {
 			s.log.Warn("Redis does not answer; starting with the ticket keys of the state file", "error", err.Error())
 			break
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("--redis: %w; without --state-file there are no ticket keys to start with", err)
+			return nil, fmt.Errorf("--redis: %w; without a state file there are no ticket keys to start with", err)
 		case <-time.After(joinRetry):
 		}
 	}
@@ -58,6 +58,13 @@ func (s *service) joinFleet(c config.Config, sealKeys *seal.Keys, m *metrics.Met
 		local = s.state
 	}
 	return s.fleet.KeyStore(local), nil
+}
+
+// exists reports whether there is a file of that name. What cannot be told is
+// left to who opens it.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // flushFleet removes the sessions of all nodes, and those of the state file, which
