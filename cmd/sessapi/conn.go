@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -12,8 +13,9 @@ import (
 
 const (
 	// turn is how long a connection may be served without once having to wait for
-	// its client. One that asks on when it has its answer does not reach it; one of
-	// HTTP/2 with dozens of requests under way all the time does.
+	// its client, while too many others are. One that asks on when it has its answer
+	// does not reach it; one of HTTP/2 with dozens of requests under way all the time
+	// does.
 	turn = 500 * time.Microsecond
 	// pauseTurns is how many times as long as its turn a connection then pauses,
 	// and maxPause the most: what it costs is a ninth of a processor, unless its
@@ -22,13 +24,23 @@ const (
 	maxPause   = 40 * time.Millisecond
 )
 
-// clientListener makes connections take turns: those that always have something
-// more to read, as floods of any protocol do, leave the processor to the others
-// now and then. It counts the pauses.
+// clientListener makes connections take turns: when those that always have something
+// more to read, as floods of any protocol do, are more than half of the processors,
+// they pause now and then, and leave them to the others.
 type clientListener struct {
 	net.Listener
-	pauses *atomic.Uint64
+	turns *turns
 }
+
+// turns is what the connections of a listener share.
+type turns struct {
+	busy   atomic.Int64 // how many always have something more to read
+	pauses atomic.Uint64
+}
+
+// crowded reports whether the busy connections leave too little to the others. One
+// alone never does: it may be a proxy that all others are behind.
+func (t *turns) crowded() bool { return t.busy.Load() > int64(max(1, runtime.GOMAXPROCS(0)/2)) }
 
 // Accept is part of [net.Listener].
 func (l clientListener) Accept() (net.Conn, error) {
@@ -40,9 +52,11 @@ func (l clientListener) Accept() (net.Conn, error) {
 	if err != nil { // it is closed
 		return conn, nil //nolint:nilerr // as who reads it will find
 	}
+	now := time.Now()
 	c := &clientConn{
-		Conn: conn, raw: raw, pauses: l.pauses,
-		read: deadline{set: conn.SetReadDeadline}, write: deadline{set: conn.SetWriteDeadline},
+		Conn: conn, raw: raw, turns: l.turns,
+		read:  deadline{set: conn.SetReadDeadline, epoch: now},
+		write: deadline{set: conn.SetWriteDeadline, epoch: now},
 	}
 	c.try = c.tryRead
 	return c, nil
@@ -52,15 +66,16 @@ func (l clientListener) Accept() (net.Conn, error) {
 // by one goroutine at a time.
 type clientConn struct {
 	net.Conn
-	raw    syscall.RawConn
-	try    func(fd uintptr) (done bool) // tryRead; made once, for that allocates
-	pauses *atomic.Uint64
+	raw   syscall.RawConn
+	try   func(fd uintptr) (done bool) // tryRead; made once, for that allocates
+	turns *turns
 
 	read, write deadline
 
-	// busySince is when it began to have something to read each time; zero when
-	// the last read had to wait.
-	busySince time.Time
+	// busySince is when its turn began, while it is busy: when the last read did not
+	// have to wait.
+	busySince    time.Time
+	busy, closed atomic.Bool
 
 	// What tryRead reads into, and what came of it.
 	into   []byte
@@ -85,6 +100,8 @@ func (c *clientConn) SetWriteDeadline(t time.Time) error { return c.write.move(t
 
 // Close is part of [net.Conn].
 func (c *clientConn) Close() error {
+	c.closed.Store(true)
+	c.rest()
 	c.read.stop()
 	c.write.stop()
 	return c.Conn.Close()
@@ -104,10 +121,15 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	c.into = nil
 	switch {
 	case c.waited:
-		c.busySince = time.Time{}
+		c.rest()
 	case err != nil: // a deadline had passed: whether there is something is not known
-	case c.busySince.IsZero():
+	case !c.busy.Load():
 		c.busySince = time.Now()
+		c.busy.Store(true)
+		c.turns.busy.Add(1)
+		if c.closed.Load() {
+			c.rest()
+		}
 	default:
 		c.pause()
 	}
@@ -126,14 +148,25 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	return c.n, nil
 }
 
+// rest ends that the connection is busy.
+func (c *clientConn) rest() {
+	if c.busy.Load() && c.busy.Swap(false) {
+		c.turns.busy.Add(-1)
+	}
+}
+
 // pause comes behind a read that did not have to wait, like those before it: a client
 // that has sent nothing more has nothing to pause for.
 func (c *clientConn) pause() {
-	if busy := time.Since(c.busySince); busy >= turn {
-		c.pauses.Add(1)
-		time.Sleep(min(pauseTurns*busy, maxPause))
-		c.busySince = time.Now()
+	busy := time.Since(c.busySince)
+	if busy < turn {
+		return
 	}
+	if c.turns.crowded() {
+		c.turns.pauses.Add(1)
+		time.Sleep(min(pauseTurns*busy, maxPause)) // also while it is closed: that is soon enough
+	}
+	c.busySince = time.Now()
 }
 
 // tryRead is for [syscall.RawConn]: it reads what is there, and notes whether the

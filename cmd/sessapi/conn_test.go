@@ -5,20 +5,19 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
 // clientPair is a connection of a clientListener, with its client.
-func clientPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *net.TCPConn) {
+func clientPair(t *testing.T, turns *turns) (server net.Conn, client *net.TCPConn) {
 	t.Helper()
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := clientListener{plain, pauses}
+	listener := clientListener{plain, turns}
 	defer listener.Close()
 	conn, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
@@ -32,11 +31,15 @@ func clientPair(t *testing.T, pauses *atomic.Uint64) (server net.Conn, client *n
 	return server, conn.(*net.TCPConn)
 }
 
+// crowd is more busy connections than there are processors.
+const crowd = 1 << 10
+
 // A client that waits for answers need not pause, however long they take, and also
 // when what it asks is there before it is read.
 func TestRequestsDoNotPause(t *testing.T) {
-	var pauses atomic.Uint64
-	server, client := clientPair(t, &pauses)
+	var turns turns
+	turns.busy.Store(crowd)
+	server, client := clientPair(t, &turns)
 	var b [1]byte
 	for i := range byte(5) {
 		if _, err := client.Write([]byte{i}); err != nil {
@@ -53,16 +56,16 @@ func TestRequestsDoNotPause(t *testing.T) {
 		}
 		_ = server.SetReadDeadline(time.Time{})
 	}
-	if n := pauses.Load(); n > 0 {
+	if n := turns.pauses.Load(); n > 0 {
 		t.Errorf("it pauses %d times", n)
 	}
 }
 
-// A client that sends without end has to pause, and loses nothing by it.
+// A client that sends without end has to pause where there are others, and loses
+// nothing by it; one alone has not.
 func TestFloodsPause(t *testing.T) {
-	var pauses atomic.Uint64
-	server, client := clientPair(t, &pauses)
-	var b [1]byte
+	var turns turns
+	server, client := clientPair(t, &turns)
 	go func() {
 		flood := make([]byte, 64<<10)
 		for {
@@ -74,17 +77,35 @@ func TestFloodsPause(t *testing.T) {
 			}
 		}
 	}()
-	for i := 0; pauses.Load() < 3; i++ {
-		if _, err := io.ReadFull(server, b[:]); err != nil || b[0] != byte(i) {
-			t.Fatalf("byte %d is %d, %v", i, b[0], err)
+	next := byte(0)
+	read := func() {
+		t.Helper()
+		var b [1]byte
+		if _, err := io.ReadFull(server, b[:]); err != nil || b[0] != next {
+			t.Fatalf("read %d, %v, want %d", b[0], err, next)
 		}
+		next++
+	}
+	for range 10_000 { // more than a turn
+		read()
+	}
+	if n := turns.pauses.Load(); n > 0 {
+		t.Errorf("it pauses %d times without others", n)
+	}
+	turns.busy.Add(crowd)
+	for turns.pauses.Load() < 3 {
+		read()
+	}
+	_ = server.Close()
+	if left := turns.busy.Load(); left != crowd {
+		t.Errorf("%d are busy once it is closed, want %d", left, crowd)
 	}
 }
 
 // The errors are those of a connection of package net: net/http tells by them a
 // client that went away from one that broke the protocol.
 func TestClientConnErrors(t *testing.T) {
-	var pauses atomic.Uint64
+	var turns turns
 	read := func(conn net.Conn) error {
 		n, err := conn.Read(make([]byte, 1))
 		if n != 0 {
@@ -92,7 +113,7 @@ func TestClientConnErrors(t *testing.T) {
 		}
 		return err
 	}
-	server, client := clientPair(t, &pauses)
+	server, client := clientPair(t, &turns)
 	_ = server.SetReadDeadline(time.Now().Add(time.Millisecond))
 	if err := read(server); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after its deadline: %v", err)
@@ -107,7 +128,7 @@ func TestClientConnErrors(t *testing.T) {
 		t.Errorf("when it is closed: %v", err)
 	}
 
-	server, client = clientPair(t, &pauses)
+	server, client = clientPair(t, &turns)
 	_ = client.SetLinger(0)
 	_ = client.Close()
 	err := read(server)
@@ -119,8 +140,8 @@ func TestClientConnErrors(t *testing.T) {
 // net/http closes a connection that it does not read to the end for writing first,
 // where it can: the client has its answer at once, and no reset takes that away.
 func TestCloseWrite(t *testing.T) {
-	var pauses atomic.Uint64
-	server, client := clientPair(t, &pauses)
+	var turns turns
+	server, client := clientPair(t, &turns)
 	half, ok := server.(interface{ CloseWrite() error })
 	if !ok {
 		t.Fatal("it cannot be closed for writing")

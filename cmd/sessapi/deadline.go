@@ -11,7 +11,8 @@ import (
 // the deadlines five times in a request, nearly always further away, and moving
 // those of the connection costs a twentieth of a GET. It is safe for concurrent use.
 type deadline struct {
-	set func(time.Time) error // the connection's own
+	set   func(time.Time) error // the connection's own
+	epoch time.Time             // with a monotonic clock, which no correction of the time moves
 
 	want atomic.Int64 // when it is, in nanoseconds since epoch; 0 is never
 	at   atomic.Int64 // when the timer fires, likewise; 0 when it does not run
@@ -22,9 +23,6 @@ type deadline struct {
 	timer *time.Timer
 }
 
-// epoch has a monotonic clock, which no correction of the time moves.
-var epoch = time.Now()
-
 // longAgo has passed.
 var longAgo = time.Unix(1, 0)
 
@@ -32,7 +30,7 @@ var longAgo = time.Unix(1, 0)
 func (d *deadline) move(t time.Time) error {
 	want := int64(0)
 	if !t.IsZero() {
-		want = int64(t.Sub(epoch)) | 1 // is not 0
+		want = int64(t.Sub(d.epoch)) | 1 // is not 0
 	}
 	d.want.Store(want)
 	if !d.over.Load() {
@@ -72,7 +70,7 @@ func (d *deadline) start(want int64) (passed bool) {
 	if want < 0 { // longAgo, or nearly
 		return true
 	}
-	left := time.Duration(want) - time.Since(epoch)
+	left := time.Duration(want) - time.Since(d.epoch)
 	if left <= 0 {
 		return true
 	}

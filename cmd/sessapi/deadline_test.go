@@ -13,13 +13,11 @@ import (
 // that it has passed when it has, to the nanosecond, and at no other time.
 func TestDeadline(t *testing.T) {
 	seed := rand.Uint64()
-	defer func(real time.Time) { epoch = real }(epoch)
 	synctest.Test(t, func(t *testing.T) {
-		epoch = time.Now()
 		random := rand.New(rand.NewPCG(seed, 0))
 		var over bool
 		told := 0
-		d := &deadline{set: func(at time.Time) error {
+		d := &deadline{epoch: time.Now(), set: func(at time.Time) error {
 			told++
 			over = !at.IsZero() && !at.After(time.Now())
 			return nil
@@ -55,7 +53,7 @@ func TestDeadline(t *testing.T) {
 // connection must not have it as passed, for nothing would ever change that.
 func TestDeadlineTakenBack(t *testing.T) {
 	var over atomic.Bool
-	d := &deadline{set: func(at time.Time) error {
+	d := &deadline{epoch: time.Now(), set: func(at time.Time) error {
 		over.Store(!at.IsZero())
 		return nil
 	}}

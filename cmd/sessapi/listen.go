@@ -41,7 +41,6 @@ func listen(a config.Address, mode os.FileMode) (net.Listener, error) {
 type connections struct {
 	open    atomic.Int64
 	refused atomic.Uint64
-	pauses  atomic.Uint64 // of clientListener
 }
 
 // changed is for [http.Server.ConnState].

@@ -384,7 +384,7 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int6
 	switch {
 	case old != 0 && s.length(old) == recordWords(int(id.n), len(data)):
 		s.n.replaced++
-		s.rewrite(old, half, data, start, end, o.Mark)
+		s.rewrite(old, data, start, end, o.Mark)
 		return true, false, nil
 	case old != 0:
 		s.n.replaced++

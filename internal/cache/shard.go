@@ -160,14 +160,16 @@ func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, start, end 
 		// All slots from there on to the last are taken.
 		c.remove(s, s.index[len(s.index)-1].ref(), &s.n.evicted.Memory)
 	}
+	s.sketch.add(half)
 	s.liveWords += n
-	s.count(half, len(data))
+	s.count(len(data))
 	s.balance(c, now)
 }
 
 // rewrite stores a session in the place of the one of its ID, whose record is as
-// long. Nothing of that is left, but how often it was read.
-func (s *shard) rewrite(r ref, half uint32, data []byte, start, end int64, mark uint8) {
+// long. Nothing of that is left, but how often it was read: to be stored again counts
+// as that, so that it is not evicted for the age of its place.
+func (s *shard) rewrite(r ref, data []byte, start, end int64, mark uint8) {
 	s.n.dataBytes -= int64(s.size(r))
 	// The sweep puts a record off that it finds in a list before its time.
 	sooner := end < s.end(r)
@@ -182,12 +184,12 @@ func (s *shard) rewrite(r ref, half uint32, data []byte, start, end int64, mark 
 	if sooner {
 		s.link(r)
 	}
-	s.count(half, len(data))
+	s.use(r)
+	s.count(len(data))
 }
 
-// count notes that a session of that size was stored.
-func (s *shard) count(half uint32, size int) {
-	s.sketch.add(half)
+// count counts a session of that size as stored.
+func (s *shard) count(size int) {
 	s.n.stored++
 	s.n.sizes[sizeBucket(size)]++
 	s.n.sizeSum += uint64(size)
