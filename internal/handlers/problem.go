@@ -190,7 +190,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(kind.status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // a client that went away is no error of ours
+		_, _ = w.Write(body) //nolint:gosec // JSON, which no browser takes for a page; a client that went away is no error of ours
 	}
 }
 
