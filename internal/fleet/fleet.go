@@ -82,6 +82,8 @@ const (
 	// flushDelay is how long a command waits for others to be sent with, when some
 	// are under way: one system call for all of them, here and in Redis.
 	flushDelay = 100 * time.Microsecond
+	// refusalHolds is how long Redis is said to refuse writes after it did.
+	refusalHolds = time.Minute
 	// maxAuthFile is the size of the largest file of credentials.
 	maxAuthFile = 4 << 10
 )
@@ -120,7 +122,7 @@ type Node struct {
 	closed  atomic.Bool
 
 	up       atomic.Bool   // some server answered the last beat
-	refused  atomic.Bool   // Redis refused the last write
+	refused  atomic.Int64  // when Redis refused the last write, in nanoseconds of the Unix time; 0 when it took it
 	unread   atomic.Bool   // the record of the ticket keys did not open the last time
 	timeouts atomic.Int32  // reads in a row that timed out
 	offset   atomic.Int64  // of Redis's clock to the node's, in nanoseconds
@@ -521,13 +523,25 @@ func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.Redis
 	m, err := n.do(writeTimeout, command)
 	switch {
 	case err == nil, rueidis.IsRedisNil(err):
-		n.refused.Store(false)
+		if n.refused.Load() != 0 && n.refused.Swap(0) != 0 {
+			n.cfg.Log.Info("Redis takes writes again")
+		}
 		return m, err
 	case isRefusal(err):
-		n.refused.Store(true)
+		if !n.refuses() {
+			n.cfg.Log.Error("Redis refuses writes", "error", err.Error())
+		}
+		n.refused.Store(time.Now().UnixNano())
 		return m, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, err)
 	}
 	return m, unavailable(err)
+}
+
+// refuses reports whether Redis refused the last write, a moment ago: by now it may
+// take them.
+func (n *Node) refuses() bool {
+	at := n.refused.Load()
+	return at != 0 && time.Since(time.Unix(0, at)) < refusalHolds
 }
 
 // isRefusal reports whether the error is an answer of Redis.
@@ -571,7 +585,7 @@ return 1`)
 
 // Stats is the state of a node and what happened in it since it was made.
 type Stats struct {
-	Refusing  bool          // whether Redis refused the last write, or the ticket keys in it do not open
+	Refusing  bool          // whether Redis refused the last write within a minute, or the ticket keys in it do not open
 	Connected bool          // whether any server answered the last beat
 	Since     time.Time     // since when that is so
 	Age       time.Duration // of what the near cache was last known to agree with; 0 before the first time
@@ -598,7 +612,7 @@ func (n *Node) Stats() Stats {
 	n.mu.Unlock()
 	c := &n.counts
 	s := Stats{
-		Connected: n.up.Load(), Refusing: n.refused.Load() || n.unread.Load(), Since: since,
+		Connected: n.up.Load(), Refusing: n.refuses() || n.unread.Load(), Since: since,
 		FarHits: c.farHits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
 		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),

@@ -829,9 +829,14 @@ func TestRefusedWrites(t *testing.T) {
 			t.Error("it does not show")
 		}
 	}
+	n.refused.Add(-int64(refusalHolds))
+	if n.Stats().Refusing {
+		t.Error("it shows though nothing was written for a while")
+	}
 	if got := get(n, 1); got != "one" {
 		t.Errorf("a lookup: %q", got)
 	}
+	_, _ = n.sessions.Put(id(2), []byte("x"), lasting(time.Hour)) // is refused
 	server.Do("CONFIG", "SET", "maxmemory", "0")
 	if put(t, n, 2, "two"); n.Stats().Refusing {
 		t.Error("it shows for good")
