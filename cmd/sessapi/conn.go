@@ -76,6 +76,8 @@ type clientConn struct {
 	// have to wait.
 	busySince    time.Time
 	busy, closed atomic.Bool
+	// delay is added to its next pause, in nanoseconds.
+	delay atomic.Int64
 
 	// What tryRead reads into, and what came of it.
 	into   []byte
@@ -162,12 +164,17 @@ func (c *clientConn) pause() {
 	if busy < turn {
 		return
 	}
+	delay := time.Duration(c.delay.Swap(0))
 	if c.turns.crowded() {
 		c.turns.pauses.Add(1)
-		time.Sleep(min(pauseTurns*busy, maxPause)) // also while it is closed: that is soon enough
+		time.Sleep(min(pauseTurns*busy+delay, maxPause)) // also while it is closed: that is soon enough
 	}
 	c.busySince = time.Now()
 }
+
+// Delay has the connection pause for longer the next time that it has to, because of
+// what it costs beside being read.
+func (c *clientConn) Delay(d time.Duration) { c.delay.Add(int64(d)) }
 
 // tryRead is for [syscall.RawConn]: it reads what is there, and notes whether the
 // connection has to wait for something.

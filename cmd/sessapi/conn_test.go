@@ -96,6 +96,15 @@ func TestFloodsPause(t *testing.T) {
 	for turns.pauses.Load() < 3 {
 		read()
 	}
+	const delay = 30 * time.Millisecond
+	server.(*clientConn).Delay(delay)
+	before, began := turns.pauses.Load(), time.Now()
+	for turns.pauses.Load() == before {
+		read()
+	}
+	if took := time.Since(began); took < delay {
+		t.Errorf("it pauses for %v, with a delay of %v", took, delay)
+	}
 	_ = server.Close()
 	if left := turns.busy.Load(); left != crowd {
 		t.Errorf("%d are busy once it is closed, want %d", left, crowd)

@@ -1,8 +1,10 @@
 package handlers
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -84,5 +86,35 @@ func TestRequestsOfAConnection(t *testing.T) {
 			}
 			clients.Wait()
 		})
+	}
+}
+
+// delayedConn counts for how long it is delayed.
+type delayedConn struct {
+	net.Conn
+	delay time.Duration
+}
+
+func (c *delayedConn) Delay(d time.Duration) { c.delay += d }
+
+// A request whose stream was reset before its turn is not served, and its connection
+// pays for it.
+func TestResetBeforeItsTurn(t *testing.T) {
+	a := newAPI(t)
+	recorder := &routeRecorder{}
+	a.cfg.Recorder = recorder
+	conn := &delayedConn{}
+	ctx, reset := context.WithCancel(ConnContext(t.Context(), conn))
+	r := httptest.NewRequest(http.MethodGet, "/status", nil).WithContext(ctx)
+	r.ProtoMajor, r.ProtoMinor = 2, 0
+	h := a.Handler()
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if len(recorder.routes) != 1 || a.Reset() != 0 || conn.delay != 0 {
+		t.Errorf("before: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
+	}
+	reset()
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if len(recorder.routes) != 1 || a.Reset() != 1 || conn.delay != resetDelay {
+		t.Errorf("after: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
 	}
 }

@@ -19,10 +19,6 @@ import (
 // has it can follow a client around.
 func (a *API) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor > 1 && r.Context().Err() != nil {
-			a.reset.Add(1) // its stream; a client that does so by the thousand costs little
-			return
-		}
 		if a.cfg.AccessLog {
 			requestID(w, r)
 		}

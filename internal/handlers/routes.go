@@ -87,13 +87,13 @@ func unbound(bind http.HandlerFunc, direct func(w http.ResponseWriter, r *http.R
 
 // Handler serves everything, for a service with a single listener.
 func (a *API) Handler() http.Handler {
-	return onConnection(a.router(func(route) bool { return true }))
+	return a.onConnection(a.router(func(route) bool { return true }))
 }
 
 // MainHandler serves everything but health and metrics, for a service that has
 // an operations listener too.
 func (a *API) MainHandler() http.Handler {
-	return onConnection(a.router(func(rt route) bool { return !rt.ops }))
+	return a.onConnection(a.router(func(rt route) bool { return !rt.ops }))
 }
 
 // OpsHandler serves health, metrics and, under /debug/pprof, profiles.
@@ -111,7 +111,7 @@ func (a *API) OpsHandler() http.Handler {
 	for _, p := range runtimepprof.Profiles() {
 		profile(p.Name(), pprof.Handler(p.Name()).ServeHTTP)
 	}
-	return onConnection(r)
+	return a.onConnection(r)
 }
 
 func (a *API) router(include func(route) bool) chi.Router {
