@@ -34,8 +34,9 @@ const (
 	// they took.
 	healthyBound = time.Second
 	// maxResident bounds the memory of the service, in KiB: 20 KiB for each
-	// connection of the 16,384 that it takes, and 64 MiB for all else.
-	maxResident = 20*16384 + 64<<10
+	// connection of the 16,384 that it takes, 32 MiB that the heap may grow by for its
+	// reserve, and 96 MiB for all else.
+	maxResident = 20*16384 + 32<<10 + 96<<10
 	// idleConnections stay below what one address can have as ports, and below
 	// the usual hard limit of open files, to which Go raises the soft one.
 	idleConnections = 10000
