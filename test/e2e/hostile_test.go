@@ -454,6 +454,7 @@ func (a *attacker) openFiles() int {
 // drip holds n connections that send the first bytes and then, when these are of
 // HTTP/1.1, one more now and then. Those that the service closes are made anew.
 func (a *attacker) drip(n int, first string) {
+	lowerPriority()
 	conns := make([]net.Conn, n)
 	for !a.isOver() {
 		for i := range conns {
