@@ -3,10 +3,10 @@
 # compiler for the race detector, the peers that sessions come from and that take
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
 # Server), Redis for the fleet, curl as a client, gdb to dump the memory, and
-# Chromium for the reference page. As root on
-# Debian it installs what is missing, and starts no service; elsewhere it says
-# what that is, and fails in CI (CI=true). Arguments are programs that are needed
-# besides, PROGRAM=PACKAGE where the package has another name.
+# Chromium for the reference page. As root on Debian it installs what is missing,
+# and starts no service; elsewhere it says what that is, and fails in CI (CI=true).
+# Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
+# has another name.
 set -eu
 PATH=$PATH:/usr/sbin # where Debian has servers
 

@@ -528,11 +528,12 @@ func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.Redis
 		}
 		return m, err
 	case isRefusal(err):
+		reason := withoutArguments(err.Error())
 		if !n.refuses() {
-			n.cfg.Log.Error("Redis refuses writes", "error", err.Error())
+			n.cfg.Log.Error("Redis refuses writes", "error", reason)
 		}
 		n.refused.Store(time.Now().UnixNano())
-		return m, fmt.Errorf("%w: %w: %w", ErrUnavailable, ErrRefused, err)
+		return m, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, reason)
 	}
 	return m, unavailable(err)
 }
@@ -542,6 +543,13 @@ func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.Redis
 func (n *Node) refuses() bool {
 	at := n.refused.Load()
 	return at != 0 && time.Since(time.Unix(0, at)) < refusalHolds
+}
+
+// withoutArguments is the text of an error of Redis up to where it repeats the command:
+// that has a session's ID, which is not for the log.
+func withoutArguments(text string) string {
+	text, _, _ = strings.Cut(text, ", with args")
+	return text
 }
 
 // isRefusal reports whether the error is an answer of Redis.

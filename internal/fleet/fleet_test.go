@@ -810,8 +810,20 @@ func (s *memoryStore) Save(state []byte) error {
 	return nil
 }
 
-// What Redis refuses is told from what it did not confirm, and shows until it
-// takes a write again.
+// What Redis says of a refusal goes into the log, without the session's ID.
+func TestRefusalsRepeatNoCommand(t *testing.T) {
+	for text, want := range map[string]string{
+		"ERR unknown command 'SET', with args beginning with: 'sessapi:session:0a' 'sealed'": "ERR unknown command 'SET'",
+		"OOM command not allowed when used memory > 'maxmemory'.":                            "OOM command not allowed when used memory > 'maxmemory'.",
+	} {
+		if got := withoutArguments(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// What Redis refuses is told from what it did not confirm, and shows for a minute or
+// until it takes a write again.
 func TestRefusedWrites(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
