@@ -118,6 +118,10 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	defer c.read.end()
+	if c.read.begin() {
+		return 0, os.ErrDeadlineExceeded
+	}
 	c.into, c.waited = p, false
 	err := c.raw.Read(c.try)
 	c.into = nil

@@ -18,6 +18,8 @@ type deadline struct {
 	at   atomic.Int64 // when the timer fires, likewise; 0 when it does not run
 	// over is whether set was told that it has passed.
 	over atomic.Bool
+	// idle is whether nothing waits on the connection that would have to be woken.
+	idle atomic.Bool
 
 	mu    sync.Mutex // guards the timer, and changes of at and over
 	timer *time.Timer
@@ -34,8 +36,9 @@ func (d *deadline) move(t time.Time) error {
 	}
 	d.want.Store(want)
 	if !d.over.Load() {
-		// The order of these, here and in fire, has one of the two see the other's.
-		if at := d.at.Load(); want == 0 || at != 0 && at <= want {
+		// The order of these, here and in fire and begin, has one of the two see the
+		// other's.
+		if at := d.at.Load(); want == 0 || at != 0 && at <= want || want < 0 && d.idle.Load() {
 			return nil
 		}
 	}
@@ -43,6 +46,16 @@ func (d *deadline) move(t time.Time) error {
 	defer d.mu.Unlock()
 	return d.apply()
 }
+
+// begin comes before something waits on the connection, which it must not when the
+// deadline was moved to where it had passed: nobody may have told the connection.
+func (d *deadline) begin() (passed bool) {
+	d.idle.Store(false)
+	return d.want.Load() < 0
+}
+
+// end comes when nothing waits any more.
+func (d *deadline) end() { d.idle.Store(true) }
 
 // apply has the connection and the timer as the deadline wants them. The deadline
 // is locked.

@@ -26,6 +26,12 @@ func TestDeadline(t *testing.T) {
 		var want time.Time
 		const steps = 10_000
 		for step := range steps {
+			waits := random.IntN(2) == 0
+			if !waits {
+				d.end()
+			} else if passed := d.begin(); passed != want.Equal(longAgo) {
+				t.Fatalf("step %d (seed %d): with the deadline at %v it has passed: %t", step, seed, want, passed)
+			}
 			switch random.IntN(6) {
 			case 0:
 				want = time.Time{}
@@ -39,7 +45,8 @@ func TestDeadline(t *testing.T) {
 			}
 			time.Sleep(time.Duration(random.Int64N(int64(8 * time.Second))))
 			synctest.Wait()
-			if passed := !want.IsZero() && !want.After(time.Now()); over != passed {
+			passed := !want.IsZero() && !want.After(time.Now())
+			if over != passed && (waits || !want.Equal(longAgo)) {
 				t.Fatalf("step %d (seed %d): the connection has it as passed: %t, it is: %t", step, seed, over, passed)
 			}
 		}
@@ -74,6 +81,56 @@ func TestDeadlineTakenBack(t *testing.T) {
 		d.mu.Unlock()
 		if stuck {
 			t.Fatalf("round %d: the connection has a deadline as passed that it has no more", round)
+		}
+	}
+}
+
+// TestDeadlineWakes moves a deadline to where it has passed just as something begins
+// to wait on the connection: it must not wait.
+func TestDeadlineWakes(t *testing.T) {
+	passed := make(chan struct{}, 1)
+	d := &deadline{epoch: time.Now(), set: func(at time.Time) error {
+		if at.IsZero() {
+			select {
+			case <-passed:
+			default:
+			}
+		} else {
+			passed <- struct{}{}
+		}
+		return nil
+	}}
+	defer d.stop()
+	begin, done := make(chan struct{}), make(chan bool)
+	go func() {
+		for range begin {
+			woken := d.begin()
+			if !woken {
+				select {
+				case <-passed:
+					passed <- struct{}{} // it has passed until it is moved
+					woken = true
+				case <-time.After(10 * time.Second):
+				}
+			}
+			d.end()
+			done <- woken
+		}
+	}()
+	defer close(begin)
+	for round := range 20_000 {
+		begin <- struct{}{}
+		for range round % 64 {
+			runtime.Gosched()
+		}
+		if err := d.move(longAgo); err != nil {
+			t.Fatal(err)
+		}
+		if !<-done {
+			t.Fatalf("round %d: it waits", round)
+		}
+		if err := d.move(time.Time{}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
