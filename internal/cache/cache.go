@@ -82,6 +82,16 @@ type Entry struct {
 	StoredAt  Time
 	ExpiresAt Time  // from then on the session is gone
 	Mark      uint8 // as given to Put
+	tag       Tag   // of large ones alone
+}
+
+// Tag returns TagOf(data), where data is the session that e describes. Large ones have
+// it with them in the cache.
+func (e Entry) Tag(data []byte) Tag {
+	if e.tag != (Tag{}) {
+		return e.tag
+	}
+	return TagOf(data)
 }
 
 // Listed is a session of a listing.
@@ -115,6 +125,10 @@ type PutOptions struct {
 
 	// Mark is the caller's own, and returned as it is.
 	Mark uint8
+
+	// Tag is TagOf of the session, from a caller who has it; the zero Tag has Put
+	// compute it if need be.
+	Tag Tag
 
 	// If must hold for the session to be stored; nil always does. The tag of
 	// the session that is there is computed only for it.
@@ -332,8 +346,15 @@ func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error)
 	if err := c.check(&id, len(data), end, now); err != nil {
 		return false, err
 	}
+	x := session{data: data, tag: o.Tag, start: now, end: end, mark: o.Mark}
+	if !o.StoredAt.IsZero() {
+		x.start = min(milliseconds(o.StoredAt), now)
+	}
+	if len(data) >= largeSize && x.tag == (Tag{}) {
+		x.tag = TagOf(data)
+	}
 	for {
-		replaced, full, err := c.insert(s, half, &id, data, now, end, o)
+		replaced, full, err := c.insert(s, half, &id, &x, now, o.If)
 		if !full {
 			return replaced, err
 		}
@@ -365,7 +386,7 @@ func (c *Cache) check(id *ID, size int, end, now int64) error {
 }
 
 // insert stores the session, unless there are as many as there may be.
-func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int64, o PutOptions) (replaced, full bool, err error) {
+func (c *Cache) insert(s *shard, half uint32, id *ID, x *session, now int64, cond Condition) (replaced, full bool, err error) {
 	s.lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -373,18 +394,14 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int6
 		return false, false, ErrClosed
 	}
 	old := c.live(s, half, id, now)
-	if !s.satisfies(o.If, old) {
+	if !s.satisfies(cond, old) {
 		c.rejected.precondition.Add(1)
 		return false, false, ErrPrecondition
 	}
-	start := now
-	if !o.StoredAt.IsZero() {
-		start = min(milliseconds(o.StoredAt), now)
-	}
 	switch {
-	case old != 0 && s.length(old) == recordWords(int(id.n), len(data)):
+	case old != 0 && s.length(old) == recordWords(int(id.n), len(x.data)):
 		s.n.replaced++
-		s.rewrite(old, data, start, end, o.Mark)
+		s.rewrite(old, x)
 		return true, false, nil
 	case old != 0:
 		s.n.replaced++
@@ -392,7 +409,7 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, data []byte, now, end int6
 	case !c.sessions.take():
 		return false, true, nil
 	}
-	s.add(c, half, id, data, now, start, end, o.Mark)
+	s.add(c, half, id, x, now)
 	return old != 0, false, nil
 }
 

@@ -28,3 +28,11 @@ func (c *Cache) Overdrawn() (words int) {
 
 // LargestRecord is the length in words of a session of that size.
 func LargestRecord(size int) int { return recordWords(maxIDLen, size) }
+
+// WithTag is e as the cache returns it of a session with these bytes.
+func WithTag(e Entry, data []byte) Entry {
+	if len(data) >= largeSize {
+		e.tag = TagOf(data)
+	}
+	return e
+}

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 )
@@ -54,10 +55,18 @@ func (id ID) Bytes() []byte { return bytes.Clone(id.b[:id.n]) }
 
 // Tag is a strong validator of a session's content: equal tags mean equal bytes
 // (RFC 9110, section 8.8.1). It tells nothing of the bytes themselves.
-type Tag [16]byte
+type Tag struct{ hi, lo uint64 } // not an array, which Go returns in no registers
 
 // TagOf returns the tag of data: the first 16 bytes of its SHA-256.
 func TagOf(data []byte) Tag {
 	sum := sha256.Sum256(data)
-	return Tag(sum[:16])
+	return Tag{binary.BigEndian.Uint64(sum[:8]), binary.BigEndian.Uint64(sum[8:16])}
+}
+
+// AppendHex appends the 16 bytes of the tag to dst, in lower-case hex.
+func (t Tag) AppendHex(dst []byte) []byte {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], t.hi)
+	binary.BigEndian.PutUint64(b[8:], t.lo)
+	return hex.AppendEncode(dst, b[:])
 }

@@ -2,7 +2,9 @@ package cache_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -83,6 +85,15 @@ func TestParseIDDoesNotAllocate(t *testing.T) {
 		_, _ = cache.ParseID(bad)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+func TestTag(t *testing.T) {
+	for _, data := range []string{"", "a session"} {
+		sum := sha256.Sum256([]byte(data))
+		if got, want := string(cache.TagOf([]byte(data)).AppendHex([]byte("tag "))), fmt.Sprintf("tag %x", sum[:16]); got != want {
+			t.Errorf("the tag of %q is %s, want %s", data, got, want)
+		}
 	}
 }
 

@@ -219,10 +219,10 @@ func (m *model) get(id cache.ID) {
 }
 
 func (r *record) entry() cache.Entry {
-	return cache.Entry{
+	return cache.WithTag(cache.Entry{
 		Size: len(r.data), StoredAt: cache.Time(r.storedAt.UnixMilli()),
 		ExpiresAt: cache.Time(r.expireAt.UnixMilli()), Mark: r.mark,
-	}
+	}, r.data)
 }
 
 // patternSize is the size of the pattern that tells one session from another,
@@ -247,7 +247,11 @@ func (m *model) put(id cache.ID) bool {
 		mark:     byte(m.serial),
 	}
 	cond, holds := m.condition(r)
-	replaced, err := m.c.Put(id, fresh.data, cache.PutOptions{ExpiresAt: fresh.expireAt, Mark: fresh.mark, If: cond})
+	var tag cache.Tag
+	if m.serial%2 == 0 {
+		tag = cache.TagOf(fresh.data)
+	}
+	replaced, err := m.c.Put(id, fresh.data, cache.PutOptions{ExpiresAt: fresh.expireAt, Mark: fresh.mark, Tag: tag, If: cond})
 	switch {
 	case size == 0:
 		m.want.Rejected.Empty++

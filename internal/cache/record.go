@@ -8,11 +8,19 @@ import "time"
 //	1        start (44 bits), mark (8), length of the ID (6), flags (6)
 //	2        the neighbours in the timing wheel: prev (32), next (32)
 //	3…       the ID, and right behind it the session
+//	the last 2, of a large session: its tag
 //
 // Times are milliseconds since 1970. A record that has ended keeps its first
 // two words, which say how long it is, until its ring comes around; the rest
 // is zero.
 const headerWords = 3
+
+// largeSize is the size from which sessions have their tag with them: to hash so much
+// takes half a microsecond, and the 16 bytes are little beside it.
+const (
+	largeSize = 1 << 10
+	tagWords  = 2
+)
 
 const (
 	flagDead = 1 << iota // has ended; only takes up space
@@ -43,7 +51,13 @@ type ref uint32
 func milliseconds(t time.Time) int64 { return min(max(t.UnixMilli(), 0), maxTime) }
 
 // recordWords is how many words a record takes.
-func recordWords(idSize, size int) int { return headerWords + (idSize+size+7)/8 }
+func recordWords(idSize, size int) int {
+	n := headerWords + (idSize+size+7)/8
+	if size >= largeSize {
+		n += tagWords
+	}
+	return n
+}
 
 func (s *shard) end(r ref) int64    { return int64(s.words[r] >> endShift) }
 func (s *shard) size(r ref) int     { return int(uint16(s.words[r])) + 1 }
@@ -64,22 +78,50 @@ func (s *shard) data(r ref) []byte {
 	return s.bytes[at : at+s.size(r)]
 }
 
+// tag is the tag of a large session, or zero.
+func (s *shard) tag(r ref) Tag {
+	if s.size(r) < largeSize {
+		return Tag{}
+	}
+	behind := int(r) + s.length(r)
+	return Tag{s.words[behind-2], s.words[behind-1]}
+}
+
 func (s *shard) entry(r ref) Entry {
 	return Entry{
 		Size:      s.size(r),
 		StoredAt:  Time(s.words[r+1] >> startShift),
 		ExpiresAt: Time(s.end(r)),
 		Mark:      uint8(s.words[r+1] >> markShift),
+		tag:       s.tag(r),
 	}
 }
 
+// session is what is stored under an ID.
+type session struct {
+	data       []byte
+	tag        Tag   // of large ones alone
+	start, end int64 // in milliseconds
+	mark       uint8
+}
+
 // write makes a record of the session at r, where there is room for it.
-func (s *shard) write(r ref, id *ID, data []byte, start, end int64, mark uint8) {
-	s.words[r] = uint64(end)<<endShift | uint64(len(data)-1)
-	s.words[r+1] = uint64(start)<<startShift | uint64(mark)<<markShift | uint64(id.n)<<idShift
+func (s *shard) write(r ref, id *ID, x *session) {
+	s.words[r+1] = uint64(id.n) << idShift
 	s.words[r+2] = 0
+	s.set(r, x)
 	copy(s.id(r), id.b[:id.n])
-	copy(s.data(r), data)
+}
+
+// set writes the session into a record that has the ID, and is as long as need be.
+func (s *shard) set(r ref, x *session) {
+	s.words[r] = uint64(x.end)<<endShift | uint64(len(x.data)-1)
+	s.words[r+1] = uint64(x.start)<<startShift | uint64(x.mark)<<markShift | s.words[r+1]&(idMask<<idShift|flagsMask)
+	copy(s.data(r), x.data)
+	if len(x.data) >= largeSize {
+		behind := int(r) + s.length(r)
+		s.words[behind-2], s.words[behind-1] = x.tag.hi, x.tag.lo
+	}
 }
 
 // wipe ends a record: nothing but its length is left of it.

@@ -117,7 +117,7 @@ func (s *shard) satisfies(cond Condition, r ref) bool {
 	case r == 0:
 		return cond(Tag{}, false)
 	}
-	return cond(TagOf(s.data(r)), true)
+	return cond(s.entry(r).Tag(s.data(r)), true)
 }
 
 // drop takes a record out of the index and of its wheel list, and wipes it. Its
@@ -143,8 +143,8 @@ func (s *shard) ringOf(r ref) *ring {
 }
 
 // add stores a session whose ID is not there.
-func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, start, end int64, mark uint8) {
-	n := recordWords(int(id.n), len(data))
+func (s *shard) add(c *Cache, half uint32, id *ID, x *session, now int64) {
+	n := recordWords(int(id.n), len(x.data))
 	s.moves = moveWords + movesPerWord*n
 	for s.used >= maxLoad(s.homes) {
 		s.evict(c, now, &s.n.evicted.Memory)
@@ -154,7 +154,7 @@ func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, start, end 
 		s.advance(c, now)
 		r = s.window.reserve(n)
 	}
-	s.write(r, id, data, start, end, mark)
+	s.write(r, id, x)
 	s.link(r)
 	for at, _ := s.search(half, id); !s.insert(at, newSlot(half, r)); at, _ = s.search(half, id) {
 		// All slots from there on to the last are taken.
@@ -162,30 +162,29 @@ func (s *shard) add(c *Cache, half uint32, id *ID, data []byte, now, start, end 
 	}
 	s.sketch.add(half)
 	s.liveWords += n
-	s.count(len(data))
+	s.count(len(x.data))
 	s.balance(c, now)
 }
 
 // rewrite stores a session in the place of the one of its ID, whose record is as
 // long. Nothing of that is left, but how often it was read: to be stored again counts
 // as that, so that it is not evicted for the age of its place.
-func (s *shard) rewrite(r ref, data []byte, start, end int64, mark uint8) {
+func (s *shard) rewrite(r ref, x *session) {
 	s.n.dataBytes -= int64(s.size(r))
 	// The sweep puts a record off that it finds in a list before its time.
-	sooner := end < s.end(r)
+	sooner := x.end < s.end(r)
 	if sooner {
 		s.unlink(r)
 	}
-	s.words[r] = uint64(end)<<endShift | uint64(len(data)-1)
-	s.words[r+1] = uint64(start)<<startShift | uint64(mark)<<markShift | s.words[r+1]&(idMask<<idShift|flagsMask)
-	copy(s.data(r), data)
-	behind := (int(r)+headerWords)*wordSize + s.idSize(r) + len(data)
-	clear(s.bytes[behind : (int(r)+s.length(r))*wordSize])
+	s.set(r, x)
+	// It ends in the word that the one before ended in.
+	behind := (int(r)+headerWords)*wordSize + s.idSize(r) + len(x.data)
+	clear(s.bytes[behind : (behind+wordSize-1)/wordSize*wordSize])
 	if sooner {
 		s.link(r)
 	}
 	s.use(r)
-	s.count(len(data))
+	s.count(len(x.data))
 }
 
 // count counts a session of that size as stored.

@@ -42,7 +42,7 @@ func maxUploadBytes(size int) int { return size*4/3*66/64 + uploadSlack }
 func sessionETag(tag cache.Tag, mediaType string) string {
 	quoted := make([]byte, 0, 40)
 	quoted = append(quoted, '"')
-	quoted = hex.AppendEncode(quoted, tag[:])
+	quoted = tag.AppendHex(quoted)
 	if mediaType == mediaPEM {
 		quoted = append(quoted, "-pem"...)
 	}
@@ -102,11 +102,11 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	sizeOnly := params.MaxBytes != nil && *params.MaxBytes == 0
 	switch {
 	case mediaType == mediaBytes, mediaType == mediaJSON && sizeOnly:
-		a.serveBytes(w, r, data, sessionETag(cache.TagOf(data), mediaBytes), mediaBytes, params)
+		a.serveBytes(w, r, data, sessionETag(entry.Tag(data), mediaBytes), mediaBytes, params)
 	case mediaType == mediaPEM:
 		pem := sslsession.AppendPEM(make([]byte, 0, sslsession.PEMSize(len(data))), data)
 		defer clear(pem)
-		a.serveBytes(w, r, pem, sessionETag(cache.TagOf(data), mediaPEM), mediaPEM, params)
+		a.serveBytes(w, r, pem, sessionETag(entry.Tag(data), mediaPEM), mediaPEM, params)
 	case params.MaxBytes != nil:
 		a.fail(w, r, invalidRequest("max_bytes: is for the byte representations; send Accept: %s or %s", mediaBytes, mediaPEM))
 	default:
@@ -246,8 +246,9 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 		return
 	}
 	defer clear(upload.data)
+	tag := cache.TagOf(upload.data)
 	replaced, err := a.cfg.Sessions.Put(id, upload.data, cache.PutOptions{
-		ExpiresAt: upload.end, Mark: upload.mark, If: condition,
+		ExpiresAt: upload.end, Mark: upload.mark, Tag: tag, If: condition,
 	})
 	if err != nil {
 		a.fail(w, r, err)
@@ -255,7 +256,7 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 	}
 	h := w.Header()
 	h["Cache-Control"] = noStoreValue
-	h["Etag"] = []string{sessionETag(cache.TagOf(upload.data), mediaBytes)}
+	h["Etag"] = []string{sessionETag(tag, mediaBytes)}
 	if replaced {
 		w.WriteHeader(http.StatusNoContent)
 		return
