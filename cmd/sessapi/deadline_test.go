@@ -101,33 +101,41 @@ func TestDeadlineWakes(t *testing.T) {
 		return nil
 	}}
 	defer d.stop()
-	begin, done := make(chan struct{}), make(chan bool)
+	// Both spin, for only then they come to it at the same time.
+	var began, ended atomic.Int64
+	reach := func(counter *atomic.Int64, n int64) {
+		for spins := 1; counter.Load() < n; spins++ {
+			if spins%1024 == 0 {
+				runtime.Gosched()
+			}
+		}
+	}
+	const rounds = 50_000
 	go func() {
-		for range begin {
-			woken := d.begin()
-			if !woken {
+		for n := range int64(rounds) {
+			reach(&began, n+1)
+			if !d.begin() {
 				select {
 				case <-passed:
 					passed <- struct{}{} // it has passed until it is moved
-					woken = true
 				case <-time.After(10 * time.Second):
+					t.Errorf("round %d: it waits", n)
 				}
 			}
 			d.end()
-			done <- woken
+			ended.Add(1)
 		}
 	}()
-	defer close(begin)
-	for round := range 20_000 {
-		begin <- struct{}{}
-		for range round % 64 {
-			runtime.Gosched()
+	for n := range int64(rounds) {
+		began.Add(1)
+		for range n % 1024 {
+			_ = ended.Load()
 		}
 		if err := d.move(longAgo); err != nil {
 			t.Fatal(err)
 		}
-		if !<-done {
-			t.Fatalf("round %d: it waits", round)
+		if reach(&ended, n+1); t.Failed() {
+			return
 		}
 		if err := d.move(time.Time{}); err != nil {
 			t.Fatal(err)
