@@ -99,10 +99,10 @@ func specificity(mediaRange, mediaType string) int {
 
 // bodyType is the media type of the request's body, one of those taken.
 func bodyType(r *http.Request, taken ...string) (string, error) {
-	if r.Header.Get("Content-Range") != "" { // a part in place of the whole would destroy it (RFC 9110, section 14.5)
+	if r.Header["Content-Range"] != nil { // a part in place of the whole would destroy it (RFC 9110, section 14.5)
 		return "", invalidRequest("Content-Range: parts are not taken")
 	}
-	if coding := r.Header.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+	if slices.ContainsFunc(r.Header["Content-Encoding"], isCoded) {
 		return "", &problem{
 			code:   api.ProblemCodeUnsupportedMediaType,
 			detail: "The body must have no Content-Encoding.",
@@ -124,6 +124,9 @@ func bodyType(r *http.Request, taken ...string) (string, error) {
 		header: http.Header{"Accept": {list}},
 	}
 }
+
+// isCoded reports whether a Content-Encoding says that the body is coded.
+func isCoded(coding string) bool { return coding != "" && !strings.EqualFold(coding, "identity") }
 
 // readBody reads the request's body into dst, which is empty and has room for
 // more than limit bytes. A body over the limit is tooLarge; the connection is

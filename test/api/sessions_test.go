@@ -341,6 +341,7 @@ func TestSessionBodyHeaders(t *testing.T) {
 	s := startService(t)
 	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Range", "bytes 0-0/5").wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Encoding", "gzip").wantProblem(t, 415, api.ProblemCodeUnsupportedMediaType)
+	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Encoding", "identity", "Content-Encoding", "gzip").wantProblem(t, 415, api.ProblemCodeUnsupportedMediaType)
 	s.put("/sessions/01", typeBytes, []byte("x"), "Content-Encoding", "identity").want(t, 201)
 }
 
