@@ -16,12 +16,13 @@ const (
 	// its client, while too many others are. One that asks on when it has its answer
 	// does not reach it; one of HTTP/2 with dozens of requests under way all the time
 	// does.
-	turn = 500 * time.Microsecond
+	turn = 250 * time.Microsecond
 	// pauseTurns is how many times as long as its turn a connection then pauses,
 	// and maxPause the most: what it costs is a ninth of a processor, unless its
 	// requests are served elsewhere, as those of HTTP/2 are.
-	pauseTurns = 8
-	maxPause   = 40 * time.Millisecond
+	pauseTurns  = 8
+	maxPause    = 40 * time.Millisecond
+	crowdedRead = 512
 )
 
 // clientListener makes connections take turns: when those that always have something
@@ -121,6 +122,9 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	defer c.read.end()
 	if c.read.begin() {
 		return 0, os.ErrDeadlineExceeded
+	}
+	if len(p) > crowdedRead && c.busy.Load() && c.turns.crowded() {
+		p = p[:crowdedRead]
 	}
 	c.into, c.waited = p, false
 	err := c.raw.Read(c.try)

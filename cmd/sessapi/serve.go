@@ -248,7 +248,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
-	m.AddUnserved(s.api.CutOff, s.api.Reset)
+	m.AddUnserved(s.api.CutOff, s.api.Reset, s.api.Queued)
 	if c.OpsListen == nil {
 		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout, m)
 	}

@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -27,6 +29,21 @@ func (r *routeRecorder) Request(route, _ string, status int, _ time.Duration) {
 	r.routes = append(r.routes, fmt.Sprint(route, " ", status))
 }
 
+// overHTTP serves the API over one of the protocols.
+func overHTTP(t *testing.T, a *API, http2 bool) (server *httptest.Server, client *http.Client) {
+	t.Helper()
+	server = httptest.NewUnstartedServer(a.Handler())
+	server.Config.ConnContext = ConnContext
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetHTTP1(!http2)
+	server.Config.Protocols.SetUnencryptedHTTP2(http2)
+	server.Start()
+	t.Cleanup(server.Close)
+	client = &http.Client{Transport: &http.Transport{Protocols: server.Config.Protocols}}
+	t.Cleanup(client.CloseIdleConnections)
+	return server, client
+}
+
 // Requests of a connection share nothing that shows: neither those of HTTP/1, one
 // after the other, nor those of HTTP/2 at a time.
 func TestRequestsOfAConnection(t *testing.T) {
@@ -35,15 +52,7 @@ func TestRequestsOfAConnection(t *testing.T) {
 			a := newAPI(t)
 			recorder := &routeRecorder{}
 			a.cfg.Recorder = recorder
-			server := httptest.NewUnstartedServer(a.Handler())
-			server.Config.ConnContext = ConnContext
-			server.Config.Protocols = new(http.Protocols)
-			server.Config.Protocols.SetHTTP1(!http2)
-			server.Config.Protocols.SetUnencryptedHTTP2(http2)
-			server.Start()
-			defer server.Close()
-			client := http.Client{Transport: &http.Transport{Protocols: server.Config.Protocols}}
-			defer client.CloseIdleConnections()
+			server, client := overHTTP(t, a, http2)
 			do := func(method, path, body string) string {
 				request, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, strings.NewReader(body))
 				if err != nil {
@@ -116,5 +125,118 @@ func TestResetBeforeItsTurn(t *testing.T) {
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	if len(recorder.routes) != 1 || a.Reset() != 1 || conn.delay != resetDelay {
 		t.Errorf("after: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
+	}
+}
+
+// Of the requests of a connection of HTTP/2 some are served at a time, and others wait
+// for those; one that its client gives up meanwhile is not served.
+func TestServedOfAConnection(t *testing.T) {
+	a := newAPI(t)
+	server, client := overHTTP(t, a, true)
+	send := func(ctx context.Context, method, path string, body io.Reader) error {
+		request, err := http.NewRequestWithContext(ctx, method, server.URL+path, body)
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Content-Type", mediaBytes)
+		response, err := client.Do(request)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusNotFound {
+			return errors.New(response.Status)
+		}
+		return nil
+	}
+	var clients sync.WaitGroup
+	bodies := make([]*io.PipeWriter, maxServed)
+	for i := range bodies {
+		body, w := io.Pipe()
+		bodies[i] = w
+		clients.Go(func() {
+			if err := send(t.Context(), http.MethodPut, fmt.Sprintf("/sessions/%02x", i), body); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	until(t, func() bool { return cap(a.inFlight.free)-len(a.inFlight.free) == maxServed })
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	clients.Go(func() {
+		if err := send(ctx, http.MethodGet, "/sessions/ff", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("a request that is given up while it waits: %v", err)
+		}
+	})
+	until(t, func() bool { return a.Queued() == 1 })
+	giveUp()
+	until(t, func() bool { return a.Reset() == 1 })
+	var answered atomic.Bool
+	clients.Go(func() {
+		defer answered.Store(true)
+		if err := send(t.Context(), http.MethodGet, "/sessions/ff", nil); err != nil {
+			t.Error(err)
+		}
+	})
+	until(t, func() bool { return a.Queued() == 2 })
+	if answered.Load() {
+		t.Error("more requests are served than may be")
+	}
+	for i, body := range bodies {
+		_, _ = body.Write([]byte("a session"))
+		_ = body.Close()
+		if i == 0 {
+			until(t, answered.Load)
+		}
+	}
+	clients.Wait()
+}
+
+// Those who wait for other ticket keys are not served meanwhile.
+func TestWaitersOfAConnection(t *testing.T) {
+	a := newAPI(t)
+	server, client := overHTTP(t, a, true)
+	get := func(path string, headers ...string) int {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		for i := 0; i < len(headers); i += 2 {
+			request.Header.Set(headers[i], headers[i+1])
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Error(err)
+			return 0
+		}
+		defer response.Body.Close()
+		return response.StatusCode
+	}
+	const waiters = 2 * maxServed
+	current := fmt.Sprintf("%q", fmt.Sprint(a.cfg.Ring.Generation()))
+	var clients sync.WaitGroup
+	for range waiters {
+		clients.Go(func() {
+			if status := get("/ticket-keys", "If-None-Match", current, "Prefer", "wait=60"); status != http.StatusNotModified {
+				t.Errorf("a waiter gets %d", status)
+			}
+		})
+	}
+	until(t, func() bool { return a.Waiting() == waiters })
+	if status := get("/sessions/00"); status != http.StatusNotFound {
+		t.Errorf("another gets %d", status)
+	}
+	a.Drain(t.Context())
+	clients.Wait()
+}
+
+// until waits for the condition.
+func until(t *testing.T, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not come to that")
+		}
 	}
 }

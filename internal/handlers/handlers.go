@@ -144,7 +144,7 @@ type API struct {
 	buffers  *bufferPool
 
 	inFlight, opsInFlight *places
-	reset                 atomic.Uint64 // requests
+	reset, queued         atomic.Uint64 // requests
 	waiting               chan struct{} // a token for each request that is held
 	held                  atomic.Int64
 	lobby                 *lobby
@@ -199,6 +199,9 @@ func (a *API) CutOff() uint64 { return a.inFlight.cut.Load() + a.opsInFlight.cut
 
 // Reset is how many requests their clients reset before they were served.
 func (a *API) Reset() uint64 { return a.reset.Load() }
+
+// Queued is how many requests waited for others of their connection.
+func (a *API) Queued() uint64 { return a.queued.Load() }
 
 func (a *API) isDraining() bool {
 	select {

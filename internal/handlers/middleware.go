@@ -95,7 +95,12 @@ func callers() string {
 // make all of them late.
 func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		place := from.take(w, w.(*response).began)
+		resp := w.(*response)
+		defer resp.leave()
+		if !a.enter(resp, r) {
+			return
+		}
+		place := from.take(w, resp.began)
 		if place == nil {
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 			return

@@ -11,8 +11,9 @@ import (
 type response struct {
 	http.ResponseWriter
 	began  time.Time
-	status int // 0 until it is written
-	size   int // of the body so far, in bytes
+	status int           // 0 until it is written
+	size   int           // of the body so far, in bytes
+	served chan struct{} // of its connection, as long as it has a token there
 }
 
 // responses are reused, for a new one is an allocation that each request makes.

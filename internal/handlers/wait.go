@@ -88,6 +88,7 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 	}
 	// The place is for others, also later: they answer in thousands at once.
 	a.inFlight.leaveEarly(w)
+	w.(*response).leave()
 	a.awaitChange(w, r, wait)
 	<-a.waiting
 	a.held.Add(-1)

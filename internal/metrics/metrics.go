@@ -251,9 +251,9 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 	m.insecureListen.Set(value)
 }
 
-// AddUnserved adds how many requests of slow clients had to give up their place,
-// and how many were reset before their turn came.
-func (m *Metrics) AddUnserved(cutOff, reset func() uint64) {
+// AddUnserved adds how many requests of slow clients had to give up their place, how
+// many were reset before their turn came, and how many waited for it.
+func (m *Metrics) AddUnserved(cutOff, reset, queued func() uint64) {
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_cut_off_total",
@@ -262,7 +262,11 @@ func (m *Metrics) AddUnserved(cutOff, reset func() uint64) {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_reset_total",
 			Help: "Requests of HTTP/2 that their clients reset before they were served.",
-		}, func() float64 { return float64(reset()) }))
+		}, func() float64 { return float64(reset()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_requests_queued_total",
+			Help: "Requests of HTTP/2 that waited for others of their connection.",
+		}, func() float64 { return float64(queued()) }))
 }
 
 // AddConnections adds how many connections a listener has open, how many it

@@ -10,8 +10,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +28,8 @@ const (
 	// healthyEvery is how often each healthy client makes a request, as far as
 	// it gets answers.
 	healthyEvery = 4 * time.Millisecond
+	// dripEvery is how long slow clients wait before they send another byte.
+	dripEvery = 100 * time.Millisecond
 	// healthyBound is the time that 99 of 100 healthy requests may take, or 20 times
 	// what they do without an attack on a machine that is busy with something else.
 	// It tells those that are served from those that are kept out; the log has what
@@ -53,6 +55,7 @@ type attack struct {
 const (
 	cutOff      = "sessapi_http_requests_cut_off_total"
 	resets      = "sessapi_http_requests_reset_total"
+	queued      = "sessapi_http_requests_queued_total"
 	pauses      = `sessapi_http_connection_pauses_total{listener="main"}`
 	connections = `sessapi_http_connections{listener="main"}`
 	goroutines  = "go_goroutines"
@@ -98,7 +101,7 @@ var attacks = []attack{
 		a.drip(1500, putStart+"Content-Length: 4096\r\n\r\n")
 	}},
 	{name: "idle connections", do: func(a *attacker) {
-		a.drip(min(idleConnections, a.openFiles()-500), "")
+		a.drip(min(idleConnections, openFiles()-500), "")
 	}},
 	{name: "oversized headers", do: func(a *attacker) {
 		line := []byte("X-Large: " + strings.Repeat("x", 64<<10) + "\r\n")
@@ -144,7 +147,7 @@ var attacks = []attack{
 		settings := bytes.Repeat(frame(frameSettings, 0, 0, "\x00\x04\x00\x00\xff\xff"), 1000)
 		a.flood(preface, true, func(int) []byte { return settings })
 	}},
-	{name: "streams without a window", counted: cutOff, do: func(a *attacker) {
+	{name: "streams without a window", counted: queued, do: func(a *attacker) {
 		streams := prefaceNoWindow
 		for stream := 1; stream < 256; stream += 2 {
 			streams += string(frame(frameHeaders, endStream|endHeaders, stream, fields))
@@ -182,8 +185,6 @@ func TestHostileClients(t *testing.T) {
 	if testing.Short() && os.Getenv("CI") != "true" {
 		t.Skip("half a minute of load")
 	}
-	// No healthy client waits for one of the attackers of its own process.
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(16))
 	// The race detector takes no 10,000 connections: it ends at 8,128 goroutines.
 	plain := filepath.Join(t.TempDir(), "sessapi")
 	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", plain, "./cmd/sessapi")
@@ -209,17 +210,19 @@ func TestHostileClients(t *testing.T) {
 			if attack.counted != "" {
 				before = v.metric(t, attack.counted)
 			}
-			a := &attacker{tb: t, addr: v.addr, over: make(chan struct{})}
-			a.running.Go(func() { attack.do(a) })
-			defer a.stop() // also when a metric cannot be had
+			// It gets what the service and the healthy clients leave of the processors,
+			// as if it had its own.
+			a := start(t, "nice", "-n", "19", os.Args[0], attackCommand, attack.name, v.addr)
+			a.out.await(t, "attacking")
 			p99 := v.healthy(t)
 			open, resident := v.metric(t, connections), v.memory(t, "VmRSS")
-			a.stop()
-			t.Logf("p99 %v; %d connections were made, %.0f are open; %d KiB resident", p99, a.made.Load(), open, resident)
+			a.stop(t, syscall.SIGTERM)
+			made := a.out.await(t, `made (\d+)`)[1]
+			t.Logf("p99 %v; %s connections were made, %.0f are open; %d KiB resident", p99, made, open, resident)
 			if bound := max(healthyBound, 20*quiet); p99 > bound {
 				t.Errorf("p99 of healthy clients is %v, over %v", p99, bound)
 			}
-			if a.made.Load() == 0 {
+			if made == "0" {
 				t.Error("the attack does not reach the service")
 			}
 			if attack.counted != "" && v.metric(t, attack.counted) == before {
@@ -389,25 +392,40 @@ func (v *victim) awaitIdle(tb testing.TB, idle float64) {
 	tb.Errorf("%.0f goroutines and %.0f connections are left; %.0f goroutines are idle", now, open, idle)
 }
 
+// attackCommand is the first argument of a process that attacks.
+const attackCommand = "attack"
+
+// runAttack attacks the address until the process is to stop.
+func runAttack(name, addr string) {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	a := &attacker{addr: addr, over: make(chan struct{}), tell: sync.OnceFunc(func() { fmt.Println("attacking") })}
+	for _, attack := range attacks {
+		if attack.name == name {
+			a.running.Go(func() { attack.do(a) })
+		}
+	}
+	<-stop
+	a.stop()
+	fmt.Println("made", a.made.Load())
+}
+
 // attacker makes connections until it is stopped.
 type attacker struct {
-	tb      testing.TB
 	addr    string
 	over    chan struct{} // closed by stop
 	running sync.WaitGroup
 	made    atomic.Int64
+	tell    func() // that the attack is in full swing
 
 	mu   sync.Mutex // guards open, and that nothing is added once it is over
 	open []net.Conn
 }
 
-// stop closes all connections and waits until the attacker has noticed. It may be
-// called again.
+// stop closes all connections and waits until the attacker has noticed.
 func (a *attacker) stop() {
 	a.mu.Lock()
-	if !a.isOver() {
-		close(a.over)
-	}
+	close(a.over)
 	for _, conn := range a.open {
 		_ = conn.Close()
 	}
@@ -443,64 +461,58 @@ func (a *attacker) connect(first string) net.Conn {
 }
 
 // openFiles is how many files the processes may have open.
-func (a *attacker) openFiles() int {
+func openFiles() int {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		a.tb.Error(err)
+		panic(err) // it is the process's own
 	}
 	return int(limit.Cur)
 }
 
 // drip holds n connections that send the first bytes and then, when these are of
-// HTTP/1.1, one more now and then. Those that the service closes are made anew.
+// HTTP/1.1, one more every dripEvery, each in its turn. Those that the service closes
+// are made anew, and those of HTTP/2 every tenth time.
 func (a *attacker) drip(n int, first string) {
-	lowerPriority()
 	conns := make([]net.Conn, n)
-	for !a.isOver() {
-		for i := range conns {
-			if a.isOver() {
-				return
-			}
-			if conns[i] == nil {
+	for i := range conns {
+		conns[i] = a.connect(first)
+	}
+	a.tell()
+	isHTTP2 := strings.HasPrefix(first, "PRI")
+	const turns = 50
+	for turn := 0; !a.isOver(); turn++ {
+		for i := turn % turns; i < n && !a.isOver(); i += turns {
+			switch conn := conns[i]; {
+			case conn == nil:
 				conns[i] = a.connect(first)
-			} else if first != "" && !strings.HasPrefix(first, "PRI") {
-				if _, err := io.WriteString(conns[i], "x"); err != nil {
+			case isHTTP2 && turn/turns%10 == 9:
+				_ = conn.Close()
+				conns[i] = a.connect(first)
+			case isHTTP2 || first == "":
+			default:
+				if _, err := io.WriteString(conn, "x"); err != nil {
 					conns[i] = nil
 				}
 			}
 		}
-		select {
-		case <-a.over:
-		case <-time.After(100 * time.Millisecond):
-		}
+		time.Sleep(dripEvery / turns)
 	}
-}
-
-// lowerPriority has the goroutine run on what the service and the healthy clients
-// leave of the processors, as if the attackers had their own. Its thread ends with
-// it.
-func lowerPriority() {
-	runtime.LockOSThread()
-	_ = syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19) // of this thread; lowering is always allowed
 }
 
 // flood sends, on four connections, the first bytes and then one block after the
 // other, as fast as the service takes them. What the service closes is made anew.
 func (a *attacker) flood(first string, read bool, next func(i int) []byte) {
+	a.tell()
 	var floods sync.WaitGroup
 	for range 4 {
 		floods.Go(func() {
-			lowerPriority()
 			for !a.isOver() {
 				conn := a.connect(first)
 				if conn == nil {
 					continue
 				}
 				if read {
-					floods.Go(func() {
-						lowerPriority()
-						_, _ = io.Copy(io.Discard, conn)
-					})
+					floods.Go(func() { _, _ = io.Copy(io.Discard, conn) })
 				}
 				for i := 0; ; i++ {
 					if _, err := conn.Write(next(i)); err != nil {
@@ -517,6 +529,7 @@ func (a *attacker) flood(first string, read bool, next func(i int) []byte) {
 // each sends, on four connections at a time, one request after the other, and
 // does not wait long for answers.
 func (a *attacker) each(requests ...string) {
+	a.tell()
 	var floods sync.WaitGroup
 	for range 4 {
 		floods.Go(func() {

@@ -27,7 +27,13 @@ import (
 // sessapiPath is the command, built with the race detector.
 var sessapiPath string
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == attackCommand {
+		runAttack(os.Args[2], os.Args[3])
+		return
+	}
+	os.Exit(runTests(m))
+}
 
 func runTests(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "sessapi-e2e-")
