@@ -20,14 +20,16 @@ const (
 	// pauseTurns is how many times as long as its turn a connection then pauses,
 	// and maxPause the most: what it costs is a ninth of a processor, unless its
 	// requests are served elsewhere, as those of HTTP/2 are.
-	pauseTurns  = 8
-	maxPause    = 40 * time.Millisecond
+	pauseTurns = 8
+	maxPause   = 40 * time.Millisecond
+	// crowdedRead is how many bytes such a connection gets at a time: a few requests,
+	// for its turn may be over behind each read, and not before.
 	crowdedRead = 512
 )
 
 // clientListener makes connections take turns: when those that always have something
 // more to read, as floods of any protocol do, are more than half of the processors,
-// they pause now and then, and leave them to the others.
+// they read little at a time and pause now and then, and leave them to the others.
 type clientListener struct {
 	net.Listener
 	turns *turns

@@ -92,9 +92,29 @@ func TestFloodsPause(t *testing.T) {
 	if n := turns.pauses.Load(); n > 0 {
 		t.Errorf("it pauses %d times without others", n)
 	}
+	// What comes, and how much of it.
+	readMany := func() (n int) {
+		t.Helper()
+		b := make([]byte, 4<<10)
+		n, err := server.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, got := range b[:n] {
+			if got != next {
+				t.Fatalf("read %d, want %d", got, next)
+			}
+			next++
+		}
+		return n
+	}
+	for readMany() <= crowdedRead {
+	}
 	turns.busy.Add(crowd)
 	for turns.pauses.Load() < 3 {
-		read()
+		if n := readMany(); n > crowdedRead {
+			t.Errorf("%d bytes are read at a time", n)
+		}
 	}
 	const delay = 30 * time.Millisecond
 	server.(*clientConn).Delay(delay)
