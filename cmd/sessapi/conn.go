@@ -17,10 +17,13 @@ const (
 	// does not reach it; one of HTTP/2 with dozens of requests under way all the time
 	// does.
 	turn = 250 * time.Microsecond
+	// turnBytes is what it also has read by then, more than a request or two: time
+	// passes as well for those that wait for a processor.
+	turnBytes = 4 << 10
 	// pauseTurns is how many times as long as its turn a connection then pauses,
-	// and maxPause the most: what it costs is a ninth of a processor, unless its
-	// requests are served elsewhere, as those of HTTP/2 are.
-	pauseTurns = 8
+	// and maxPause the most: it costs a seventeenth of a processor, and what of its
+	// requests is done elsewhere, as with HTTP/2.
+	pauseTurns = 16
 	maxPause   = 40 * time.Millisecond
 	// crowdedRead is how many bytes such a connection gets at a time: a few requests,
 	// for its turn may be over behind each read, and not before.
@@ -76,8 +79,9 @@ type clientConn struct {
 	read, write deadline
 
 	// busySince is when its turn began, while it is busy: when the last read did not
-	// have to wait.
+	// have to wait, and busyBytes what was read since.
 	busySince    time.Time
+	busyBytes    int
 	busy, closed atomic.Bool
 	// delay is added to its next pause, in nanoseconds.
 	delay atomic.Int64
@@ -136,7 +140,7 @@ func (c *clientConn) Read(p []byte) (int, error) {
 		c.rest()
 	case err != nil: // a deadline had passed: whether there is something is not known
 	case !c.busy.Load():
-		c.busySince = time.Now()
+		c.busySince, c.busyBytes = time.Now(), 0
 		c.busy.Store(true)
 		c.turns.busy.Add(1)
 		if c.closed.Load() {
@@ -170,8 +174,9 @@ func (c *clientConn) rest() {
 // pause comes behind a read that did not have to wait, like those before it: a client
 // that has sent nothing more has nothing to pause for.
 func (c *clientConn) pause() {
+	c.busyBytes += c.n
 	busy := time.Since(c.busySince)
-	if busy < turn {
+	if busy < turn || c.busyBytes < turnBytes {
 		return
 	}
 	delay := time.Duration(c.delay.Swap(0))
@@ -179,7 +184,7 @@ func (c *clientConn) pause() {
 		c.turns.pauses.Add(1)
 		time.Sleep(min(pauseTurns*busy+delay, maxPause)) // also while it is closed: that is soon enough
 	}
-	c.busySince = time.Now()
+	c.busySince, c.busyBytes = time.Now(), 0
 }
 
 // Delay has the connection pause for longer the next time that it has to, because of

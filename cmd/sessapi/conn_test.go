@@ -56,6 +56,18 @@ func TestRequestsDoNotPause(t *testing.T) {
 		}
 		_ = server.SetReadDeadline(time.Time{})
 	}
+	// A request that is there as a whole, but read a little at a time, by who has to
+	// wait for a processor.
+	if _, err := client.Write(make([]byte, 1<<10)); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Millisecond)
+	for range 16 {
+		if _, err := io.ReadFull(server, make([]byte, 1<<10/16)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(turn)
+	}
 	if n := turns.pauses.Load(); n > 0 {
 		t.Errorf("it pauses %d times", n)
 	}
