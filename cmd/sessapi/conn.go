@@ -17,9 +17,11 @@ const (
 	// does not reach it; one of HTTP/2 with dozens of requests under way all the time
 	// does.
 	turn = 250 * time.Microsecond
-	// turnBytes is what it also has read by then, more than a request or two: time
-	// passes as well for those that wait for a processor.
-	turnBytes = 4 << 10
+	// turnReads or turnWrites is how often it was also read or written by then, unless
+	// its requests were reset: time passes as well for one request, which takes a few
+	// reads, and waits for a processor.
+	turnReads  = 64
+	turnWrites = 4
 	// pauseTurns is how many times as long as its turn a connection then pauses,
 	// and maxPause the most: it costs a seventeenth of a processor, and what of its
 	// requests is done elsewhere, as with HTTP/2.
@@ -27,7 +29,7 @@ const (
 	maxPause   = 40 * time.Millisecond
 	// crowdedRead is how many bytes such a connection gets at a time: a few requests,
 	// for its turn may be over behind each read, and not before.
-	crowdedRead = 512
+	crowdedRead = 1 << 10
 )
 
 // clientListener makes connections take turns: when those that always have something
@@ -40,13 +42,17 @@ type clientListener struct {
 
 // turns is what the connections of a listener share.
 type turns struct {
+	most   int64        // of these may be busy
 	busy   atomic.Int64 // how many always have something more to read
 	pauses atomic.Uint64
 }
 
-// crowded reports whether the busy connections leave too little to the others. One
-// alone never does: it may be a proxy that all others are behind.
-func (t *turns) crowded() bool { return t.busy.Load() > int64(max(1, runtime.GOMAXPROCS(0)/2)) }
+// newTurns lets half of the processors be busy. One connection alone always may: it may
+// be a proxy that all others are behind.
+func newTurns() *turns { return &turns{most: int64(max(1, runtime.GOMAXPROCS(0)/2))} }
+
+// crowded reports whether the busy connections leave too little to the others.
+func (t *turns) crowded() bool { return t.busy.Load() > t.most }
 
 // Accept is part of [net.Listener].
 func (l clientListener) Accept() (net.Conn, error) {
@@ -78,11 +84,14 @@ type clientConn struct {
 
 	read, write deadline
 
-	// busySince is when its turn began, while it is busy: when the last read did not
-	// have to wait, and busyBytes what was read since.
-	busySince    time.Time
-	busyBytes    int
-	busy, closed atomic.Bool
+	busy, closed atomic.Bool // busy is whether the last read did not have to wait
+	// Its turn is all the time that it is busy, until it has waited for as long.
+	busySince   time.Time     // while it is busy
+	spent       time.Duration // of its turn before that
+	restedSince time.Time     // while it is not
+	reads       int           // in its turn, without having to wait
+	written     uint64        // writes when its turn began
+	writes      atomic.Uint64
 	// delay is added to its next pause, in nanoseconds.
 	delay atomic.Int64
 
@@ -120,6 +129,12 @@ func (c *clientConn) Close() error {
 // read to the end.
 func (c *clientConn) CloseWrite() error { return c.Conn.(interface{ CloseWrite() error }).CloseWrite() }
 
+// Write is part of [net.Conn].
+func (c *clientConn) Write(p []byte) (int, error) {
+	c.writes.Add(1)
+	return c.Conn.Write(p)
+}
+
 // Read is part of [net.Conn]. It pauses when the connection's turn is over.
 func (c *clientConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
@@ -129,25 +144,11 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	if c.read.begin() {
 		return 0, os.ErrDeadlineExceeded
 	}
-	if len(p) > crowdedRead && c.busy.Load() && c.turns.crowded() {
-		p = p[:crowdedRead]
-	}
 	c.into, c.waited = p, false
 	err := c.raw.Read(c.try)
 	c.into = nil
-	switch {
-	case c.waited:
-		c.rest()
-	case err != nil: // a deadline had passed: whether there is something is not known
-	case !c.busy.Load():
-		c.busySince, c.busyBytes = time.Now(), 0
-		c.busy.Store(true)
-		c.turns.busy.Add(1)
-		if c.closed.Load() {
-			c.rest()
-		}
-	default:
-		c.pause()
+	if !c.waited && err == nil { // with an error a deadline had passed: whether there is something is not known
+		c.goOn()
 	}
 	if err == nil && c.err != nil {
 		err = &net.OpError{Net: c.RemoteAddr().Network(), Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: os.NewSyscallError("read", c.err)}
@@ -164,27 +165,46 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	return c.n, nil
 }
 
+// goOn comes behind a read that did not have to wait, and pauses when the turn is over:
+// a client that has sent nothing more has nothing to pause for.
+func (c *clientConn) goOn() {
+	now := time.Now()
+	if !c.busy.Load() {
+		if now.Sub(c.restedSince) >= c.spent {
+			c.begin(now)
+		}
+		c.busySince = now
+		c.busy.Store(true)
+		c.turns.busy.Add(1)
+		if c.closed.Load() {
+			c.rest()
+		}
+	}
+	took := c.spent + now.Sub(c.busySince)
+	delay := time.Duration(c.delay.Load())
+	c.reads++
+	if took < turn || c.reads < turnReads && c.writes.Load()-c.written < turnWrites && delay == 0 {
+		return
+	}
+	c.delay.Add(-int64(delay))
+	if c.turns.crowded() {
+		c.turns.pauses.Add(1)
+		time.Sleep(min(pauseTurns*took+delay, maxPause)) // also while it is closed: that is soon enough
+		now = time.Now()
+	}
+	c.begin(now)
+}
+
+// begin begins a turn.
+func (c *clientConn) begin(now time.Time) {
+	c.busySince, c.spent, c.reads, c.written = now, 0, 0, c.writes.Load()
+}
+
 // rest ends that the connection is busy.
 func (c *clientConn) rest() {
 	if c.busy.Load() && c.busy.Swap(false) {
 		c.turns.busy.Add(-1)
 	}
-}
-
-// pause comes behind a read that did not have to wait, like those before it: a client
-// that has sent nothing more has nothing to pause for.
-func (c *clientConn) pause() {
-	c.busyBytes += c.n
-	busy := time.Since(c.busySince)
-	if busy < turn || c.busyBytes < turnBytes {
-		return
-	}
-	delay := time.Duration(c.delay.Swap(0))
-	if c.turns.crowded() {
-		c.turns.pauses.Add(1)
-		time.Sleep(min(pauseTurns*busy+delay, maxPause)) // also while it is closed: that is soon enough
-	}
-	c.busySince, c.busyBytes = time.Now(), 0
 }
 
 // Delay has the connection pause for longer the next time that it has to, because of
@@ -194,12 +214,21 @@ func (c *clientConn) Delay(d time.Duration) { c.delay.Add(int64(d)) }
 // tryRead is for [syscall.RawConn]: it reads what is there, and notes whether the
 // connection has to wait for something.
 func (c *clientConn) tryRead(fd uintptr) (done bool) {
+	into := c.into
+	if len(into) > crowdedRead && c.turns.crowded() {
+		into = into[:crowdedRead]
+	}
 	for {
-		c.n, c.err = syscall.Read(int(fd), c.into)
+		c.n, c.err = syscall.Read(int(fd), into)
 		switch {
 		case errors.Is(c.err, syscall.EINTR):
 		case errors.Is(c.err, syscall.EAGAIN):
 			c.waited = true
+			if c.busy.Load() {
+				c.restedSince = time.Now()
+				c.spent += c.restedSince.Sub(c.busySince)
+				c.rest()
+			}
 			return false
 		default:
 			return true

@@ -37,9 +37,9 @@ const crowd = 1 << 10
 // A client that waits for answers need not pause, however long they take, and also
 // when what it asks is there before it is read.
 func TestRequestsDoNotPause(t *testing.T) {
-	var turns turns
+	turns := newTurns()
 	turns.busy.Store(crowd)
-	server, client := clientPair(t, &turns)
+	server, client := clientPair(t, turns)
 	var b [1]byte
 	for i := range byte(5) {
 		if _, err := client.Write([]byte{i}); err != nil {
@@ -76,8 +76,8 @@ func TestRequestsDoNotPause(t *testing.T) {
 // A client that sends without end has to pause where there are others, and loses
 // nothing by it; one alone has not.
 func TestFloodsPause(t *testing.T) {
-	var turns turns
-	server, client := clientPair(t, &turns)
+	turns := newTurns()
+	server, client := clientPair(t, turns)
 	go func() {
 		flood := make([]byte, 64<<10)
 		for {
@@ -89,9 +89,11 @@ func TestFloodsPause(t *testing.T) {
 			}
 		}
 	}()
+	go func() { _, _ = io.Copy(io.Discard, client) }()
 	next := byte(0)
 	read := func() {
 		t.Helper()
+		_, _ = server.Write([]byte{0}) // an answer
 		var b [1]byte
 		if _, err := io.ReadFull(server, b[:]); err != nil || b[0] != next {
 			t.Fatalf("read %d, %v, want %d", b[0], err, next)
@@ -107,6 +109,7 @@ func TestFloodsPause(t *testing.T) {
 	// What comes, and how much of it.
 	readMany := func() (n int) {
 		t.Helper()
+		_, _ = server.Write([]byte{0})
 		b := make([]byte, 4<<10)
 		n, err := server.Read(b)
 		if err != nil {
@@ -146,7 +149,7 @@ func TestFloodsPause(t *testing.T) {
 // The errors are those of a connection of package net: net/http tells by them a
 // client that went away from one that broke the protocol.
 func TestClientConnErrors(t *testing.T) {
-	var turns turns
+	turns := newTurns()
 	read := func(conn net.Conn) error {
 		n, err := conn.Read(make([]byte, 1))
 		if n != 0 {
@@ -154,7 +157,7 @@ func TestClientConnErrors(t *testing.T) {
 		}
 		return err
 	}
-	server, client := clientPair(t, &turns)
+	server, client := clientPair(t, turns)
 	_ = server.SetReadDeadline(time.Now().Add(time.Millisecond))
 	if err := read(server); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("after its deadline: %v", err)
@@ -169,7 +172,7 @@ func TestClientConnErrors(t *testing.T) {
 		t.Errorf("when it is closed: %v", err)
 	}
 
-	server, client = clientPair(t, &turns)
+	server, client = clientPair(t, turns)
 	_ = client.SetLinger(0)
 	_ = client.Close()
 	err := read(server)
@@ -181,8 +184,8 @@ func TestClientConnErrors(t *testing.T) {
 // net/http closes a connection that it does not read to the end for writing first,
 // where it can: the client has its answer at once, and no reset takes that away.
 func TestCloseWrite(t *testing.T) {
-	var turns turns
-	server, client := clientPair(t, &turns)
+	turns := newTurns()
+	server, client := clientPair(t, turns)
 	half, ok := server.(interface{ CloseWrite() error })
 	if !ok {
 		t.Fatal("it cannot be closed for writing")

@@ -363,7 +363,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
 	var connections connections
-	var turns turns
+	turns := newTurns()
 	m.AddConnections(name, connections.open.Load, connections.refused.Load, turns.pauses.Load)
 	server := &http.Server{
 		Handler:           handler,
@@ -388,7 +388,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		server.TLSConfig = s.tls.config()
 		server.ErrorLog = slog.NewLogLogger(handshakeLog{s.log.Handler(), &s.tls.handshakeFailures}, slog.LevelWarn)
 	}
-	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, &turns}, secure})
+	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, turns}, secure})
 	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())

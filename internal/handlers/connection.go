@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"context"
-	"crypto/tls"
 	"net"
 	"net/http"
 	"runtime"
@@ -22,14 +21,18 @@ const resetDelay = time.Millisecond
 type delayer interface{ Delay(time.Duration) }
 
 // maxServed is how many requests of a connection of HTTP/2 are served at a time. The
-// others wait for those before: a client has many requests under way to be asked for
-// no answer twice, not for the service to answer them all at once, before others.
+// others wait for those before, so that no connection fills the processors, and the
+// memory, with a hundred at once.
 const maxServed = 16
+
+// maxLate is how many more are served every patience when those take long.
+const maxLate = 4
 
 // connection is what the requests of a connection share.
 type connection struct {
 	delayer delayer       // nil when it cannot be told
 	served  chan struct{} // has a token for each request of HTTP/2 that is served
+	late    chan struct{} // has one for each that did not wait longer, for a time
 }
 
 // connectionKey is the key of a connection's context for it.
@@ -46,13 +49,26 @@ func connectionOf(r *http.Request) (conn *connection, ok bool) {
 // a connection of HTTP/1 share.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	ctx = auth.ConnContext(ctx, conn)
-	if secure, ok := conn.(*tls.Conn); ok {
-		conn = secure.NetConn()
+	shared := &connection{
+		delayer: delayerOf(conn),
+		served:  make(chan struct{}, maxServed), late: make(chan struct{}, maxLate),
 	}
-	shared := &connection{served: make(chan struct{}, maxServed)}
-	shared.delayer, _ = conn.(delayer)
 	ctx = context.WithValue(ctx, connectionKey{}, shared)
 	return context.WithValue(ctx, chi.RouteCtxKey, chi.NewRouteContext())
+}
+
+// delayerOf is the connection, or what is below it.
+func delayerOf(conn net.Conn) delayer {
+	for {
+		switch c := conn.(type) {
+		case delayer:
+			return c
+		case interface{ NetConn() net.Conn }:
+			conn = c.NetConn()
+		default:
+			return nil
+		}
+	}
 }
 
 // onConnection is the router for the requests of a connection. Those of HTTP/1 come
@@ -67,10 +83,8 @@ func (a *API) onConnection(router chi.Router) http.Handler {
 			shared.Reset()
 			shared.Routes = router
 		case r.Context().Err() != nil:
-			a.reset.Add(1)
-			if conn, ok := connectionOf(r); ok && conn.delayer != nil {
-				conn.delayer.Delay(resetDelay)
-			}
+			conn, _ := connectionOf(r)
+			a.drop(conn)
 			return
 		default:
 			growStack()
@@ -80,26 +94,48 @@ func (a *API) onConnection(router chi.Router) http.Handler {
 	})
 }
 
+// drop counts a request of the connection that ended before its turn.
+func (a *API) drop(conn *connection) {
+	a.reset.Add(1)
+	if conn != nil && conn.delayer != nil {
+		conn.delayer.Delay(resetDelay)
+	}
+}
+
 // enter waits until the request is one of the maxServed of its connection, as which it
-// counts until resp.leave is called. It reports whether it is, or was given up before.
-func (a *API) enter(resp *response, r *http.Request) bool {
-	conn, ok := connectionOf(r)
-	if !ok || r.ProtoMajor == 1 {
-		return true
+// counts until resp.leave is called. When those take long, for their client is slow or
+// what they need is far, it does not wait for them, nor does its connection. It reports whether the
+// request is still to be served, and whether it waited for that.
+func (a *API) enter(resp *response, r *http.Request) (waited, ok bool) {
+	conn, known := connectionOf(r)
+	if !known || r.ProtoMajor == 1 {
+		return false, true
 	}
 	select {
 	case conn.served <- struct{}{}:
+		resp.served = conn.served
+		return false, true
 	default:
-		a.queued.Add(1)
+	}
+	a.queued.Add(1)
+	long := time.NewTimer(patience)
+	defer long.Stop()
+	var late chan struct{} // blocks until then
+	for {
 		select {
 		case conn.served <- struct{}{}:
-		case <-r.Context().Done(): // at the latest when it has taken as long as it may
-			a.reset.Add(1)
-			return false
+			resp.served = conn.served
+			return true, true
+		case late <- struct{}{}:
+			time.AfterFunc(patience, func() { <-late })
+			return true, true
+		case <-long.C:
+			late = conn.late
+		case <-r.Context().Done():
+			a.drop(conn)
+			return true, false
 		}
 	}
-	resp.served = conn.served
-	return true
 }
 
 // leave makes way for another request of the connection. It may be called again.

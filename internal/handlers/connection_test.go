@@ -2,7 +2,6 @@ package handlers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -39,7 +37,7 @@ func overHTTP(t *testing.T, a *API, http2 bool) (server *httptest.Server, client
 	server.Config.Protocols.SetUnencryptedHTTP2(http2)
 	server.Start()
 	t.Cleanup(server.Close)
-	client = &http.Client{Transport: &http.Transport{Protocols: server.Config.Protocols}}
+	client = &http.Client{Transport: &http.Transport{Protocols: server.Config.Protocols}, Timeout: time.Minute}
 	t.Cleanup(client.CloseIdleConnections)
 	return server, client
 }
@@ -121,75 +119,96 @@ func TestResetBeforeItsTurn(t *testing.T) {
 	if len(recorder.routes) != 1 || a.Reset() != 0 || conn.delay != 0 {
 		t.Errorf("before: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
 	}
+	shared, _ := connectionOf(r)
+	for range maxServed {
+		shared.served <- struct{}{}
+	}
+	for range maxLate {
+		shared.late <- struct{}{}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.ServeHTTP(httptest.NewRecorder(), r)
+	}()
+	until(t, func() bool { return a.Queued() == 1 })
 	reset()
-	h.ServeHTTP(httptest.NewRecorder(), r)
+	<-done
 	if len(recorder.routes) != 1 || a.Reset() != 1 || conn.delay != resetDelay {
-		t.Errorf("after: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
+		t.Errorf("while it waits: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
+	}
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if len(recorder.routes) != 1 || a.Reset() != 2 || conn.delay != 2*resetDelay {
+		t.Errorf("before it is looked at: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
 	}
 }
 
-// Of the requests of a connection of HTTP/2 some are served at a time, and others wait
-// for those; one that its client gives up meanwhile is not served.
+// Of the requests of a connection of HTTP/2 some are served at a time. Others wait for
+// those, but no longer than patience for each as many.
 func TestServedOfAConnection(t *testing.T) {
 	a := newAPI(t)
 	server, client := overHTTP(t, a, true)
-	send := func(ctx context.Context, method, path string, body io.Reader) error {
-		request, err := http.NewRequestWithContext(ctx, method, server.URL+path, body)
+	put := func(path string, body io.Reader) {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, server.URL+path, body)
 		if err != nil {
-			return err
+			t.Error(err)
+			return
 		}
 		request.Header.Set("Content-Type", mediaBytes)
 		response, err := client.Do(request)
 		if err != nil {
-			return err
+			t.Error(err)
+			return
 		}
 		defer response.Body.Close()
-		if response.StatusCode != http.StatusCreated && response.StatusCode != http.StatusNotFound {
-			return errors.New(response.Status)
+		if response.StatusCode != http.StatusCreated {
+			t.Error(response.Status)
 		}
-		return nil
 	}
+	served := func() int { return cap(a.inFlight.free) - len(a.inFlight.free) }
 	var clients sync.WaitGroup
-	bodies := make([]*io.PipeWriter, maxServed)
-	for i := range bodies {
+	var bodies []*io.PipeWriter
+	began := time.Now()
+	const late = 3 // times maxLate
+	const all = maxServed + late*maxLate
+	for n := range all {
 		body, w := io.Pipe()
-		bodies[i] = w
-		clients.Go(func() {
-			if err := send(t.Context(), http.MethodPut, fmt.Sprintf("/sessions/%02x", i), body); err != nil {
-				t.Error(err)
-			}
-		})
+		bodies = append(bodies, w)
+		clients.Go(func() { put(fmt.Sprintf("/sessions/%02x", n), body) })
 	}
-	until(t, func() bool { return cap(a.inFlight.free)-len(a.inFlight.free) == maxServed })
-	ctx, giveUp := context.WithCancel(t.Context())
-	defer giveUp()
-	clients.Go(func() {
-		if err := send(ctx, http.MethodGet, "/sessions/ff", nil); !errors.Is(err, context.Canceled) {
-			t.Errorf("a request that is given up while it waits: %v", err)
-		}
-	})
-	until(t, func() bool { return a.Queued() == 1 })
-	giveUp()
-	until(t, func() bool { return a.Reset() == 1 })
-	var answered atomic.Bool
-	clients.Go(func() {
-		defer answered.Store(true)
-		if err := send(t.Context(), http.MethodGet, "/sessions/ff", nil); err != nil {
-			t.Error(err)
-		}
-	})
-	until(t, func() bool { return a.Queued() == 2 })
-	if answered.Load() {
-		t.Error("more requests are served than may be")
+	until(t, func() bool { return served() == all })
+	if took := time.Since(began); took < late*patience {
+		t.Errorf("%d are served at a time after %v", all, took)
 	}
-	for i, body := range bodies {
+	if n := a.Queued(); n != late*maxLate {
+		t.Errorf("%d waited, want %d", n, late*maxLate)
+	}
+	// What they waited is not their client's fault.
+	var first, last int64
+	for i := range a.inFlight.all {
+		switch since := a.inFlight.all[i].since.Load(); {
+		case since == 0:
+		case first == 0:
+			first, last = since, since
+		default:
+			first, last = min(first, since), max(last, since)
+		}
+	}
+	if apart := time.Duration(last - first); apart < late*patience {
+		t.Errorf("their places are theirs within %v", apart)
+	}
+	for _, body := range bodies {
 		_, _ = body.Write([]byte("a session"))
 		_ = body.Close()
-		if i == 0 {
-			until(t, answered.Load)
-		}
 	}
 	clients.Wait()
+	if n := served(); n != 0 {
+		t.Errorf("%d are served in the end", n)
+	}
+	put("/sessions/ff", strings.NewReader("a session"))
+	if n := a.Queued(); n != late*maxLate {
+		t.Error("one alone waits")
+	}
 }
 
 // Those who wait for other ticket keys are not served meanwhile.

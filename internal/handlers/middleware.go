@@ -92,15 +92,19 @@ func callers() string {
 
 // limitInFlight answers overloaded when there is no place among the requests
 // being served, and none that a slow client has to give up: a queue would only
-// make all of them late.
+// make all of them late. Before that a request waits for others of its connection.
 func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		resp := w.(*response)
+		at := resp.began
 		defer resp.leave()
-		if !a.enter(resp, r) {
+		switch waited, ok := a.enter(resp, r); {
+		case !ok:
 			return
+		case waited: // which is not its client's fault
+			at = time.Now()
 		}
-		place := from.take(w, resp.began)
+		place := from.take(w, at)
 		if place == nil {
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 			return

@@ -39,8 +39,8 @@ type places struct {
 
 // place is that of one request.
 type place struct {
-	// since is when the request came, got its place after it had to wait for one, or
-	// was no longer spared, in nanoseconds of the Unix time; 0 when there is none, it
+	// since is when the request came, got its place after it had to wait, or was no
+	// longer spared, in nanoseconds of the Unix time; 0 when there is none, it
 	// is spared, or it was cut off.
 	since atomic.Int64
 

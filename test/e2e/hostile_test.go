@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -93,6 +94,15 @@ func frame(kind, flags byte, stream int, payload string) []byte {
 	return append(b, payload...)
 }
 
+// streamsNoWindow is n requests whose answers are not taken.
+func streamsNoWindow(n int) string {
+	streams := prefaceNoWindow
+	for i := range n {
+		streams += string(frame(frameHeaders, endStream|endHeaders, 2*i+1, fields))
+	}
+	return streams
+}
+
 var attacks = []attack{
 	{name: "slow headers", do: func(a *attacker) {
 		a.drip(1500, "GET /status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
@@ -118,6 +128,9 @@ var attacks = []attack{
 	{name: "pipelining without reading", do: func(a *attacker) {
 		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
 		a.flood("", false, func(int) []byte { return requests })
+	}},
+	{name: "pipelining in bursts", counted: pauses, do: func(a *attacker) {
+		a.bursts(100, getLarge+"\r\n")
 	}},
 	{name: "rapid reset", counted: resets, do: func(a *attacker) {
 		a.flood(preface, true, func(i int) []byte {
@@ -148,11 +161,10 @@ var attacks = []attack{
 		a.flood(preface, true, func(int) []byte { return settings })
 	}},
 	{name: "streams without a window", counted: queued, do: func(a *attacker) {
-		streams := prefaceNoWindow
-		for stream := 1; stream < 256; stream += 2 {
-			streams += string(frame(frameHeaders, endStream|endHeaders, stream, fields))
-		}
-		a.drip(12, streams) // 1,536 requests
+		a.drip(12, streamsNoWindow(128)) // 1,536 requests
+	}},
+	{name: "streams without a window, many connections", counted: cutOff, do: func(a *attacker) {
+		a.drip(96, streamsNoWindow(16)) // as many
 	}},
 	{name: "Range lists", counted: pauses, do: func(a *attacker) {
 		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
@@ -477,15 +489,17 @@ func (a *attacker) drip(n int, first string) {
 	for i := range conns {
 		conns[i] = a.connect(first)
 	}
-	a.tell()
 	isHTTP2 := strings.HasPrefix(first, "PRI")
 	const turns = 50
 	for turn := 0; !a.isOver(); turn++ {
+		if turn == turns { // what the connecting was to the service is over
+			a.tell()
+		}
 		for i := turn % turns; i < n && !a.isOver(); i += turns {
 			switch conn := conns[i]; {
 			case conn == nil:
 				conns[i] = a.connect(first)
-			case isHTTP2 && turn/turns%10 == 9:
+			case isHTTP2 && (turn/turns+i)%10 == 9:
 				_ = conn.Close()
 				conns[i] = a.connect(first)
 			case isHTTP2 || first == "":
@@ -517,6 +531,38 @@ func (a *attacker) flood(first string, read bool, next func(i int) []byte) {
 				for i := 0; ; i++ {
 					if _, err := conn.Write(next(i)); err != nil {
 						break
+					}
+				}
+				_ = conn.Close()
+			}
+		})
+	}
+	floods.Wait()
+}
+
+// bursts sends, on four connections, n requests at once, and again when it has the
+// answers.
+func (a *attacker) bursts(n int, request string) {
+	a.tell()
+	burst := strings.Repeat(request, n)
+	var floods sync.WaitGroup
+	for range 4 {
+		floods.Go(func() {
+			for !a.isOver() {
+				conn := a.connect("")
+				if conn == nil {
+					continue
+				}
+				in := bufio.NewReader(conn)
+				for ok := true; ok; {
+					_, err := io.WriteString(conn, burst)
+					ok = err == nil
+					for i := 0; i < n && ok; i++ {
+						response, err := http.ReadResponse(in, nil)
+						if ok = err == nil; ok {
+							_, err = io.Copy(io.Discard, response.Body)
+							ok = err == nil
+						}
 					}
 				}
 				_ = conn.Close()
