@@ -18,23 +18,23 @@ const (
 	// does.
 	turn = 250 * time.Microsecond
 	// turnReads or turnWrites is how often it was also read or written by then, unless
-	// its requests were reset: time passes as well for one request, which takes a few
-	// reads, and waits for a processor.
+	// its requests were reset: time passes as well for a single large request that
+	// waits for a processor.
 	turnReads  = 64
 	turnWrites = 4
 	// pauseTurns is how many times as long as its turn a connection then pauses,
-	// and maxPause the most: it costs a seventeenth of a processor, and what of its
-	// requests is done elsewhere, as with HTTP/2.
+	// and maxPause the most. So it has a seventeenth of a processor, and the goroutines
+	// of its requests, if it is of HTTP/2, what they need.
 	pauseTurns = 16
 	maxPause   = 40 * time.Millisecond
-	// crowdedRead is how many bytes such a connection gets at a time: a few requests,
-	// for its turn may be over behind each read, and not before.
+	// crowdedRead is how many bytes each connection gets at a time, while too many are
+	// busy: a few requests, for its turn may be over behind each read, and not before.
 	crowdedRead = 1 << 10
 )
 
 // clientListener makes connections take turns: when those that always have something
 // more to read, as floods of any protocol do, are more than half of the processors,
-// they read little at a time and pause now and then, and leave them to the others.
+// all read little at a time, and those pause now and then and leave them to the others.
 type clientListener struct {
 	net.Listener
 	turns *turns

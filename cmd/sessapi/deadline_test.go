@@ -3,6 +3,7 @@ package main
 import (
 	"math/rand/v2"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -104,14 +105,16 @@ func TestDeadlineWakes(t *testing.T) {
 	// Both spin, for only then they come to it at the same time.
 	var began, ended atomic.Int64
 	reach := func(counter *atomic.Int64, n int64) {
-		for spins := 1; counter.Load() < n; spins++ {
+		for spins := 1; counter.Load() < n && !t.Failed(); spins++ {
 			if spins%1024 == 0 {
 				runtime.Gosched()
 			}
 		}
 	}
 	const rounds = 50_000
-	go func() {
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	reader.Go(func() {
 		for n := range int64(rounds) {
 			reach(&began, n+1)
 			if !d.begin() {
@@ -120,12 +123,13 @@ func TestDeadlineWakes(t *testing.T) {
 					passed <- struct{}{} // it has passed until it is moved
 				case <-time.After(10 * time.Second):
 					t.Errorf("round %d: it waits", n)
+					return
 				}
 			}
 			d.end()
 			ended.Add(1)
 		}
-	}()
+	})
 	for n := range int64(rounds) {
 		began.Add(1)
 		for range n % 1024 {

@@ -82,14 +82,13 @@ type Entry struct {
 	StoredAt  Time
 	ExpiresAt Time  // from then on the session is gone
 	Mark      uint8 // as given to Put
-	tag       Tag   // of large ones alone
+	Tag       Tag   // of the session, where it is known: of large ones; else zero
 }
 
-// Tag returns TagOf(data), where data is the session that e describes. Large ones have
-// it with them in the cache.
-func (e Entry) Tag(data []byte) Tag {
-	if e.tag != (Tag{}) {
-		return e.tag
+// TagOf returns TagOf(data), where data is the session that e describes.
+func (e Entry) TagOf(data []byte) Tag {
+	if e.Tag != (Tag{}) {
+		return e.Tag
 	}
 	return TagOf(data)
 }

@@ -32,7 +32,7 @@ func LargestRecord(size int) int { return recordWords(maxIDLen, size) }
 // WithTag is e as the cache returns it of a session with these bytes.
 func WithTag(e Entry, data []byte) Entry {
 	if len(data) >= largeSize {
-		e.tag = TagOf(data)
+		e.Tag = TagOf(data)
 	}
 	return e
 }

@@ -93,7 +93,7 @@ func (s *shard) entry(r ref) Entry {
 		StoredAt:  Time(s.words[r+1] >> startShift),
 		ExpiresAt: Time(s.end(r)),
 		Mark:      uint8(s.words[r+1] >> markShift),
-		tag:       s.tag(r),
+		Tag:       s.tag(r),
 	}
 }
 

@@ -117,7 +117,7 @@ func (s *shard) satisfies(cond Condition, r ref) bool {
 	case r == 0:
 		return cond(Tag{}, false)
 	}
-	return cond(s.entry(r).Tag(s.data(r)), true)
+	return cond(s.entry(r).TagOf(s.data(r)), true)
 }
 
 // drop takes a record out of the index and of its wheel list, and wipes it. Its
@@ -177,7 +177,7 @@ func (s *shard) rewrite(r ref, x *session) {
 		s.unlink(r)
 	}
 	s.set(r, x)
-	// It ends in the word that the one before ended in.
+	// It ends in the same word as the one before.
 	behind := (int(r)+headerWords)*wordSize + s.idSize(r) + len(x.data)
 	clear(s.bytes[behind : (behind+wordSize-1)/wordSize*wordSize])
 	if sooner {

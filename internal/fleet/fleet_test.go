@@ -161,7 +161,14 @@ func testSessions(t *testing.T, url string) {
 	if string(data) != "before one" || !ok || entry.Size != 3 || entry.Mark != 1 {
 		t.Errorf("%q %+v %v", data, entry, ok)
 	}
-	if _, other, _ := a.sessions.Get(nil, id(1)); other != entry {
+	_, other, _ := a.sessions.Get(nil, id(1))
+	for _, e := range []*cache.Entry{&entry, &other} {
+		if tag := cache.TagOf([]byte("one")); e.TagOf([]byte("one")) != tag {
+			t.Errorf("the tag is %+v, want %+v", e.Tag, tag)
+		}
+		e.Tag = cache.Tag{} // is known of what has just come from Redis
+	}
+	if other != entry {
 		t.Errorf("%+v at one node, %+v at the other", other, entry)
 	}
 	if s := b.Stats(); s.FarHits == 0 {

@@ -107,7 +107,9 @@ func (n *Node) open(dst []byte, id cache.ID, record string) (data []byte, e cach
 	}
 	copy(opened, opened[recordHeader:])
 	clear(opened[e.Size:])
-	return plain[:start+e.Size], e, true
+	data = plain[:start+e.Size]
+	e.Tag = cache.TagOf(data[start:])
+	return data, e, true
 }
 
 // Get is [cache.Cache.Get] for the fleet. What Redis does not answer in time is
@@ -189,7 +191,7 @@ func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced b
 		return false, cache.ErrExpired
 	}
 	e := cache.Entry{
-		Size: len(data), Mark: o.Mark,
+		Size: len(data), Mark: o.Mark, Tag: o.Tag,
 		StoredAt: cache.Time(now.UnixMilli()), ExpiresAt: cache.Time(now.Add(ttl).UnixMilli()),
 	}
 	record := s.node.sealed(id, data, e)
@@ -254,19 +256,17 @@ func (s *Sessions) swap(id cache.ID, record string, ttl time.Duration, cond cach
 		if err != nil {
 			return false, unavailable(err)
 		}
-		var tag cache.Tag
+		var e cache.Entry
 		existed = false
 		if old != "" {
-			data, _, ok := s.node.open(nil, id, old)
-			if existed = ok; ok {
-				tag = cache.TagOf(data)
-				clear(data)
-			}
+			var data []byte
+			data, e, existed = s.node.open(nil, id, old)
+			clear(data)
 		}
 		if !existed && record == "" {
 			return false, cache.ErrNotFound
 		}
-		if !cond(tag, existed) {
+		if !cond(e.Tag, existed) {
 			return false, cache.ErrPrecondition
 		}
 		done, err := s.node.swap(key, old, record, ttl)

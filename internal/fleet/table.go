@@ -117,7 +117,7 @@ func (f *flight) wait(dst []byte) (data []byte, e cache.Entry, ok bool) {
 // keep puts a session into the near cache. The table is locked.
 func (t *table) keep(id cache.ID, data []byte, e cache.Entry) {
 	_, _ = t.near.Put(id, data, cache.PutOptions{ // one that has expired meanwhile is not kept
-		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(), Mark: e.Mark,
+		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(), Mark: e.Mark, Tag: e.Tag,
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -257,5 +258,37 @@ func until(t *testing.T, holds func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not come to that")
 		}
+	}
+}
+
+// A session that is too large costs the other requests of an HTTP/2 connection nothing.
+func TestTooLargeKeepsTheConnection(t *testing.T) {
+	server, client := overHTTP(t, newAPI(t), true)
+	dials := 0
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			if !got.Reused {
+				dials++
+			}
+		},
+	})
+	for range 20 {
+		request, err := http.NewRequestWithContext(ctx, http.MethodPut, server.URL+"/sessions/00", strings.NewReader(strings.Repeat("x", 1<<10+1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Content-Type", mediaBytes)
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusRequestEntityTooLarge || err != nil || !strings.Contains(string(body), "session_too_large") {
+			t.Fatalf("%s: %q, %v", response.Status, body, err)
+		}
+	}
+	if dials != 1 {
+		t.Errorf("%d connections were needed", dials)
 	}
 }

@@ -129,11 +129,11 @@ func bodyType(r *http.Request, taken ...string) (string, error) {
 func isCoded(coding string) bool { return coding != "" && !strings.EqualFold(coding, "identity") }
 
 // readBody reads the request's body into dst, which is empty and has room for
-// more than limit bytes. A body over the limit is tooLarge; the connection is
+// more than limit bytes. A body over the limit is tooLarge; a connection of HTTP/1 is
 // closed rather than the rest of it read.
 func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, tooLarge error) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
-		w.Header().Set("Connection", "close")
+		closeConnection(w, r)
 		return dst, tooLarge
 	}
 	for len(dst) <= limit {
@@ -146,8 +146,16 @@ func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, too
 			return dst, invalidRequest("The body broke off.")
 		}
 	}
-	w.Header().Set("Connection", "close")
+	closeConnection(w, r)
 	return dst, tooLarge
+}
+
+// closeConnection has the connection end with the answer, if it serves no other requests
+// meanwhile: one of HTTP/2 drops the body of a request alone.
+func closeConnection(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header().Set("Connection", "close")
+	}
 }
 
 var bytesType = reflect.TypeFor[[]byte]()

@@ -197,7 +197,8 @@ func (a *API) Waiting() int { return int(a.held.Load()) }
 // others found no place.
 func (a *API) CutOff() uint64 { return a.inFlight.cut.Load() + a.opsInFlight.cut.Load() }
 
-// Reset is how many requests their clients reset before they were served.
+// Reset is how many requests ended before they were served, reset by their clients or
+// with their connection.
 func (a *API) Reset() uint64 { return a.reset.Load() }
 
 // Queued is how many requests waited for others of their connection.

@@ -102,11 +102,11 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	sizeOnly := params.MaxBytes != nil && *params.MaxBytes == 0
 	switch {
 	case mediaType == mediaBytes, mediaType == mediaJSON && sizeOnly:
-		a.serveBytes(w, r, data, sessionETag(entry.Tag(data), mediaBytes), mediaBytes, params)
+		a.serveBytes(w, r, data, sessionETag(entry.TagOf(data), mediaBytes), mediaBytes, params)
 	case mediaType == mediaPEM:
 		pem := sslsession.AppendPEM(make([]byte, 0, sslsession.PEMSize(len(data))), data)
 		defer clear(pem)
-		a.serveBytes(w, r, pem, sessionETag(entry.Tag(data), mediaPEM), mediaPEM, params)
+		a.serveBytes(w, r, pem, sessionETag(entry.TagOf(data), mediaPEM), mediaPEM, params)
 	case params.MaxBytes != nil:
 		a.fail(w, r, invalidRequest("max_bytes: is for the byte representations; send Accept: %s or %s", mediaBytes, mediaPEM))
 	default:
