@@ -554,15 +554,12 @@ func (a *attacker) bursts(n int, request string) {
 					continue
 				}
 				in := bufio.NewReader(conn)
-				for ok := true; ok; {
-					_, err := io.WriteString(conn, burst)
-					ok = err == nil
-					for i := 0; i < n && ok; i++ {
-						response, err := http.ReadResponse(in, nil)
-						if ok = err == nil; ok {
-							_, err = io.Copy(io.Discard, response.Body)
-							ok = err == nil
-						}
+				for i := 0; ; i++ {
+					if i%n == 0 {
+						_, _ = io.WriteString(conn, burst)
+					}
+					if dropAnswer(in) != nil {
+						break
 					}
 				}
 				_ = conn.Close()
@@ -570,6 +567,17 @@ func (a *attacker) bursts(n int, request string) {
 		})
 	}
 	floods.Wait()
+}
+
+// dropAnswer reads an answer, and drops it.
+func dropAnswer(in *bufio.Reader) error {
+	response, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return err
 }
 
 // each sends, on four connections at a time, one request after the other, and
