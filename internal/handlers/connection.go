@@ -32,16 +32,16 @@ const maxLate = 4
 type connection struct {
 	delayer delayer       // nil when it cannot be told
 	served  chan struct{} // has a token for each request of HTTP/2 that is served
-	late    chan struct{} // has one for each that did not wait longer, for a time
+	late    chan struct{} // has one for each that went on beside those, for a time
 }
 
 // connectionKey is the key of a connection's context for it.
 type connectionKey struct{}
 
-// connectionOf is the connection of a request, of one that ConnContext was told of.
-func connectionOf(r *http.Request) (conn *connection, ok bool) {
-	conn, ok = r.Context().Value(connectionKey{}).(*connection)
-	return conn, ok
+// connectionOf is the connection of a request, or nil without ConnContext.
+func connectionOf(r *http.Request) *connection {
+	conn, _ := r.Context().Value(connectionKey{}).(*connection)
+	return conn
 }
 
 // ConnContext is for [http.Server.ConnContext]. It adds who is at the other end of a
@@ -83,8 +83,7 @@ func (a *API) onConnection(router chi.Router) http.Handler {
 			shared.Reset()
 			shared.Routes = router
 		case r.Context().Err() != nil:
-			conn, _ := connectionOf(r)
-			a.drop(conn)
+			a.drop(connectionOf(r))
 			return
 		default:
 			growStack()
@@ -104,11 +103,11 @@ func (a *API) drop(conn *connection) {
 
 // enter waits until the request is one of the maxServed of its connection, as which it
 // counts until resp.leave is called. When those take long, for their client is slow or
-// what they need is far, it does not wait for them, nor does its connection. It reports whether the
-// request is still to be served, and whether it waited for that.
+// what they need is far, it goes on beside them. It reports whether the request is still
+// to be served, and whether it waited for that.
 func (a *API) enter(resp *response, r *http.Request) (waited, ok bool) {
-	conn, known := connectionOf(r)
-	if !known || r.ProtoMajor == 1 {
+	conn := connectionOf(r)
+	if conn == nil || r.ProtoMajor == 1 {
 		return false, true
 	}
 	select {

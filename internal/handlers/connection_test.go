@@ -120,7 +120,7 @@ func TestResetBeforeItsTurn(t *testing.T) {
 	if len(recorder.routes) != 1 || a.Reset() != 0 || conn.delay != 0 {
 		t.Errorf("before: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
 	}
-	shared, _ := connectionOf(r)
+	shared := connectionOf(r)
 	for range maxServed {
 		shared.served <- struct{}{}
 	}
