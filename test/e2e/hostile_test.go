@@ -31,6 +31,8 @@ const (
 	healthyEvery = 4 * time.Millisecond
 	// dripEvery is how long slow clients wait before they send another byte.
 	dripEvery = 100 * time.Millisecond
+	// In how many turns they do: each in its own time, or all in the same millisecond.
+	spread, atOnce = 50, 1
 	// healthyBound is the time that 99 of 100 healthy requests may take, or 20 times
 	// what they do without an attack on a machine that is busy with something else.
 	// It tells those that are served from those that are kept out; the log has what
@@ -66,6 +68,9 @@ const (
 	getLarge  = "GET /sessions/1a HTTP/1.1\r\nHost: localhost\r\nAccept: application/octet-stream\r\n"
 	putStart  = "PUT /sessions/0b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
 	putChunks = putStart + "Transfer-Encoding: chunked\r\n\r\n"
+
+	slowHeaders = "GET /status HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+	slowBody    = putStart + "Content-Length: 4096\r\n\r\n"
 )
 
 // Frame types, flags and settings of RFC 9113, sections 6 and 6.5.2.
@@ -105,13 +110,23 @@ func streamsNoWindow(n int) string {
 
 var attacks = []attack{
 	{name: "slow headers", do: func(a *attacker) {
-		a.drip(1500, "GET /status HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+		a.drip(1500, spread, slowHeaders)
+	}},
+	{name: "slow headers, all at once", do: func(a *attacker) {
+		a.drip(1500, atOnce, slowHeaders)
 	}},
 	{name: "slow bodies", counted: cutOff, do: func(a *attacker) {
-		a.drip(1500, putStart+"Content-Length: 4096\r\n\r\n")
+		a.drip(1500, spread, slowBody)
+	}},
+	{name: "slow bodies, all at once", counted: cutOff, do: func(a *attacker) {
+		a.drip(1500, atOnce, slowBody)
 	}},
 	{name: "idle connections", do: func(a *attacker) {
-		a.drip(min(idleConnections, openFiles()-500), "")
+		a.drip(min(idleConnections, openFiles()-500), spread, "")
+	}},
+	{name: "connecting", do: func(a *attacker) {
+		a.tell() // for it is the attack
+		a.drip(min(idleConnections, openFiles()-500), spread, "")
 	}},
 	{name: "oversized headers", do: func(a *attacker) {
 		line := []byte("X-Large: " + strings.Repeat("x", 64<<10) + "\r\n")
@@ -161,10 +176,10 @@ var attacks = []attack{
 		a.flood(preface, true, func(int) []byte { return settings })
 	}},
 	{name: "streams without a window", counted: queued, do: func(a *attacker) {
-		a.drip(12, streamsNoWindow(128)) // 1,536 requests
+		a.drip(12, spread, streamsNoWindow(128)) // 1,536 requests
 	}},
 	{name: "streams without a window, many connections", counted: cutOff, do: func(a *attacker) {
-		a.drip(96, streamsNoWindow(16)) // as many
+		a.drip(96, spread, streamsNoWindow(16)) // as many
 	}},
 	{name: "Range lists", counted: pauses, do: func(a *attacker) {
 		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
@@ -417,7 +432,10 @@ func runAttack(name, addr string) {
 			a.running.Go(func() { attack.do(a) })
 		}
 	}
-	<-stop
+	select {
+	case <-stop:
+	case <-time.After(time.Minute): // the test is gone
+	}
 	a.stop()
 	fmt.Println("made", a.made.Load())
 }
@@ -482,15 +500,14 @@ func openFiles() int {
 }
 
 // drip holds n connections that send the first bytes and then, when these are of
-// HTTP/1.1, one more every dripEvery, each in its turn. Those that the service closes
+// HTTP/1.1, one more every dripEvery, in so many turns. Those that the service closes
 // are made anew, and those of HTTP/2 every tenth time.
-func (a *attacker) drip(n int, first string) {
+func (a *attacker) drip(n, turns int, first string) {
 	conns := make([]net.Conn, n)
 	for i := range conns {
 		conns[i] = a.connect(first)
 	}
 	isHTTP2 := strings.HasPrefix(first, "PRI")
-	const turns = 50
 	for turn := 0; !a.isOver(); turn++ {
 		if turn == turns { // what the connecting was to the service is over
 			a.tell()
@@ -509,7 +526,7 @@ func (a *attacker) drip(n int, first string) {
 				}
 			}
 		}
-		time.Sleep(dripEvery / turns)
+		time.Sleep(dripEvery / time.Duration(turns))
 	}
 }
 
