@@ -35,6 +35,7 @@ const (
 // clientListener makes connections take turns: when those that always have something
 // more to read, as floods of any protocol do, are more than half of the processors,
 // all read little at a time, and those pause now and then and leave them to the others.
+// Neither they nor many new connections keep Go from noticing what others have sent.
 type clientListener struct {
 	net.Listener
 	turns *turns
@@ -45,17 +46,58 @@ type turns struct {
 	most   int64        // of these may be busy
 	busy   atomic.Int64 // how many always have something more to read
 	pauses atomic.Uint64
+
+	epoch  time.Time
+	looked atomic.Int64 // when somebody last did, in nanoseconds since epoch
+	// A pipe: look waits for what it writes itself.
+	in  syscall.RawConn
+	out *os.File
 }
 
 // newTurns lets half of the processors be busy. One connection alone always may: it may
 // be a proxy that all others are behind.
-func newTurns() *turns { return &turns{most: int64(max(1, runtime.GOMAXPROCS(0)/2))} }
+func newTurns() (*turns, error) {
+	in, out, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	t := &turns{most: int64(max(1, runtime.GOMAXPROCS(0)/2)), epoch: time.Now(), out: out}
+	t.in, err = in.SyscallConn()
+	return t, err
+}
+
+// due reports whether nobody has looked within a turn. Whoever asked has to look then.
+func (t *turns) due(now time.Time) bool {
+	since, looked := int64(now.Sub(t.epoch)), t.looked.Load()
+	return since-looked >= int64(turn) && t.looked.CompareAndSwap(looked, since)
+}
+
+// look lets go of the processor until Go's scheduler has looked at the network. By
+// itself it looks only when no goroutine is ready, and every 10 ms (findRunnable and
+// sysmon in runtime/proc.go): with one processor, all would wait that long for a client
+// that always has something more.
+func (t *turns) look() {
+	var b [8]byte
+	written := false
+	_ = t.in.Read(func(fd uintptr) (done bool) {
+		if written {
+			_, _ = syscall.Read(int(fd), b[:])
+			return true
+		}
+		_, _ = t.out.Write(b[:1]) // here, for Read does not wait for what was there before
+		written = true
+		return false
+	})
+}
 
 // crowded reports whether the busy connections leave too little to the others.
 func (t *turns) crowded() bool { return t.busy.Load() > t.most }
 
 // Accept is part of [net.Listener].
 func (l clientListener) Accept() (net.Conn, error) {
+	if l.turns.due(time.Now()) {
+		l.turns.look()
+	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -132,6 +174,9 @@ func (c *clientConn) CloseWrite() error { return c.Conn.(interface{ CloseWrite()
 // Write is part of [net.Conn].
 func (c *clientConn) Write(p []byte) (int, error) {
 	c.writes.Add(1)
+	if c.busy.Load() && c.turns.due(time.Now()) {
+		c.turns.look()
+	}
 	return c.Conn.Write(p)
 }
 
@@ -190,14 +235,22 @@ func (c *clientConn) goOn() {
 	if c.turns.crowded() {
 		c.turns.pauses.Add(1)
 		time.Sleep(min(pauseTurns*took+delay, maxPause)) // also while it is closed: that is soon enough
-		now = time.Now()
+	} else if c.turns.due(now) {
+		c.turns.look()
 	}
-	c.begin(now)
+	c.begin(time.Now())
 }
 
 // begin begins a turn.
 func (c *clientConn) begin(now time.Time) {
 	c.busySince, c.spent, c.reads, c.written = now, 0, 0, c.writes.Load()
+}
+
+// interrupt ends that the connection is busy, until its turn goes on, or a new one begins.
+func (c *clientConn) interrupt() {
+	c.restedSince = time.Now()
+	c.spent += c.restedSince.Sub(c.busySince)
+	c.rest()
 }
 
 // rest ends that the connection is busy.
@@ -225,9 +278,7 @@ func (c *clientConn) tryRead(fd uintptr) (done bool) {
 		case errors.Is(c.err, syscall.EAGAIN):
 			c.waited = true
 			if c.busy.Load() {
-				c.restedSince = time.Now()
-				c.spent += c.restedSince.Sub(c.busySince)
-				c.rest()
+				c.interrupt()
 			}
 			return false
 		default:

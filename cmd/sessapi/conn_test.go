@@ -5,6 +5,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -37,7 +39,7 @@ const crowd = 1 << 10
 // A client that waits for answers need not pause, however long they take, and also
 // when what it asks is there before it is read.
 func TestRequestsDoNotPause(t *testing.T) {
-	turns := newTurns()
+	turns := newTestTurns(t)
 	turns.busy.Store(crowd)
 	server, client := clientPair(t, turns)
 	var b [1]byte
@@ -76,7 +78,7 @@ func TestRequestsDoNotPause(t *testing.T) {
 // A client that sends without end has to pause where there are others, and loses
 // nothing by it; one alone has not.
 func TestFloodsPause(t *testing.T) {
-	turns := newTurns()
+	turns := newTestTurns(t)
 	server, client := clientPair(t, turns)
 	go func() {
 		flood := make([]byte, 64<<10)
@@ -149,7 +151,7 @@ func TestFloodsPause(t *testing.T) {
 // The errors are those of a connection of package net: net/http tells by them a
 // client that went away from one that broke the protocol.
 func TestClientConnErrors(t *testing.T) {
-	turns := newTurns()
+	turns := newTestTurns(t)
 	read := func(conn net.Conn) error {
 		n, err := conn.Read(make([]byte, 1))
 		if n != 0 {
@@ -184,7 +186,7 @@ func TestClientConnErrors(t *testing.T) {
 // net/http closes a connection that it does not read to the end for writing first,
 // where it can: the client has its answer at once, and no reset takes that away.
 func TestCloseWrite(t *testing.T) {
-	turns := newTurns()
+	turns := newTestTurns(t)
 	server, client := clientPair(t, turns)
 	half, ok := server.(interface{ CloseWrite() error })
 	if !ok {
@@ -203,4 +205,77 @@ func TestCloseWrite(t *testing.T) {
 	if _, err := server.Read(b[:]); err != nil {
 		t.Error(err)
 	}
+}
+
+// What others send is noticed, also with one processor, while a client always has
+// something more, or while many connect.
+func TestOthersAreNoticed(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	turns := newTestTurns(t)
+	plain, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := clientListener{plain, turns}
+	defer listener.Close()
+	wait := 500 // to be accepted
+	for range wait {
+		conn, err := net.Dial("tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	var b [1]byte
+	for name, serve := range map[string]func(busy net.Conn) error{
+		"reads":  func(busy net.Conn) error { _, err := busy.Read(b[:]); return err },
+		"writes": func(busy net.Conn) error { _, err := busy.Write(b[:]); return err },
+		"connections": func(net.Conn) error {
+			if wait--; wait < 0 {
+				return errors.New("all are accepted")
+			}
+			_, err := listener.Accept()
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			busy, client := clientPair(t, turns)
+			if _, err := client.Write(make([]byte, 64<<10)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond) // all of it is there then
+			if _, err := io.ReadFull(busy, make([]byte, 2)); err != nil {
+				t.Fatal(err)
+			}
+			other, otherClient := clientPair(t, turns)
+			var noticed atomic.Bool
+			go func() {
+				_, _ = other.Read(make([]byte, 1))
+				noticed.Store(true)
+			}()
+			time.Sleep(time.Millisecond) // it waits then
+			if _, err := otherClient.Write(b[:]); err != nil {
+				t.Fatal(err)
+			}
+			start := time.Now()
+			// For less than the 10 ms after which Go looks by itself.
+			for !noticed.Load() && time.Since(start) < 8*time.Millisecond {
+				if err := serve(busy); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !noticed.Load() {
+				t.Errorf("nobody has noticed in %v", time.Since(start))
+			}
+		})
+	}
+}
+
+func newTestTurns(tb testing.TB) *turns {
+	tb.Helper()
+	turns, err := newTurns()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return turns
 }

@@ -363,7 +363,10 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
 	var connections connections
-	turns := newTurns()
+	turns, err := newTurns()
+	if err != nil {
+		return err
+	}
 	m.AddConnections(name, connections.open.Load, connections.refused.Load, turns.pauses.Load)
 	server := &http.Server{
 		Handler:           handler,
