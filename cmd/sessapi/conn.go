@@ -47,11 +47,11 @@ type turns struct {
 	busy   atomic.Int64 // how many always have something more to read
 	pauses atomic.Uint64
 
+	// look waits for what it writes itself to a pipe.
+	in     syscall.RawConn
+	out    *os.File
 	epoch  time.Time
-	looked atomic.Int64 // when somebody last did, in nanoseconds since epoch
-	// A pipe: look waits for what it writes itself.
-	in  syscall.RawConn
-	out *os.File
+	looked atomic.Int64 // when it last did, in nanoseconds since epoch
 }
 
 // newTurns lets half of the processors be busy. One connection alone always may: it may
@@ -66,17 +66,15 @@ func newTurns() (*turns, error) {
 	return t, err
 }
 
-// due reports whether nobody has looked within a turn. Whoever asked has to look then.
-func (t *turns) due(now time.Time) bool {
+// look lets go of the processor until Go's scheduler has looked at the network, unless
+// somebody did so within a turn. By itself it looks only when no goroutine is ready, and
+// every 10 ms (findRunnable and sysmon in runtime/proc.go): with one processor, all would
+// wait that long for a client that always has something more.
+func (t *turns) look(now time.Time) {
 	since, looked := int64(now.Sub(t.epoch)), t.looked.Load()
-	return since-looked >= int64(turn) && t.looked.CompareAndSwap(looked, since)
-}
-
-// look lets go of the processor until Go's scheduler has looked at the network. By
-// itself it looks only when no goroutine is ready, and every 10 ms (findRunnable and
-// sysmon in runtime/proc.go): with one processor, all would wait that long for a client
-// that always has something more.
-func (t *turns) look() {
+	if since-looked < int64(turn) || !t.looked.CompareAndSwap(looked, since) {
+		return
+	}
 	var b [8]byte
 	written := false
 	_ = t.in.Read(func(fd uintptr) (done bool) {
@@ -95,9 +93,7 @@ func (t *turns) crowded() bool { return t.busy.Load() > t.most }
 
 // Accept is part of [net.Listener].
 func (l clientListener) Accept() (net.Conn, error) {
-	if l.turns.due(time.Now()) {
-		l.turns.look()
-	}
+	l.turns.look(time.Now())
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -174,8 +170,8 @@ func (c *clientConn) CloseWrite() error { return c.Conn.(interface{ CloseWrite()
 // Write is part of [net.Conn].
 func (c *clientConn) Write(p []byte) (int, error) {
 	c.writes.Add(1)
-	if c.busy.Load() && c.turns.due(time.Now()) {
-		c.turns.look()
+	if c.busy.Load() {
+		c.turns.look(time.Now())
 	}
 	return c.Conn.Write(p)
 }
@@ -235,8 +231,8 @@ func (c *clientConn) goOn() {
 	if c.turns.crowded() {
 		c.turns.pauses.Add(1)
 		time.Sleep(min(pauseTurns*took+delay, maxPause)) // also while it is closed: that is soon enough
-	} else if c.turns.due(now) {
-		c.turns.look()
+	} else {
+		c.turns.look(now)
 	}
 	c.begin(time.Now())
 }
@@ -244,13 +240,6 @@ func (c *clientConn) goOn() {
 // begin begins a turn.
 func (c *clientConn) begin(now time.Time) {
 	c.busySince, c.spent, c.reads, c.written = now, 0, 0, c.writes.Load()
-}
-
-// interrupt ends that the connection is busy, until its turn goes on, or a new one begins.
-func (c *clientConn) interrupt() {
-	c.restedSince = time.Now()
-	c.spent += c.restedSince.Sub(c.busySince)
-	c.rest()
 }
 
 // rest ends that the connection is busy.
@@ -278,7 +267,9 @@ func (c *clientConn) tryRead(fd uintptr) (done bool) {
 		case errors.Is(c.err, syscall.EAGAIN):
 			c.waited = true
 			if c.busy.Load() {
-				c.interrupt()
+				c.restedSince = time.Now()
+				c.spent += c.restedSince.Sub(c.busySince)
+				c.rest()
 			}
 			return false
 		default:
