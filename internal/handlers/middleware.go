@@ -109,7 +109,12 @@ func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFun
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 			return
 		}
-		defer from.leave(place, w)
+		defer func() {
+			if cutOff := from.leave(place, w); cutOff {
+				resp.leave()
+				from.delay()
+			}
+		}()
 		next(w, r)
 	}
 }

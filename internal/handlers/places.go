@@ -17,6 +17,11 @@ const (
 	patience = 25 * time.Millisecond
 	// takeTimeout is how long a request is tried to be found a place for.
 	takeTimeout = 250 * time.Millisecond
+	// cutOffTime is how long the connection of a request that was cut off stays open:
+	// its client would only come back at once. maxDelayed is how many do, a quarter of
+	// the connections of a listener.
+	cutOffTime = time.Second
+	maxDelayed = 4 << 10
 )
 
 // errTooManyChanges is for who would have to wait for changes before its own.
@@ -34,7 +39,9 @@ type places struct {
 	// spared has a token for each request that cannot be cut off: however long a
 	// disk takes, they leave places to the others.
 	spared chan struct{}
-	cut    atomic.Uint64 // requests that were cut off
+	// cutOff has a token for each request that was cut off and whose connection is open.
+	delayed chan struct{}
+	cut     atomic.Uint64 // requests that were cut off
 }
 
 // place is that of one request.
@@ -49,7 +56,7 @@ type place struct {
 }
 
 func newPlaces(n int) *places {
-	p := &places{all: make([]place, n), free: make(chan *place, n), spared: make(chan struct{}, max(1, n/8))}
+	p := &places{all: make([]place, n), free: make(chan *place, n), spared: make(chan struct{}, max(1, n/8)), delayed: make(chan struct{}, maxDelayed)}
 	for i := range p.all {
 		p.free <- &p.all[i]
 	}
@@ -80,11 +87,23 @@ func (p *places) take(w http.ResponseWriter, at time.Time) *place {
 	return nil
 }
 
-// leave gives back the place of the request that w answers. One that has given
-// it away before has none any more.
-func (p *places) leave(pl *place, w http.ResponseWriter) {
-	if pl.exit(w) {
+// leave gives back the place of the request that w answers, and reports whether it was
+// cut off. One that has given its place away before has none any more.
+func (p *places) leave(pl *place, w http.ResponseWriter) (cutOff bool) {
+	left, cutOff := pl.exit(w)
+	if left {
 		p.free <- pl
+	}
+	return cutOff
+}
+
+// delay returns when the client of a request that was cut off may come back.
+func (p *places) delay() {
+	select {
+	case p.delayed <- struct{}{}:
+		time.Sleep(cutOffTime)
+		<-p.delayed
+	default:
 	}
 }
 
@@ -151,16 +170,16 @@ func (pl *place) isOf(w http.ResponseWriter) bool {
 	return pl.w == w
 }
 
-// exit reports whether the place was that of w, and then empties it.
-func (pl *place) exit(w http.ResponseWriter) bool {
+// exit reports whether the place was that of w, and then empties it, and whether w was
+// cut off.
+func (pl *place) exit(w http.ResponseWriter) (left, cutOff bool) {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
 	if pl.w != w {
-		return false
+		return false, false
 	}
 	pl.w = nil
-	pl.since.Store(0)
-	return true
+	return true, pl.since.Swap(0) == 0
 }
 
 // cut cuts off the request that came at since, unless it has left meanwhile.

@@ -57,6 +57,36 @@ func TestSlowBodiesGiveWay(t *testing.T) {
 	}
 }
 
+// Who is cut off cannot come back at once: its connection stays, its place is free.
+// There are never too many such connections.
+func TestCutOffComesBackLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, p := newAPI(t), newPlaces(1)
+		serve := a.limitInFlight(p, func(http.ResponseWriter, *http.Request) { time.Sleep(2 * patience) })
+		request := func() (took time.Duration) {
+			start := time.Now()
+			w := newResponse(httptest.NewRecorder(), start)
+			defer w.release()
+			serve(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/status", nil))
+			return time.Since(start)
+		}
+		for n, want := range []time.Duration{2*patience + cutOffTime, 2 * patience} {
+			if n == 1 {
+				p.delayed = make(chan struct{}) // has no room
+			}
+			took := make(chan time.Duration, 1)
+			go func() { took <- request() }()
+			time.Sleep(patience + 1)
+			if second := request(); second != 3*patience-1 {
+				t.Errorf("the second request takes %v", second)
+			}
+			if first := <-took; first != want {
+				t.Errorf("the request that is cut off takes %v, want %v", first, want)
+			}
+		}
+	})
+}
+
 // Who waited for a place has it for as long as others: the waiting is no reason to be
 // cut off.
 func TestWaitingForAPlace(t *testing.T) {
