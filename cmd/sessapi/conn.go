@@ -47,11 +47,13 @@ type turns struct {
 	busy   atomic.Int64 // how many always have something more to read
 	pauses atomic.Uint64
 
-	// look waits for what it writes itself to a pipe.
-	in     syscall.RawConn
-	out    *os.File
+	// A pipe that look writes to, and waits for.
+	in  syscall.RawConn
+	out *os.File
+	// When somebody last looked, and when they had begun, in nanoseconds since epoch.
 	epoch  time.Time
-	looked atomic.Int64 // when it last did, in nanoseconds since epoch
+	looked atomic.Int64
+	began  int64 // guarded by in
 }
 
 // newTurns lets half of the processors be busy. One connection alone always may: it may
@@ -62,6 +64,9 @@ func newTurns() (*turns, error) {
 		return nil, err
 	}
 	t := &turns{most: int64(max(1, runtime.GOMAXPROCS(0)/2)), epoch: time.Now(), out: out}
+	if err := in.SetReadDeadline(time.Time{}); err != nil { // look cannot wait for it
+		return nil, err
+	}
 	t.in, err = in.SyscallConn()
 	return t, err
 }
@@ -82,9 +87,14 @@ func (t *turns) look(now time.Time) {
 			_, _ = syscall.Read(int(fd), b[:])
 			return true
 		}
-		_, _ = t.out.Write(b[:1]) // here, for Read does not wait for what was there before
+		if t.began > since { // who came first has looked meanwhile
+			return true
+		}
+		t.began = int64(time.Since(t.epoch))
+		// Within Read, for that forgets what there was to read before.
+		_, err := t.out.Write(b[:1])
 		written = true
-		return false
+		return err != nil
 	})
 }
 

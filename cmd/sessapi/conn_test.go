@@ -211,6 +211,27 @@ func TestCloseWrite(t *testing.T) {
 // something more, or while many connect.
 func TestOthersAreNoticed(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	var b [1]byte
+	for name, serve := range map[string]func(net.Listener, net.Conn) error{
+		"reads":       func(_ net.Listener, busy net.Conn) error { _, err := busy.Read(b[:]); return err },
+		"writes":      func(_ net.Listener, busy net.Conn) error { _, err := busy.Write(b[:]); return err },
+		"connections": func(listener net.Listener, _ net.Conn) error { _, err := listener.Accept(); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 5 { // the system may take the processor away
+				if isNoticed(t, serve) {
+					return
+				}
+			}
+			t.Error("nobody notices")
+		})
+	}
+}
+
+// isNoticed reports whether what a client sends is noticed while serve is called. There
+// are enough connections to accept, and to read from.
+func isNoticed(t *testing.T, serve func(net.Listener, net.Conn) error) bool {
+	t.Helper()
 	turns := newTestTurns(t)
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -218,57 +239,42 @@ func TestOthersAreNoticed(t *testing.T) {
 	}
 	listener := clientListener{plain, turns}
 	defer listener.Close()
-	wait := 500 // to be accepted
-	for range wait {
+	const waiting = 500
+	for range waiting {
 		conn, err := net.Dial("tcp", listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
 	}
-	var b [1]byte
-	for name, serve := range map[string]func(busy net.Conn) error{
-		"reads":  func(busy net.Conn) error { _, err := busy.Read(b[:]); return err },
-		"writes": func(busy net.Conn) error { _, err := busy.Write(b[:]); return err },
-		"connections": func(net.Conn) error {
-			if wait--; wait < 0 {
-				return errors.New("all are accepted")
-			}
-			_, err := listener.Accept()
-			return err
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			busy, client := clientPair(t, turns)
-			if _, err := client.Write(make([]byte, 64<<10)); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Millisecond) // all of it is there then
-			if _, err := io.ReadFull(busy, make([]byte, 2)); err != nil {
-				t.Fatal(err)
-			}
-			other, otherClient := clientPair(t, turns)
-			var noticed atomic.Bool
-			go func() {
-				_, _ = other.Read(make([]byte, 1))
-				noticed.Store(true)
-			}()
-			time.Sleep(time.Millisecond) // it waits then
-			if _, err := otherClient.Write(b[:]); err != nil {
-				t.Fatal(err)
-			}
-			start := time.Now()
-			// For less than the 10 ms after which Go looks by itself.
-			for !noticed.Load() && time.Since(start) < 8*time.Millisecond {
-				if err := serve(busy); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if !noticed.Load() {
-				t.Errorf("nobody has noticed in %v", time.Since(start))
-			}
-		})
+	busy, client := clientPair(t, turns)
+	if _, err := client.Write(make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
 	}
+	time.Sleep(time.Millisecond) // all of it is there then
+	if _, err := io.ReadFull(busy, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	other, otherClient := clientPair(t, turns)
+	var noticed atomic.Bool
+	go func() {
+		_, _ = other.Read(make([]byte, 1))
+		noticed.Store(true)
+	}()
+	time.Sleep(time.Millisecond) // it waits then
+	if _, err := otherClient.Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+	// For less than the 10 ms after which Go looks by itself.
+	start := time.Now()
+	for n := 0; n < waiting && !noticed.Load() && time.Since(start) < 8*time.Millisecond; n++ {
+		if err := serve(listener, busy); err != nil {
+			t.Fatal(err)
+		}
+		for began := time.Now(); time.Since(began) < turn/50; { // it costs something
+		}
+	}
+	return noticed.Load()
 }
 
 func newTestTurns(tb testing.TB) *turns {

@@ -352,6 +352,10 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	if s.policy != nil {
 		mode = 0o666 // it says which users may do what
 	}
+	turns, err := newTurns()
+	if err != nil {
+		return err
+	}
 	listener, err := listen(address, mode)
 	if err != nil {
 		return err
@@ -363,10 +367,6 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
 	var connections connections
-	turns, err := newTurns()
-	if err != nil {
-		return err
-	}
 	m.AddConnections(name, connections.open.Load, connections.refused.Load, turns.pauses.Load)
 	server := &http.Server{
 		Handler:           handler,

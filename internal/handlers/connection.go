@@ -28,6 +28,13 @@ const maxServed = 16
 // maxLate is how many more are served every patience when those take long.
 const maxLate = 4
 
+const (
+	// cutOffTime is how long the connection of a request that was cut off stays open.
+	cutOffTime = time.Second
+	// maxCutOff is how many do, a quarter of the connections of a listener.
+	maxCutOff = 4 << 10
+)
+
 // connection is what the requests of a connection share.
 type connection struct {
 	delayer delayer       // nil when it cannot be told
@@ -91,6 +98,17 @@ func (a *API) onConnection(router chi.Router) http.Handler {
 		}
 		router.ServeHTTP(w, r)
 	})
+}
+
+// keepCutOff keeps the connection of a request that was cut off open for a while,
+// without its place: a client that waits until it is closed would come back at once.
+func (a *API) keepCutOff() {
+	select {
+	case a.cutOff <- struct{}{}:
+		time.Sleep(cutOffTime)
+		<-a.cutOff
+	default:
+	}
 }
 
 // drop counts a request of the connection that ended before its turn.

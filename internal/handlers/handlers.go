@@ -144,6 +144,7 @@ type API struct {
 	buffers  *bufferPool
 
 	inFlight, opsInFlight *places
+	cutOff                chan struct{} // has a token for each connection that keepCutOff keeps
 	reset, queued         atomic.Uint64 // requests
 	waiting               chan struct{} // a token for each request that is held
 	held                  atomic.Int64
@@ -174,6 +175,7 @@ func New(c Config) *API {
 		started:     c.Now(),
 		buffers:     newBufferPool(maxUploadBytes(c.MaxSessionBytes) + 1),
 		inFlight:    newPlaces(c.MaxInFlight),
+		cutOff:      make(chan struct{}, maxCutOff),
 		opsInFlight: newPlaces(maxOpsInFlight),
 		waiting:     make(chan struct{}, c.MaxWaiting),
 		draining:    make(chan struct{}),

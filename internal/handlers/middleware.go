@@ -28,7 +28,11 @@ func (a *API) observe(next http.Handler) http.Handler {
 				route := chi.RouteContext(r.Context()).RoutePattern()
 				a.record(w, r, route, resp.status, resp.size, a.cfg.Now().Sub(resp.began))
 			}
+			cutOff := resp.cutOff
 			resp.release()
+			if cutOff && r.ProtoMajor == 1 { // else its stream is reset, and the connection stays anyway
+				a.keepCutOff()
+			}
 		}()
 		next.ServeHTTP(resp, r)
 	})
@@ -109,12 +113,7 @@ func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFun
 			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 			return
 		}
-		defer func() {
-			if cutOff := from.leave(place, w); cutOff {
-				resp.leave()
-				from.delay()
-			}
-		}()
+		defer func() { resp.cutOff = from.leave(place, w) }()
 		next(w, r)
 	}
 }

@@ -17,11 +17,6 @@ const (
 	patience = 25 * time.Millisecond
 	// takeTimeout is how long a request is tried to be found a place for.
 	takeTimeout = 250 * time.Millisecond
-	// cutOffTime is how long the connection of a request that was cut off stays open:
-	// its client would only come back at once. maxDelayed is how many do, a quarter of
-	// the connections of a listener.
-	cutOffTime = time.Second
-	maxDelayed = 4 << 10
 )
 
 // errTooManyChanges is for who would have to wait for changes before its own.
@@ -39,9 +34,7 @@ type places struct {
 	// spared has a token for each request that cannot be cut off: however long a
 	// disk takes, they leave places to the others.
 	spared chan struct{}
-	// cutOff has a token for each request that was cut off and whose connection is open.
-	delayed chan struct{}
-	cut     atomic.Uint64 // requests that were cut off
+	cut    atomic.Uint64 // requests that were cut off
 }
 
 // place is that of one request.
@@ -56,7 +49,7 @@ type place struct {
 }
 
 func newPlaces(n int) *places {
-	p := &places{all: make([]place, n), free: make(chan *place, n), spared: make(chan struct{}, max(1, n/8)), delayed: make(chan struct{}, maxDelayed)}
+	p := &places{all: make([]place, n), free: make(chan *place, n), spared: make(chan struct{}, max(1, n/8))}
 	for i := range p.all {
 		p.free <- &p.all[i]
 	}
@@ -95,16 +88,6 @@ func (p *places) leave(pl *place, w http.ResponseWriter) (cutOff bool) {
 		p.free <- pl
 	}
 	return cutOff
-}
-
-// delay returns when the client of a request that was cut off may come back.
-func (p *places) delay() {
-	select {
-	case p.delayed <- struct{}{}:
-		time.Sleep(cutOffTime)
-		<-p.delayed
-	default:
-	}
 }
 
 // leaveEarly gives back the place of a request that goes on without one.

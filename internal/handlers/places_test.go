@@ -3,9 +3,11 @@ package handlers
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,12 +23,15 @@ func TestSlowBodiesGiveWay(t *testing.T) {
 	a.inFlight = newPlaces(4)
 	server := httptest.NewServer(a.Handler())
 	defer server.Close()
+	start := time.Now()
+	var slow []net.Conn
 	for range 8 {
 		conn, err := net.Dial("tcp", server.Listener.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		slow = append(slow, conn)
 		_, err = fmt.Fprintf(conn, "PUT /sessions/01 HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: 9\r\n\r\nslow", mediaBytes)
 		if err != nil {
 			t.Fatal(err)
@@ -55,34 +60,30 @@ func TestSlowBodiesGiveWay(t *testing.T) {
 	if a.CutOff() == 0 {
 		t.Error("nobody is said to be cut off")
 	}
+	// Their connections stay open for a while, and are closed then.
+	for _, conn := range slow[:4] {
+		_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) < cutOffTime {
+			t.Errorf("the connection of a slow client ends after %v: %v", time.Since(start), err)
+		}
+	}
 }
 
-// Who is cut off cannot come back at once: its connection stays, its place is free.
-// There are never too many such connections.
-func TestCutOffComesBackLater(t *testing.T) {
+// There are never too many connections that are kept for that.
+func TestConnectionsOfCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, p := newAPI(t), newPlaces(1)
-		serve := a.limitInFlight(p, func(http.ResponseWriter, *http.Request) { time.Sleep(2 * patience) })
-		request := func() (took time.Duration) {
-			start := time.Now()
-			w := newResponse(httptest.NewRecorder(), start)
-			defer w.release()
-			serve(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/status", nil))
-			return time.Since(start)
+		a := newAPI(t)
+		a.cutOff = make(chan struct{}, 1)
+		start := time.Now()
+		go a.keepCutOff()
+		synctest.Wait()
+		if a.keepCutOff(); time.Since(start) != 0 {
+			t.Errorf("the second is kept for %v", time.Since(start))
 		}
-		for n, want := range []time.Duration{2*patience + cutOffTime, 2 * patience} {
-			if n == 1 {
-				p.delayed = make(chan struct{}) // has no room
-			}
-			took := make(chan time.Duration, 1)
-			go func() { took <- request() }()
-			time.Sleep(patience + 1)
-			if second := request(); second != 3*patience-1 {
-				t.Errorf("the second request takes %v", second)
-			}
-			if first := <-took; first != want {
-				t.Errorf("the request that is cut off takes %v, want %v", first, want)
-			}
+		time.Sleep(cutOffTime)
+		synctest.Wait()
+		if len(a.cutOff) != 0 {
+			t.Error("the first is kept for more than its time")
 		}
 	})
 }

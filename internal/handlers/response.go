@@ -14,6 +14,7 @@ type response struct {
 	status int           // 0 until it is written
 	size   int           // of the body so far, in bytes
 	served chan struct{} // of its connection, as long as it has a token there
+	cutOff bool          // because its client was slow
 }
 
 // responses are reused, for a new one is an allocation that each request makes.
