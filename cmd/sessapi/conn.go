@@ -103,7 +103,9 @@ func (t *turns) crowded() bool { return t.busy.Load() > t.most }
 
 // Accept is part of [net.Listener].
 func (l clientListener) Accept() (net.Conn, error) {
-	l.turns.look(time.Now())
+	if !l.turns.crowded() { // else it would be late itself
+		l.turns.look(time.Now())
+	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
@@ -140,6 +142,7 @@ type clientConn struct {
 	reads       int           // in its turn, without having to wait
 	written     uint64        // writes when its turn began
 	writes      atomic.Uint64
+	answered    atomic.Uint64 // writes when it was last read
 	// delay is added to its next pause, in nanoseconds.
 	delay atomic.Int64
 
@@ -179,8 +182,8 @@ func (c *clientConn) CloseWrite() error { return c.Conn.(interface{ CloseWrite()
 
 // Write is part of [net.Conn].
 func (c *clientConn) Write(p []byte) (int, error) {
-	c.writes.Add(1)
-	if c.busy.Load() {
+	// One answer behind a read is what any client asks for.
+	if n := c.writes.Add(1); n-c.answered.Load() > 1 && c.busy.Load() {
 		c.turns.look(time.Now())
 	}
 	return c.Conn.Write(p)
@@ -191,6 +194,7 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	c.answered.Store(c.writes.Load())
 	defer c.read.end()
 	if c.read.begin() {
 		return 0, os.ErrDeadlineExceeded
