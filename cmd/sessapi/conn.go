@@ -38,7 +38,8 @@ const (
 // Neither they nor many new connections keep Go from noticing what others have sent.
 type clientListener struct {
 	net.Listener
-	turns *turns
+	turns  *turns
+	secure bool // with TLS
 }
 
 // turns is what the connections of a listener share.
@@ -116,7 +117,7 @@ func (l clientListener) Accept() (net.Conn, error) {
 	}
 	now := time.Now()
 	c := &clientConn{
-		Conn: conn, raw: raw, turns: l.turns,
+		Conn: conn, raw: raw, turns: l.turns, secure: l.secure,
 		read:  deadline{set: conn.SetReadDeadline, epoch: now},
 		write: deadline{set: conn.SetWriteDeadline, epoch: now},
 	}
@@ -133,6 +134,8 @@ type clientConn struct {
 	turns *turns
 
 	read, write deadline
+	arrivals
+	secure bool // what is read is not HTTP, but TLS
 
 	busy, closed atomic.Bool // busy is whether the last read did not have to wait
 	// Its turn is all the time that it is busy, until it has waited for as long.
@@ -162,7 +165,10 @@ func (c *clientConn) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline is part of [net.Conn].
-func (c *clientConn) SetReadDeadline(t time.Time) error { return c.read.move(t) }
+func (c *clientConn) SetReadDeadline(t time.Time) error {
+	c.moved()
+	return c.read.move(t)
+}
 
 // SetWriteDeadline is part of [net.Conn].
 func (c *clientConn) SetWriteDeadline(t time.Time) error { return c.write.move(t) }
@@ -216,6 +222,9 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	}
 	if c.n == 0 {
 		return 0, io.EOF
+	}
+	if !c.secure {
+		c.received()
 	}
 	return c.n, nil
 }

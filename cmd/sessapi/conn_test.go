@@ -19,7 +19,7 @@ func clientPair(t *testing.T, turns *turns) (server net.Conn, client *net.TCPCon
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := clientListener{plain, turns}
+	listener := clientListener{Listener: plain, turns: turns}
 	defer listener.Close()
 	conn, err := net.Dial("tcp", listener.Addr().String())
 	if err != nil {
@@ -237,7 +237,7 @@ func isNoticed(t *testing.T, serve func(net.Listener, net.Conn) error) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener := clientListener{plain, turns}
+	listener := clientListener{Listener: plain, turns: turns}
 	defer listener.Close()
 	const waiting = 500
 	for range waiting {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -36,24 +39,56 @@ func listen(a config.Address, mode os.FileMode) (net.Listener, error) {
 	return listener, nil
 }
 
-// connections counts those of a server, and closes what comes beyond
-// maxConnections.
+// connections counts those of a server, and those of their requests that net/http ended
+// before they reached the service. It closes what comes beyond maxConnections.
 type connections struct {
-	open    atomic.Int64
-	refused atomic.Uint64
+	open                        atomic.Int64
+	accepted, refused, unserved atomic.Uint64
 }
 
 // changed is for [http.Server.ConnState].
 func (c *connections) changed(conn net.Conn, state http.ConnState) {
+	arrivals := arrivalsOf(conn)
 	switch state {
 	case http.StateNew:
+		if arrivals.phase.Load() != phaseHeld {
+			c.accepted.Add(1)
+		}
 		if c.open.Add(1) > maxConnections {
 			c.refused.Add(1)
 			_ = conn.Close() // the server notices, and says that it is closed
 		}
-	case http.StateHijacked, http.StateClosed:
+	case http.StateHijacked:
 		c.open.Add(-1)
+	case http.StateClosed:
+		c.open.Add(-1)
+		c.unserved.Add(uint64(max(0, arrivals.coming.Load())))
 	}
+	arrivals.changed(state)
+}
+
+// serverLog is the log of net/http, which tells of some things by text alone. Those that
+// any client can cause, known by how their text begins, are counted, and at debug level.
+type serverLog struct {
+	slog.Handler
+	counted map[string]func()
+}
+
+// Enabled is part of [slog.Handler]. What is not logged is counted.
+func (l serverLog) Enabled(context.Context, slog.Level) bool { return true }
+
+// Handle is part of [slog.Handler].
+func (l serverLog) Handle(ctx context.Context, r slog.Record) error {
+	for beginning, count := range l.counted {
+		if strings.HasPrefix(r.Message, beginning) {
+			count()
+			r.Level = slog.LevelDebug
+		}
+	}
+	if !l.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return l.Handler.Handle(ctx, r)
 }
 
 // isStale reports whether the path is a socket that nobody listens at.

@@ -38,10 +38,17 @@ func settings() config.Config {
 
 func startService(t *testing.T, c config.Config) *service {
 	t.Helper()
+	return startServiceWith(t, c, func(*service) {})
+}
+
+// startServiceWith changes the service before it serves.
+func startServiceWith(t *testing.T, c config.Config, change func(*service)) *service {
+	t.Helper()
 	s, err := newService(c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
+	change(s)
 	s.start(nil)
 	t.Cleanup(func() {
 		if err := s.stop(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -367,7 +368,20 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
 	var connections connections
-	m.AddConnections(name, connections.open.Load, connections.refused.Load, turns.pauses.Load)
+	m.AddConnections(name, func() metrics.Connections {
+		return metrics.Connections{
+			Open: connections.open.Load(), Accepted: connections.accepted.Load(), Refused: connections.refused.Load(),
+			Unserved: connections.unserved.Load(), Pauses: turns.pauses.Load(),
+		}
+	})
+	log := serverLog{s.log.Handler(), map[string]func(){
+		"http2: server":                       m.ProtocolError,
+		"http2: received GOAWAY":              m.ProtocolError,
+		"timeout waiting for SETTINGS frames": m.ProtocolError,
+	}}
+	if secure {
+		log.counted["http: TLS handshake error"] = func() { s.tls.handshakeFailures.Add(1) }
+	}
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -382,16 +396,21 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 			MaxReceiveBufferPerConnection: receiveBuffer,
 			MaxReceiveBufferPerStream:     receiveBuffer,
 			WriteByteTimeout:              stuckTimeout,
-			CountError:                    m.ProtocolError,
+			CountError: func(kind string) {
+				if strings.HasPrefix(kind, "stream_") { // the log has those that end a connection
+					m.ProtocolError()
+				}
+			},
 		},
 		ConnState: connections.changed,
-		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		ErrorLog:  slog.NewLogLogger(log, slog.LevelWarn),
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is counted as well
 	}
 	if secure {
 		server.TLSConfig = s.tls.config()
-		server.ErrorLog = slog.NewLogLogger(handshakeLog{s.log.Handler(), &s.tls.handshakeFailures}, slog.LevelWarn)
 	}
-	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, turns}, secure})
+	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, turns, secure}, secure})
 	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -13,7 +12,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -194,27 +192,4 @@ func poolOf(certs []*x509.Certificate) *x509.CertPool {
 		pool.AddCert(cert)
 	}
 	return pool
-}
-
-// handshakeLog is the log of a server, with failed handshakes counted and at
-// debug level: anybody who connects can make them. net/http tells of them by
-// text alone.
-type handshakeLog struct {
-	slog.Handler
-	failures *atomic.Uint64
-}
-
-// Enabled is part of [slog.Handler]. What is not logged is counted.
-func (h handshakeLog) Enabled(context.Context, slog.Level) bool { return true }
-
-// Handle is part of [slog.Handler].
-func (h handshakeLog) Handle(ctx context.Context, r slog.Record) error {
-	if strings.HasPrefix(r.Message, "http: TLS handshake error") {
-		h.failures.Add(1)
-		r.Level = slog.LevelDebug
-	}
-	if !h.Handler.Enabled(ctx, r.Level) {
-		return nil
-	}
-	return h.Handler.Handle(ctx, r)
 }

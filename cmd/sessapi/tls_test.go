@@ -437,20 +437,6 @@ func TestHealthcheckTLS(t *testing.T) {
 	}
 }
 
-// Failed handshakes do not fill the log, other messages of net/http are kept.
-func TestHandshakeLog(t *testing.T) {
-	for level, want := range map[slog.Level]int{slog.LevelInfo: 1, slog.LevelDebug: 2} {
-		var out bytes.Buffer
-		tr := new(transport)
-		log := slog.NewLogLogger(handshakeLog{slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level}), &tr.handshakeFailures}, slog.LevelWarn)
-		log.Print("http: TLS handshake error from 127.0.0.1:1: EOF")
-		log.Print("http: Accept error: too many open files")
-		if got := strings.Count(out.String(), "\n"); got != want || !strings.Contains(out.String(), "level=WARN") || tr.handshakeFailures.Load() != 1 {
-			t.Errorf("%v: %s", level, &out)
-		}
-	}
-}
-
 // Only the names of the settings and of the certificate call the service.
 func TestServiceNames(t *testing.T) {
 	id := newIdentity(t, "server", nil)

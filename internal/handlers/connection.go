@@ -16,9 +16,13 @@ import (
 // time: many times what it costs the service.
 const resetDelay = time.Millisecond
 
-// delayer is a connection that can be told to pause for longer the next time that it
-// has to.
-type delayer interface{ Delay(time.Duration) }
+// client is a connection that is told of its requests.
+type client interface {
+	// Reached is called with each that reaches the service.
+	Reached()
+	// Delay has the connection pause for longer the next time that it has to.
+	Delay(time.Duration)
+}
 
 // maxServed is how many requests of a connection of HTTP/2 are served at a time. The
 // others wait for those before, so that no connection fills the processors, and the
@@ -37,9 +41,10 @@ const (
 
 // connection is what the requests of a connection share.
 type connection struct {
-	delayer delayer       // nil when it cannot be told
-	served  chan struct{} // has a token for each request of HTTP/2 that is served
-	late    chan struct{} // has one for each that went on beside those, for a time
+	client client        // nil when it cannot be told
+	routes *chi.Context  // of its request, when it is of HTTP/1
+	served chan struct{} // has a token for each request of HTTP/2 that is served
+	late   chan struct{} // has one for each that went on beside those, for a time
 }
 
 // connectionKey is the key of a connection's context for it.
@@ -52,23 +57,23 @@ func connectionOf(r *http.Request) *connection {
 }
 
 // ConnContext is for [http.Server.ConnContext]. It adds who is at the other end of a
-// Unix socket, the connection, which may have a method Delay, and what the requests of
+// Unix socket, the connection, which may have methods Reached and Delay, and what the requests of
 // a connection of HTTP/1 share.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	ctx = auth.ConnContext(ctx, conn)
 	shared := &connection{
-		delayer: delayerOf(conn),
-		served:  make(chan struct{}, maxServed), late: make(chan struct{}, maxLate),
+		client: clientOf(conn), routes: chi.NewRouteContext(),
+		served: make(chan struct{}, maxServed), late: make(chan struct{}, maxLate),
 	}
 	ctx = context.WithValue(ctx, connectionKey{}, shared)
-	return context.WithValue(ctx, chi.RouteCtxKey, chi.NewRouteContext())
+	return context.WithValue(ctx, chi.RouteCtxKey, shared.routes)
 }
 
-// delayerOf is the connection, or what is below it.
-func delayerOf(conn net.Conn) delayer {
+// clientOf is the connection, or what is below it.
+func clientOf(conn net.Conn) client {
 	for {
 		switch c := conn.(type) {
-		case delayer:
+		case client:
 			return c
 		case interface{ NetConn() net.Conn }:
 			conn = c.NetConn()
@@ -84,13 +89,17 @@ func delayerOf(conn net.Conn) delayer {
 // before its turn is dropped: a client that does so by the thousand is to cost little.
 func (a *API) onConnection(router chi.Router) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch shared := chi.RouteContext(r.Context()); {
-		case shared == nil: // without ConnContext
+		conn := connectionOf(r)
+		if conn != nil && conn.client != nil {
+			conn.client.Reached()
+		}
+		switch {
+		case conn == nil: // without ConnContext
 		case r.ProtoMajor == 1:
-			shared.Reset()
-			shared.Routes = router
+			conn.routes.Reset()
+			conn.routes.Routes = router
 		case r.Context().Err() != nil:
-			a.drop(connectionOf(r))
+			a.drop(conn)
 			return
 		default:
 			growStack()
@@ -114,8 +123,8 @@ func (a *API) keepCutOff() {
 // drop counts a request of the connection that ended before its turn.
 func (a *API) drop(conn *connection) {
 	a.reset.Add(1)
-	if conn != nil && conn.delayer != nil {
-		conn.delayer.Delay(resetDelay)
+	if conn != nil && conn.client != nil {
+		conn.client.Delay(resetDelay)
 	}
 }
 
@@ -124,8 +133,11 @@ func (a *API) drop(conn *connection) {
 // what they need is far, it goes on beside them. It reports whether the request is still
 // to be served, and whether it waited for that.
 func (a *API) enter(resp *response, r *http.Request) (waited, ok bool) {
+	if r.ProtoMajor == 1 {
+		return false, true
+	}
 	conn := connectionOf(r)
-	if conn == nil || r.ProtoMajor == 1 {
+	if conn == nil {
 		return false, true
 	}
 	select {

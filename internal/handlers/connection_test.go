@@ -97,11 +97,14 @@ func TestRequestsOfAConnection(t *testing.T) {
 	}
 }
 
-// delayedConn counts for how long it is delayed.
+// delayedConn counts its requests, and for how long it is delayed.
 type delayedConn struct {
 	net.Conn
-	delay time.Duration
+	reached int
+	delay   time.Duration
 }
+
+func (c *delayedConn) Reached() { c.reached++ }
 
 func (c *delayedConn) Delay(d time.Duration) { c.delay += d }
 
@@ -117,8 +120,8 @@ func TestResetBeforeItsTurn(t *testing.T) {
 	r.ProtoMajor, r.ProtoMinor = 2, 0
 	h := a.Handler()
 	h.ServeHTTP(httptest.NewRecorder(), r)
-	if len(recorder.routes) != 1 || a.Reset() != 0 || conn.delay != 0 {
-		t.Errorf("before: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
+	if len(recorder.routes) != 1 || a.Reset() != 0 || conn.delay != 0 || conn.reached != 1 {
+		t.Errorf("before: %q, %d were reset, delayed by %v, told of %d", recorder.routes, a.Reset(), conn.delay, conn.reached)
 	}
 	shared := connectionOf(r)
 	for range maxServed {
@@ -141,6 +144,9 @@ func TestResetBeforeItsTurn(t *testing.T) {
 	h.ServeHTTP(httptest.NewRecorder(), r)
 	if len(recorder.routes) != 1 || a.Reset() != 2 || conn.delay != 2*resetDelay {
 		t.Errorf("before it is looked at: %q, %d were reset, delayed by %v", recorder.routes, a.Reset(), conn.delay)
+	}
+	if conn.reached != 3 {
+		t.Errorf("the connection was told of %d requests", conn.reached)
 	}
 }
 

@@ -269,27 +269,43 @@ func (m *Metrics) AddUnserved(cutOff, reset, queued func() uint64) {
 		}, func() float64 { return float64(queued()) }))
 }
 
-// AddConnections adds how many connections a listener has open, how many it
-// refused, and how often one had to pause.
-func (m *Metrics) AddConnections(listener string, open func() int64, refused, pauses func() uint64) {
+// Connections is how the connections of a listener are doing.
+type Connections struct {
+	Open     int64
+	Accepted uint64 // with those that were refused
+	Refused  uint64 // because too many were open
+	Unserved uint64 // requests of them that ended before they reached the service
+	Pauses   uint64 // how often one had to pause
+}
+
+// AddConnections adds the figures of the connections of a listener.
+func (m *Metrics) AddConnections(listener string, figures func() Connections) {
 	labels := prometheus.Labels{"listener": listener}
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "http_connections", ConstLabels: labels,
 			Help: "Open connections, without those that are held until the ticket keys change.",
-		}, func() float64 { return float64(open()) }),
+		}, func() float64 { return float64(figures().Open) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_connections_accepted_total", ConstLabels: labels,
+			Help: "Connections that clients made.",
+		}, func() float64 { return float64(figures().Accepted) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_connections_refused_total", ConstLabels: labels,
 			Help: "Connections closed at once because too many were open.",
-		}, func() float64 { return float64(refused()) }),
+		}, func() float64 { return float64(figures().Refused) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_requests_unserved_total", ConstLabels: labels,
+			Help: "Requests that ended before they reached the service: headers too large, late, malformed or broken off.",
+		}, func() float64 { return float64(figures().Unserved) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_connection_pauses_total", ConstLabels: labels,
 			Help: "Times that a connection paused because it left others no time.",
-		}, func() float64 { return float64(pauses()) }))
+		}, func() float64 { return float64(figures().Pauses) }))
 }
 
 // ProtocolError records that a client broke the protocol of HTTP/2.
-func (m *Metrics) ProtocolError(string) { m.protocolErrors.Inc() }
+func (m *Metrics) ProtocolError() { m.protocolErrors.Inc() }
 
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {

@@ -95,7 +95,7 @@ func everything(t *testing.T) *Metrics {
 	}
 	m.AddAudit(events)
 	m.AddUnserved(func() uint64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 })
-	m.AddConnections("main", func() int64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 })
+	m.AddConnections("main", func() Connections { return Connections{1, 1, 1, 1, 1} })
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ const (
 type attack struct {
 	name string
 	do   func(*attacker)
-	// counted is the metric that tells the operator of it, where there is one.
+	// counted is the metric that tells the operator of it.
 	counted string
 }
 
@@ -59,6 +59,9 @@ const (
 	cutOff      = "sessapi_http_requests_cut_off_total"
 	resets      = "sessapi_http_requests_reset_total"
 	queued      = "sessapi_http_requests_queued_total"
+	accepted    = `sessapi_http_connections_accepted_total{listener="main"}`
+	unserved    = `sessapi_http_requests_unserved_total{listener="main"}`
+	violations  = "sessapi_http_protocol_errors_total"
 	pauses      = `sessapi_http_connection_pauses_total{listener="main"}`
 	connections = `sessapi_http_connections{listener="main"}`
 	goroutines  = "go_goroutines"
@@ -110,10 +113,10 @@ func streamsNoWindow(n int) string {
 }
 
 var attacks = []attack{
-	{name: "slow headers", do: func(a *attacker) {
+	{name: "slow headers", counted: unserved, do: func(a *attacker) {
 		a.drip(1500, spread, slowHeaders)
 	}},
-	{name: "slow headers, all at once", do: func(a *attacker) {
+	{name: "slow headers, all at once", counted: unserved, do: func(a *attacker) {
 		a.drip(1500, atOnce, slowHeaders)
 	}},
 	{name: "slow bodies", counted: cutOff, do: func(a *attacker) {
@@ -122,18 +125,18 @@ var attacks = []attack{
 	{name: "slow bodies, all at once", counted: cutOff, do: func(a *attacker) {
 		a.drip(1500, atOnce, slowBody)
 	}},
-	{name: "idle connections", do: func(a *attacker) {
+	{name: "idle connections", counted: accepted, do: func(a *attacker) {
 		a.drip(min(idleConnections, openFiles()-500), spread, "")
 	}},
-	{name: "connecting", do: func(a *attacker) {
+	{name: "connecting", counted: accepted, do: func(a *attacker) {
 		a.tell() // for it is the attack
 		a.drip(min(idleConnections, openFiles()-500), spread, "")
 	}},
-	{name: "oversized headers", do: func(a *attacker) {
+	{name: "oversized headers", counted: unserved, do: func(a *attacker) {
 		line := []byte("X-Large: " + strings.Repeat("x", 64<<10) + "\r\n")
 		a.flood(getLarge, true, func(int) []byte { return line })
 	}},
-	{name: "many headers", do: func(a *attacker) {
+	{name: "many headers", counted: unserved, do: func(a *attacker) {
 		lines := []byte(strings.Repeat("a:\r\n", 16<<10))
 		a.flood(getLarge, true, func(int) []byte { return lines })
 	}},
@@ -141,7 +144,7 @@ var attacks = []attack{
 		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
 		a.flood("", true, func(int) []byte { return requests })
 	}},
-	{name: "pipelining without reading", do: func(a *attacker) {
+	{name: "pipelining without reading", counted: accepted, do: func(a *attacker) {
 		requests := []byte(strings.Repeat(getLarge+"\r\n", 4096))
 		a.flood("", false, func(int) []byte { return requests })
 	}},
@@ -158,7 +161,7 @@ var attacks = []attack{
 			return b
 		})
 	}},
-	{name: "CONTINUATION flood", do: func(a *attacker) {
+	{name: "CONTINUATION flood", counted: violations, do: func(a *attacker) {
 		headers := string(frame(frameHeaders, endStream, 1, fields))
 		// A literal field without indexing that has a name of "x".
 		more := frame(frameContinuation, 0, 1, strings.Repeat("\x00\x01x\x09continued", 1000))
@@ -168,7 +171,7 @@ var attacks = []attack{
 		pings := bytes.Repeat(frame(framePing, 0, 0, "8 octets"), 1000)
 		a.flood(preface, true, func(int) []byte { return pings })
 	}},
-	{name: "PING flood without reading", do: func(a *attacker) {
+	{name: "PING flood without reading", counted: pauses, do: func(a *attacker) {
 		pings := bytes.Repeat(frame(framePing, 0, 0, "8 octets"), 1000)
 		a.flood(preface, false, func(int) []byte { return pings })
 	}},
@@ -186,7 +189,7 @@ var attacks = []attack{
 		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
 		a.flood("", true, func(int) []byte { return request })
 	}},
-	{name: "lying bodies", do: func(a *attacker) {
+	{name: "lying bodies", counted: unserved, do: func(a *attacker) {
 		a.each(
 			putChunks+"fffffffffffffffff\r\n",
 			putChunks+"7fffffffffffffff\r\n"+strings.Repeat("x", 256<<10),
@@ -234,10 +237,7 @@ func TestHostileClients(t *testing.T) {
 	t.Logf("quiet: p99 %v; %.0f goroutines, %d KiB resident", quiet, idle, v.memory(t, "VmRSS"))
 	for _, attack := range attacks {
 		t.Run(attack.name, func(t *testing.T) {
-			before := 0.0
-			if attack.counted != "" {
-				before = v.metric(t, attack.counted)
-			}
+			before := v.metric(t, attack.counted)
 			// It gets what the service and the healthy clients leave of the processors,
 			// as if it had its own. (With nice -n 19 it would hold the healthy clients up
 			// for whole time slices, also while it attacks something else.)
@@ -248,18 +248,22 @@ func TestHostileClients(t *testing.T) {
 			used = v.metric(t, processor) - used
 			open, resident := v.metric(t, connections), v.memory(t, "VmRSS")
 			a.stop(t, syscall.SIGTERM)
-			made := a.out.await(t, `made (\d+)`)[1]
-			t.Logf("p99 %v; %s connections were made, %.0f are open; %.2f s of a processor, %d KiB resident", p99, made, open, used, resident)
+			made, err := strconv.ParseFloat(a.out.await(t, `made (\d+)`)[1], 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("p99 %v; %.0f connections were made, %.0f are open; %.2f s of a processor, %d KiB resident", p99, made, open, used, resident)
 			if bound := max(healthyBound, 20*quiet); p99 > bound {
 				t.Errorf("p99 of healthy clients is %v, over %v", p99, bound)
 			}
-			if made == "0" {
+			if made == 0 {
 				t.Error("the attack does not reach the service")
 			}
-			if attack.counted != "" && v.metric(t, attack.counted) == before {
-				t.Errorf("%s counts nothing", attack.counted)
-			}
 			v.awaitIdle(t, idle)
+			counted := v.metric(t, attack.counted) - before
+			if counted == 0 || attack.counted == accepted && counted < made {
+				t.Errorf("%s counts %.0f", attack.counted, counted)
+			}
 		})
 	}
 	if peak := v.memory(t, "VmHWM"); peak > maxResident {
