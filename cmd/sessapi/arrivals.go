@@ -19,8 +19,8 @@ const (
 	phaseNew     = iota // by its first byte
 	phaseServing        // not before the connection is idle
 	phaseIdle           // not before net/http has set until when it may be idle
-	phaseWaiting        // by net/http then setting until when its headers may come
-	phaseHTTP2          // by net/http taking back until when its headers may come, once they have
+	phaseWaiting        // by net/http setting, at its fourth byte, until when its headers may come
+	phaseHTTP2          // by net/http, with a ReadTimeout, taking that time back once they have
 	phaseHeld           // by the connection being given back to net/http
 )
 
@@ -39,14 +39,15 @@ func arrivalsOf(conn net.Conn) *arrivals {
 	}
 }
 
-// received comes with bytes of HTTP.
+// received comes with what the client sends, at the latest when net/http has read
+// headers, or failed to.
 func (a *arrivals) received() {
 	if a.phase.Load() == phaseNew && a.phase.CompareAndSwap(phaseNew, phaseServing) {
 		a.coming.Add(1)
 	}
 }
 
-// moved comes when the deadline for reading is moved.
+// moved comes when net/http moves the deadline for reading.
 func (a *arrivals) moved() {
 	switch a.phase.Load() {
 	case phaseIdle:
@@ -59,23 +60,29 @@ func (a *arrivals) moved() {
 	}
 }
 
-// Reached is called with each request that reaches the service.
-func (a *arrivals) Reached() { a.coming.Add(-1) }
+// reached comes with each request that reaches the service. It reports whether ended was
+// told of it before.
+func (a *arrivals) reached() (late bool) { return a.coming.Add(-1) < 0 }
 
-// changed comes with the states of net/http, before the connection is idle and after
-// it was active.
+// ended comes when the connection is closed, and returns how many requests did not reach
+// the service. Those of HTTP/2 may still do.
+func (a *arrivals) ended() (unserved int64) { return a.coming.Swap(0) }
+
+func (a *arrivals) isHeld() bool { return a.phase.Load() == phaseHeld }
+
+// changed comes with the states of net/http.
 func (a *arrivals) changed(state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		if a.phase.CompareAndSwap(phaseHeld, phaseServing) {
 			a.coming.Add(1)
 		}
-	case http.StateActive:
+	case http.StateActive: // comes behind what net/http has read of a request
 		a.received()
 	case http.StateIdle:
 		switch {
 		case a.phase.Load() == phaseHTTP2:
-		case a.coming.Swap(0) > 0: // what came was no request, but the preface of HTTP/2
+		case a.coming.Swap(0) > 0: // it was no request, which would have been served, but HTTP/2's preface
 			a.phase.Store(phaseHTTP2)
 		default:
 			a.phase.Store(phaseIdle)

@@ -5,12 +5,16 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -28,6 +32,12 @@ func (s *service) metric(t *testing.T, client *http.Client, scheme, name string)
 	return ""
 }
 
+const (
+	preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+	// fields are :method GET, :scheme http, :path and :authority (RFC 7541, appendix A).
+	fields = "\x82\x86\x04\x07/status\x01\x09localhost"
+)
+
 // frame is one of HTTP/2 (RFC 9113, section 4.1).
 func frame(kind, flags byte, stream int, payload string) string {
 	b := binary.BigEndian.AppendUint32(nil, uint32(len(payload))<<8|uint32(kind))
@@ -36,7 +46,7 @@ func frame(kind, flags byte, stream int, payload string) string {
 	return string(b) + payload
 }
 
-// readAnswers reads so many answers.
+// readAnswers reads so many answers; of HTTP/2 also that the settings were taken is one.
 func readAnswers(in *bufio.Reader, http2 bool, n int) error {
 	for n > 0 {
 		if !http2 {
@@ -59,7 +69,12 @@ func readAnswers(in *bufio.Reader, http2 bool, n int) error {
 		if _, err := in.Discard(int(header[0])<<16 | int(header[1])<<8 | int(header[2])); err != nil {
 			return err
 		}
-		if endsStream := header[3] < 2 && header[4]&1 != 0; endsStream || header[3] == 3 { // or it is reset
+		switch ends := header[4]&1 != 0; header[3] { // END_STREAM, or ACK
+		case 0, 1, 4: // DATA, HEADERS, SETTINGS
+			if ends {
+				n--
+			}
+		case 3: // RST_STREAM
 			n--
 		}
 	}
@@ -70,12 +85,9 @@ func readAnswers(in *bufio.Reader, http2 bool, n int) error {
 // net/http ends it, and nothing else is.
 func TestUnservedAreCounted(t *testing.T) {
 	const (
-		get     = "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
-		bad     = "GET /status HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n"
-		held    = "GET /ticket-keys HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: GENERATION\r\nPrefer: wait=1\r\n\r\n"
-		preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
-		// fields are :method GET, :scheme http, :path and :authority (RFC 7541, appendix A).
-		fields = "\x82\x86\x04\x07/status\x01\x09localhost"
+		get  = "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+		bad  = "GET /status HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n"
+		held = "GET /ticket-keys HTTP/1.1\r\nHost: localhost\r\nIf-None-Match: GENERATION\r\nPrefer: wait=1\r\n\r\n"
 	)
 	large := "X: " + strings.Repeat("x", 32<<10) + "\r\n"
 	get2 := func(stream int) string { return frame(1, 5, stream, fields) }
@@ -88,44 +100,48 @@ func TestUnservedAreCounted(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		steps    []step
-		late     bool // the service closes the connection
+		ends     bool // the service closes the connection
+		late     bool // when the headers are late
 		unserved int
 		errors   int // of HTTP/2
+		failed   int // connections of HTTP/2
 	}{
 		{name: "nothing"},
-		{name: "nothing in time", late: true},
+		{name: "nothing in time", ends: true, late: true},
 		{name: "one", steps: []step{{get, 1}}},
 		{name: "one with a body", steps: []step{{"PUT /sessions/00 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx", 1}, {get, 1}}},
-		{name: "the last", steps: []step{{"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 1}}, late: true},
-		{name: "HTTP/1.0", steps: []step{{"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n", 1}}, late: true},
+		{name: "the last", steps: []step{{"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", 1}}, ends: true},
+		{name: "HTTP/1.0", steps: []step{{"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n", 1}}, ends: true},
 		{name: "one after the other", steps: []step{{get, 1}, {get, 1}, {get, 1}}},
 		{name: "two at once", steps: []step{{get + get, 2}}},
 		{name: "of the server", steps: []step{{"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 1}, {get, 1}}},
 		{name: "held", steps: []step{{held, 1}, {get, 1}, {get, 1}}},
 
-		{name: "too large", steps: []step{{"GET / HTTP/1.1\r\n" + large, 1}}, late: true, unserved: 1},
-		{name: "too large behind another", steps: []step{{get, 1}, {"GET / HTTP/1.1\r\n" + large, 1}}, late: true, unserved: 1},
-		{name: "malformed", steps: []step{{bad, 1}}, late: true, unserved: 1},
-		{name: "malformed behind another", steps: []step{{get, 1}, {bad, 1}}, late: true, unserved: 1},
-		{name: "malformed in a pipeline", steps: []step{{get + bad, 2}}, late: true, unserved: 1},
-		{name: "malformed behind one that was held", steps: []step{{held, 1}, {bad, 1}}, late: true, unserved: 1},
-		{name: "malformed and short", steps: []step{{"x\r\n\r\n", 1}}, late: true, unserved: 1},
-		{name: "without a host", steps: []step{{"GET / HTTP/1.1\r\n\r\n", 1}}, late: true, unserved: 1},
-		{name: "with an unknown expectation", steps: []step{{"GET / HTTP/1.1\r\nHost: localhost\r\nExpect: all\r\n\r\n", 1}}, late: true, unserved: 1},
-		{name: "late", steps: []step{{get[:len(get)-2], 0}}, late: true, unserved: 1},
-		{name: "late and short", steps: []step{{get[:8], 0}}, late: true, unserved: 1},
-		{name: "late behind another", steps: []step{{get, 1}, {get[:8], 0}}, late: true, unserved: 1},
+		{name: "too large", steps: []step{{"GET / HTTP/1.1\r\n" + large, 1}}, ends: true, unserved: 1},
+		{name: "too large behind another", steps: []step{{get, 1}, {"GET / HTTP/1.1\r\n" + large, 1}}, ends: true, unserved: 1},
+		{name: "malformed", steps: []step{{bad, 1}}, ends: true, unserved: 1},
+		{name: "malformed behind another", steps: []step{{get, 1}, {bad, 1}}, ends: true, unserved: 1},
+		{name: "malformed in a pipeline", steps: []step{{get + bad, 2}}, ends: true, unserved: 1},
+		{name: "malformed behind one that was held", steps: []step{{held, 1}, {bad, 1}}, ends: true, unserved: 1},
+		{name: "malformed and short", steps: []step{{"x\r\n\r\n", 1}}, ends: true, late: true, unserved: 1},
+		{name: "without a host", steps: []step{{"GET / HTTP/1.1\r\n\r\n", 1}}, ends: true, unserved: 1},
+		{name: "with an unknown expectation", steps: []step{{"GET / HTTP/1.1\r\nHost: localhost\r\nExpect: all\r\n\r\n", 1}}, ends: true, unserved: 1},
+		{name: "late", steps: []step{{get[:len(get)-2], 0}}, ends: true, late: true, unserved: 1},
+		{name: "late and short", steps: []step{{get[:8], 0}}, ends: true, late: true, unserved: 1},
+		{name: "late behind another", steps: []step{{get, 1}, {get[:8], 0}}, ends: true, late: true, unserved: 1},
 		{name: "broken off behind another", steps: []step{{get, 1}, {get[:8], 0}}, unserved: 1},
 
-		{name: "HTTP/2", steps: []step{{preface, 0}}},
-		{name: "HTTP/2, one after the other", steps: []step{{preface + get2(1), 1}, {get2(3), 1}, {get2(5), 1}}},
-		{name: "HTTP/2, some at once", steps: []step{{preface + get2(1) + get2(3) + get2(5), 3}}},
-		{name: "HTTP/2, too large", steps: []step{{preface + get2(1) + frame(1, 5, 3, fields+large2), 2}, {get2(5), 1}}, unserved: 1},
-		{name: "HTTP/2, much too large", steps: []step{{preface + frame(1, 1, 1, fields+large2) + frame(9, 4, 1, large2), 0}}, late: true, errors: 1},
-		{name: "HTTP/2, malformed", steps: []step{{preface + get2(1), 1}, {frame(1, 5, 3, "\x82"), 1}, {get2(5), 1}}, errors: 1},
-		{name: "HTTP/2, a stream again", steps: []step{{preface + get2(1), 1}, {get2(1), 0}}, late: true, errors: 1},
-		{name: "HTTP/2, not on a stream", steps: []step{{preface + frame(1, 5, 0, fields), 0}}, late: true, errors: 1},
-		{name: "HTTP/2, no settings", steps: []step{{preface[:24], 0}}, late: true, errors: 1},
+		{name: "HTTP/2", steps: []step{{preface, 1}}},
+		{name: "HTTP/2, one after the other", steps: []step{{preface + get2(1), 2}, {get2(3), 1}, {get2(5), 1}}},
+		{name: "HTTP/2, some at once", steps: []step{{preface + get2(1) + get2(3) + get2(5), 4}}},
+		{name: "HTTP/2, too large", steps: []step{{preface + get2(1) + frame(1, 5, 3, fields+large2), 3}, {get2(5), 1}}, unserved: 1},
+		{name: "HTTP/2, much too large", steps: []step{{preface + frame(1, 1, 1, fields+large2) + frame(9, 4, 1, large2), 0}}, ends: true, failed: 1},
+		{name: "HTTP/2, malformed", steps: []step{{preface + get2(1), 2}, {frame(1, 5, 3, "\x82"), 1}, {get2(5), 1}}, errors: 1},
+		{name: "HTTP/2, a window that does not grow", steps: []step{{preface + get2(1), 2}, {get2(3) + frame(8, 0, 3, "\x00\x00\x00\x00"), 1}}, errors: 1},
+		{name: "HTTP/2, a stream again", steps: []step{{preface + get2(1), 2}, {get2(1), 0}}, ends: true, errors: 1, failed: 1},
+		{name: "HTTP/2, not on a stream", steps: []step{{preface + frame(1, 5, 0, fields), 0}}, ends: true, errors: 1, failed: 1},
+		{name: "HTTP/2, no settings", steps: []step{{preface[:24], 0}}, ends: true, failed: 1},
+		{name: "HTTP/2, the client gives up", steps: []step{{preface + frame(7, 0, 0, "\x00\x00\x00\x00\x00\x00\x00\x02"), 0}}, ends: true, failed: 1},
 	} {
 		for _, secure := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, TLS %t", c.name, secure), func(t *testing.T) {
@@ -138,7 +154,9 @@ func TestUnservedAreCounted(t *testing.T) {
 				client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: id.pool()}, MaxConnsPerHost: 1}}
 				defer client.CloseIdleConnections()
 				s := startServiceWith(t, settings, func(s *service) {
-					s.listeners[0].ReadHeaderTimeout = time.Second // sooner than the others
+					if c.late {
+						s.listeners[0].ReadHeaderTimeout = 2 * time.Second
+					}
 				})
 				generation := fmt.Sprintf("%q", fmt.Sprint(s.ring.Generation()))
 				http2 := strings.HasPrefix(c.name, "HTTP/2")
@@ -152,23 +170,17 @@ func TestUnservedAreCounted(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-				if c.late {
-					if _, err := io.Copy(io.Discard, in); err != nil && !strings.Contains(err.Error(), "reset") {
+				if c.ends {
+					if _, err := io.Copy(io.Discard, in); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 						t.Fatal(err)
 					}
-				} else if len(c.steps) > 0 && c.steps[len(c.steps)-1].answers == 0 {
-					time.Sleep(100 * time.Millisecond) // until it is read; else nothing of it was sent
 				}
 				_ = conn.Close()
-				for range 500 {
-					if s.metric(t, client, scheme, `sessapi_http_connections{listener="main"}`) == "1" {
-						break
-					}
-					time.Sleep(10 * time.Millisecond)
-				}
+				s.awaitConnections(t, client, scheme, 1)
 				for name, want := range map[string]int{
 					`sessapi_http_connections_accepted_total{listener="main"}`: 2,
 					`sessapi_http_requests_unserved_total{listener="main"}`:    c.unserved,
+					`sessapi_http_connections_failed_total{listener="main"}`:   c.failed,
 					`sessapi_http_protocol_errors_total`:                       c.errors,
 				} {
 					if got := s.metric(t, client, scheme, name); got != fmt.Sprint(want) {
@@ -178,6 +190,18 @@ func TestUnservedAreCounted(t *testing.T) {
 			})
 		}
 	}
+}
+
+// awaitConnections waits until so many are open.
+func (s *service) awaitConnections(t *testing.T, client *http.Client, scheme string, n int) {
+	t.Helper()
+	open := ""
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if open = s.metric(t, client, scheme, `sessapi_http_connections{listener="main"}`); open == fmt.Sprint(n) {
+			return
+		}
+	}
+	t.Fatalf("%s connections are open, want %d", open, n)
 }
 
 // dial connects to the service. The connection fails when it takes too long.
@@ -203,20 +227,80 @@ func dial(t *testing.T, s *service, secure, http2 bool, id identity) net.Conn {
 	return over
 }
 
+// Each request of a connection of HTTP/2 whose client ends it at once is counted once:
+// as served, as reset, or as unserved.
+func TestRequestsAreCountedOnce(t *testing.T) {
+	s := startService(t, settings())
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}
+	defer client.CloseIdleConnections()
+	const conns, requests = 100, 40
+	streams := preface
+	for i := range requests {
+		streams += frame(1, 5, 2*i+1, fields)
+	}
+	for range conns {
+		conn := dial(t, s, false, true, identity{})
+		if _, err := io.WriteString(conn, streams); err != nil {
+			t.Fatal(err)
+		}
+		// It reads to the end, and does not wait for what is served.
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.awaitConnections(t, client, "http", 1)
+	counted := func() (n int) {
+		for _, name := range []string{
+			`sessapi_http_requests_total{code="200",method="GET",route="/status"}`,
+			"sessapi_http_requests_reset_total",
+			`sessapi_http_requests_unserved_total{listener="main"}`,
+		} {
+			value, err := strconv.Atoi(s.metric(t, client, "http", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += value
+		}
+		return n
+	}
+	n := 0
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && n != conns*requests; time.Sleep(10 * time.Millisecond) {
+		n = counted() // some may be served yet
+	}
+	if n != conns*requests {
+		t.Errorf("%d requests are counted, of %d", n, conns*requests)
+	}
+}
+
 // What any client can have net/http log is counted, and does not fill the log; other
 // messages are kept.
 func TestServerLog(t *testing.T) {
-	for level, want := range map[slog.Level]int{slog.LevelInfo: 1, slog.LevelDebug: 2} {
+	for _, c := range []struct {
+		message            string
+		handshakes, failed uint64
+	}{
+		{"http: TLS handshake error from 127.0.0.1:1: EOF", 1, 0},
+		{"http2: server connection error from 127.0.0.1:1: connection error: PROTOCOL_ERROR", 0, 1},
+		{"http2: server: error reading preface from client 127.0.0.1:1: connection reset by peer", 0, 1},
+		{"http2: received GOAWAY [FrameHeader GOAWAY len=8], starting graceful shutdown", 0, 1},
+		{"timeout waiting for SETTINGS frames from 127.0.0.1:1", 0, 1},
+		{"http: Accept error: too many open files", 0, 0},
+		{"http2: panic serving 127.0.0.1:1: oops", 0, 0},
+		{"http2: server: client 127.0.0.1:1 said hello", 0, 0}, // with GODEBUG=http2debug=1
+		{"http2: server read frame SETTINGS len=0", 0, 0},
+	} {
 		var out bytes.Buffer
-		failures := 0
-		log := slog.NewLogLogger(serverLog{
-			slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level}),
-			map[string]func(){"http: TLS handshake error": func() { failures++ }},
-		}, slog.LevelWarn)
-		log.Print("http: TLS handshake error from 127.0.0.1:1: EOF")
-		log.Print("http: Accept error: too many open files")
-		if got := strings.Count(out.String(), "\n"); got != want || !strings.Contains(out.String(), "level=WARN") || failures != 1 {
-			t.Errorf("%v: %d failures, %s", level, failures, &out)
+		var all connections
+		var handshakes atomic.Uint64
+		slog.NewLogLogger(all.log(slog.NewTextHandler(&out, nil), &handshakes), slog.LevelWarn).Print(c.message)
+		if handshakes.Load() != c.handshakes || all.failed.Load() != c.failed {
+			t.Errorf("%s: %d handshakes and %d connections failed", c.message, handshakes.Load(), all.failed.Load())
+		}
+		if logged := out.Len() > 0; logged != (c.handshakes+c.failed == 0) {
+			t.Errorf("%s: logged is %t", c.message, logged)
 		}
 	}
 }

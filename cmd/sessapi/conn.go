@@ -134,8 +134,8 @@ type clientConn struct {
 	turns *turns
 
 	read, write deadline
-	arrivals
-	secure bool // what is read is not HTTP, but TLS
+	arrivals    arrivals
+	secure      bool // what is read is not HTTP, but TLS
 
 	busy, closed atomic.Bool // busy is whether the last read did not have to wait
 	// Its turn is all the time that it is busy, until it has waited for as long.
@@ -166,7 +166,7 @@ func (c *clientConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is part of [net.Conn].
 func (c *clientConn) SetReadDeadline(t time.Time) error {
-	c.moved()
+	c.arrivals.moved()
 	return c.read.move(t)
 }
 
@@ -224,7 +224,7 @@ func (c *clientConn) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	if !c.secure {
-		c.received()
+		c.arrivals.received()
 	}
 	return c.n, nil
 }
@@ -275,6 +275,10 @@ func (c *clientConn) rest() {
 // Delay has the connection pause for longer the next time that it has to, because of
 // what it costs beside being read.
 func (c *clientConn) Delay(d time.Duration) { c.delay.Add(int64(d)) }
+
+// Reached comes with each request of the connection that reaches the service. It reports
+// whether the connection had ended, and the request been counted with it.
+func (c *clientConn) Reached() (late bool) { return c.arrivals.reached() }
 
 // tryRead is for [syscall.RawConn]: it reads what is there, and notes whether the
 // connection has to wait for something.

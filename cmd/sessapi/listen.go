@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/metrics"
 )
 
 // listen binds an address. A Unix socket has that mode; one that a dead process
@@ -42,8 +43,15 @@ func listen(a config.Address, mode os.FileMode) (net.Listener, error) {
 // connections counts those of a server, and those of their requests that net/http ended
 // before they reached the service. It closes what comes beyond maxConnections.
 type connections struct {
-	open                        atomic.Int64
-	accepted, refused, unserved atomic.Uint64
+	open                                atomic.Int64
+	accepted, refused, failed, unserved atomic.Uint64
+}
+
+func (c *connections) figures() metrics.Connections {
+	return metrics.Connections{
+		Open: c.open.Load(), Accepted: c.accepted.Load(), Refused: c.refused.Load(),
+		Failed: c.failed.Load(), Unserved: c.unserved.Load(),
+	}
 }
 
 // changed is for [http.Server.ConnState].
@@ -51,7 +59,7 @@ func (c *connections) changed(conn net.Conn, state http.ConnState) {
 	arrivals := arrivalsOf(conn)
 	switch state {
 	case http.StateNew:
-		if arrivals.phase.Load() != phaseHeld {
+		if !arrivals.isHeld() {
 			c.accepted.Add(1)
 		}
 		if c.open.Add(1) > maxConnections {
@@ -61,17 +69,29 @@ func (c *connections) changed(conn net.Conn, state http.ConnState) {
 	case http.StateHijacked:
 		c.open.Add(-1)
 	case http.StateClosed:
+		c.unserved.Add(uint64(arrivals.ended()))
 		c.open.Add(-1)
-		c.unserved.Add(uint64(max(0, arrivals.coming.Load())))
 	}
 	arrivals.changed(state)
+}
+
+// log is for [http.Server.ErrorLog].
+func (c *connections) log(to slog.Handler, handshakeFailures *atomic.Uint64) slog.Handler {
+	return serverLog{to, map[string]*atomic.Uint64{
+		"http: TLS handshake error from ":            handshakeFailures,
+		"http2: server connection error from ":       &c.failed,
+		"http2: server closing client connection: ":  &c.failed,
+		"http2: server: error reading preface from ": &c.failed,
+		"http2: received GOAWAY ":                    &c.failed,
+		"timeout waiting for SETTINGS frames from ":  &c.failed,
+	}}
 }
 
 // serverLog is the log of net/http, which tells of some things by text alone. Those that
 // any client can cause, known by how their text begins, are counted, and at debug level.
 type serverLog struct {
 	slog.Handler
-	counted map[string]func()
+	counted map[string]*atomic.Uint64
 }
 
 // Enabled is part of [slog.Handler]. What is not logged is counted.
@@ -81,8 +101,9 @@ func (l serverLog) Enabled(context.Context, slog.Level) bool { return true }
 func (l serverLog) Handle(ctx context.Context, r slog.Record) error {
 	for beginning, count := range l.counted {
 		if strings.HasPrefix(r.Message, beginning) {
-			count()
+			count.Add(1)
 			r.Level = slog.LevelDebug
+			break
 		}
 	}
 	if !l.Handler.Enabled(ctx, r.Level) {

@@ -11,8 +11,8 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -42,7 +42,7 @@ const (
 	maxStreams        = 128      // concurrent requests of one HTTP/2 connection
 
 	// maxConnections bounds the open connections of a listener, each of which
-	// costs some 20 KiB. It is as many as clients may wait for ticket keys.
+	// costs some 20 KiB, or 40 over HTTP/2. It is as many as clients may wait for ticket keys.
 	maxConnections = handlers.DefaultMaxWaiting
 	// stuckTimeout is how long an HTTP/2 connection may take nothing while there
 	// is something to send. net/http sets no other limit to that.
@@ -50,6 +50,10 @@ const (
 	// receiveBuffer is how much an HTTP/2 connection may send ahead of what is
 	// read, in bytes: the largest body fits. net/http would take 1 MiB.
 	receiveBuffer = 128 << 10
+
+	// maxFrame is the size of the largest HTTP/2 frame, the smallest that is allowed (RFC
+	// 9113, section 6.5.2). A connection keeps as much; net/http would take 1 MiB.
+	maxFrame = 16 << 10
 
 	// heapReserve is never touched, and so takes no memory. It lets the heap grow
 	// to twice that before garbage is collected: sessions are not in the heap, which
@@ -249,7 +253,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
-	m.AddUnserved(s.api.CutOff, s.api.Reset, s.api.Queued)
+	m.AddOverload(s.api.CutOff, s.api.Reset, s.api.Queued)
 	if c.OpsListen == nil {
 		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout, m)
 	}
@@ -368,19 +372,10 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
 	var connections connections
-	m.AddConnections(name, func() metrics.Connections {
-		return metrics.Connections{
-			Open: connections.open.Load(), Accepted: connections.accepted.Load(), Refused: connections.refused.Load(),
-			Unserved: connections.unserved.Load(), Pauses: turns.pauses.Load(),
-		}
-	})
-	log := serverLog{s.log.Handler(), map[string]func(){
-		"http2: server":                       m.ProtocolError,
-		"http2: received GOAWAY":              m.ProtocolError,
-		"timeout waiting for SETTINGS frames": m.ProtocolError,
-	}}
+	m.AddConnections(name, connections.figures, turns.pauses.Load)
+	handshakeFailures := new(atomic.Uint64)
 	if secure {
-		log.counted["http: TLS handshake error"] = func() { s.tls.handshakeFailures.Add(1) }
+		handshakeFailures = &s.tls.handshakeFailures
 	}
 	server := &http.Server{
 		Handler:           handler,
@@ -393,19 +388,16 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 		ConnContext:       handlers.ConnContext,
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerConnection: receiveBuffer,
 			MaxReceiveBufferPerStream:     receiveBuffer,
 			WriteByteTimeout:              stuckTimeout,
-			CountError: func(kind string) {
-				if strings.HasPrefix(kind, "stream_") { // the log has those that end a connection
-					m.ProtocolError()
-				}
-			},
+			CountError:                    m.ProtocolError,
 		},
 		ConnState: connections.changed,
-		ErrorLog:  slog.NewLogLogger(log, slog.LevelWarn),
-
-		DisableGeneralOptionsHandler: true, // OPTIONS * is counted as well
+		ErrorLog:  slog.NewLogLogger(connections.log(s.log.Handler(), handshakeFailures), slog.LevelWarn),
+		// By itself net/http would answer OPTIONS *, which connections would not learn of.
+		DisableGeneralOptionsHandler: true,
 	}
 	if secure {
 		server.TLSConfig = s.tls.config()

@@ -16,10 +16,11 @@ import (
 // time: many times what it costs the service.
 const resetDelay = time.Millisecond
 
-// client is a connection that is told of its requests.
-type client interface {
-	// Reached is called with each that reaches the service.
-	Reached()
+// follower is a connection that follows its requests.
+type follower interface {
+	// Reached comes with each that reaches the service. It reports whether the
+	// connection had ended, and the request been counted with it.
+	Reached() (late bool)
 	// Delay has the connection pause for longer the next time that it has to.
 	Delay(time.Duration)
 }
@@ -41,10 +42,10 @@ const (
 
 // connection is what the requests of a connection share.
 type connection struct {
-	client client        // nil when it cannot be told
-	routes *chi.Context  // of its request, when it is of HTTP/1
-	served chan struct{} // has a token for each request of HTTP/2 that is served
-	late   chan struct{} // has one for each that went on beside those, for a time
+	follower follower      // nil when it does not follow
+	routes   *chi.Context  // of its request, when it is of HTTP/1
+	served   chan struct{} // has a token for each request of HTTP/2 that is served
+	late     chan struct{} // has one for each that went on beside those, for a time
 }
 
 // connectionKey is the key of a connection's context for it.
@@ -57,23 +58,23 @@ func connectionOf(r *http.Request) *connection {
 }
 
 // ConnContext is for [http.Server.ConnContext]. It adds who is at the other end of a
-// Unix socket, the connection, which may have methods Reached and Delay, and what the requests of
-// a connection of HTTP/1 share.
+// Unix socket, the connection, which may have methods Reached and Delay, and what the
+// requests of a connection of HTTP/1 share.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	ctx = auth.ConnContext(ctx, conn)
 	shared := &connection{
-		client: clientOf(conn), routes: chi.NewRouteContext(),
+		follower: followerOf(conn), routes: chi.NewRouteContext(),
 		served: make(chan struct{}, maxServed), late: make(chan struct{}, maxLate),
 	}
 	ctx = context.WithValue(ctx, connectionKey{}, shared)
 	return context.WithValue(ctx, chi.RouteCtxKey, shared.routes)
 }
 
-// clientOf is the connection, or what is below it.
-func clientOf(conn net.Conn) client {
+// followerOf is the connection, or what is below it.
+func followerOf(conn net.Conn) follower {
 	for {
 		switch c := conn.(type) {
-		case client:
+		case follower:
 			return c
 		case interface{ NetConn() net.Conn }:
 			conn = c.NetConn()
@@ -86,12 +87,13 @@ func clientOf(conn net.Conn) client {
 // onConnection is the router for the requests of a connection. Those of HTTP/1 come
 // one after the other, and have the routing context of the connection: adding one to
 // each would copy the request. Those of HTTP/2 each need their own. One that was reset
-// before its turn is dropped: a client that does so by the thousand is to cost little.
+// before its turn, or whose connection has ended, is dropped: a client that does so by the
+// thousand is to cost little.
 func (a *API) onConnection(router chi.Router) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := connectionOf(r)
-		if conn != nil && conn.client != nil {
-			conn.client.Reached()
+		if conn != nil && conn.follower != nil && conn.follower.Reached() {
+			return
 		}
 		switch {
 		case conn == nil: // without ConnContext
@@ -123,8 +125,8 @@ func (a *API) keepCutOff() {
 // drop counts a request of the connection that ended before its turn.
 func (a *API) drop(conn *connection) {
 	a.reset.Add(1)
-	if conn != nil && conn.client != nil {
-		conn.client.Delay(resetDelay)
+	if conn != nil && conn.follower != nil {
+		conn.follower.Delay(resetDelay)
 	}
 }
 

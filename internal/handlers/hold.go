@@ -158,15 +158,16 @@ func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Hea
 // of the next one, nil when there is none.
 func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header http.Header, wait waiting, answer http.HandlerFunc) (next []byte) {
 	start := a.cfg.Now()
+	w := &heldResponse{header: header}
 	next, err := a.lobby.read(conn, wait.end, func() bool {
 		return a.isDraining() || !isCurrent(wait.has, a.cfg.Ring.Generation())
 	})
 	<-a.waiting
 	a.held.Add(-1)
-	if err != nil {
+	if err != nil { // its answer would have been that nothing has changed
+		a.record(w, r, route, http.StatusNotModified, 0, a.cfg.Now().Sub(start))
 		return nil
 	}
-	w := &heldResponse{header: header}
 	if !a.complete(w, start, r, answer) {
 		return nil
 	}

@@ -251,9 +251,9 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 	m.insecureListen.Set(value)
 }
 
-// AddUnserved adds how many requests of slow clients had to give up their place, how
+// AddOverload adds how many requests of slow clients had to give up their place, how
 // many were reset before their turn came, and how many waited for it.
-func (m *Metrics) AddUnserved(cutOff, reset, queued func() uint64) {
+func (m *Metrics) AddOverload(cutOff, reset, queued func() uint64) {
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_cut_off_total",
@@ -261,7 +261,7 @@ func (m *Metrics) AddUnserved(cutOff, reset, queued func() uint64) {
 		}, func() float64 { return float64(cutOff()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_reset_total",
-			Help: "Requests of HTTP/2 that their clients reset before they were served.",
+			Help: "Requests of HTTP/2 that ended before they were served, reset or with their connection.",
 		}, func() float64 { return float64(reset()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_queued_total",
@@ -274,12 +274,13 @@ type Connections struct {
 	Open     int64
 	Accepted uint64 // with those that were refused
 	Refused  uint64 // because too many were open
+	Failed   uint64 // by an error of HTTP/2
 	Unserved uint64 // requests of them that ended before they reached the service
-	Pauses   uint64 // how often one had to pause
 }
 
-// AddConnections adds the figures of the connections of a listener.
-func (m *Metrics) AddConnections(listener string, figures func() Connections) {
+// AddConnections adds the figures of the connections of a listener, and how often one had
+// to pause.
+func (m *Metrics) AddConnections(listener string, figures func() Connections, pauses func() uint64) {
 	labels := prometheus.Labels{"listener": listener}
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -295,17 +296,21 @@ func (m *Metrics) AddConnections(listener string, figures func() Connections) {
 			Help: "Connections closed at once because too many were open.",
 		}, func() float64 { return float64(figures().Refused) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_connections_failed_total", ConstLabels: labels,
+			Help: "Connections of HTTP/2 that ended by an error.",
+		}, func() float64 { return float64(figures().Failed) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_unserved_total", ConstLabels: labels,
 			Help: "Requests that ended before they reached the service: headers too large, late, malformed or broken off.",
 		}, func() float64 { return float64(figures().Unserved) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_connection_pauses_total", ConstLabels: labels,
 			Help: "Times that a connection paused because it left others no time.",
-		}, func() float64 { return float64(figures().Pauses) }))
+		}, func() float64 { return float64(pauses()) }))
 }
 
 // ProtocolError records that a client broke the protocol of HTTP/2.
-func (m *Metrics) ProtocolError() { m.protocolErrors.Inc() }
+func (m *Metrics) ProtocolError(string) { m.protocolErrors.Inc() }
 
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {
