@@ -27,6 +27,10 @@ const (
 	// of its requests, if it is of HTTP/2, what they need.
 	pauseTurns = 16
 	maxPause   = 40 * time.Millisecond
+	// maxLooking is how many look, or wait to, at a time: enough that none of a few floods
+	// goes on meanwhile. When there is so much to do that it takes long, others need not
+	// wait as well.
+	maxLooking = 16
 	// crowdedRead is how many bytes each connection gets at a time, while too many are
 	// busy: a few requests, for its turn may be over behind each read, and not before.
 	crowdedRead = 1 << 10
@@ -49,8 +53,9 @@ type turns struct {
 	pauses atomic.Uint64
 
 	// A pipe that look writes to, and waits for.
-	in  syscall.RawConn
-	out *os.File
+	in      syscall.RawConn
+	out     *os.File
+	looking atomic.Int64 // how many do
 	// When somebody last looked, and when they had begun, in nanoseconds since epoch.
 	epoch  time.Time
 	looked atomic.Int64
@@ -79,6 +84,10 @@ func newTurns() (*turns, error) {
 func (t *turns) look(now time.Time) {
 	since, looked := int64(now.Sub(t.epoch)), t.looked.Load()
 	if since-looked < int64(turn) || !t.looked.CompareAndSwap(looked, since) {
+		return
+	}
+	defer t.looking.Add(-1)
+	if t.looking.Add(1) > maxLooking {
 		return
 	}
 	var b [8]byte

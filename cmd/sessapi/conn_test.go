@@ -277,6 +277,28 @@ func isNoticed(t *testing.T, serve func(net.Listener, net.Conn) error) bool {
 	return noticed.Load()
 }
 
+// No more wait for a look than is of use: with much to do it takes long.
+func TestFewLook(t *testing.T) {
+	turns := newTestTurns(t)
+	turns.looking.Store(maxLooking)
+	looked := make(chan struct{})
+	err := turns.in.Read(func(uintptr) bool { // as one of those who look
+		go func() {
+			defer close(looked)
+			turns.look(time.Now().Add(turn))
+		}()
+		select {
+		case <-looked:
+		case <-time.After(10 * time.Second):
+			t.Error("it waits for them")
+		}
+		return true
+	})
+	if err != nil || turns.looking.Load() != maxLooking {
+		t.Errorf("%v, %d look", err, turns.looking.Load())
+	}
+}
+
 func newTestTurns(tb testing.TB) *turns {
 	tb.Helper()
 	turns, err := newTurns()

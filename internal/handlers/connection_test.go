@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -302,5 +303,121 @@ func TestTooLargeKeepsTheConnection(t *testing.T) {
 	}
 	if dials != 1 {
 		t.Errorf("%d connections were needed", dials)
+	}
+}
+
+// crowd has the API take any number of requests for too many.
+func crowd(a *API) { a.cfg.Connections = func() int64 { return -maxAlive } }
+
+// When too many requests are alive, those of a connection of HTTP/2 have to come one
+// after the other; other connections have theirs. What is held does not count.
+func TestOneAtATimeWhenCrowded(t *testing.T) {
+	a := newAPI(t)
+	crowd(a)
+	recorder := &routeRecorder{}
+	a.cfg.Recorder = recorder
+	server, client := overHTTP(t, a, true)
+	get := func(client *http.Client) error {
+		response, err := client.Get(server.URL + "/status")
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, response.Body)
+		return errors.Join(err, response.Body.Close())
+	}
+	for range 3 {
+		if err := get(client); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body, upload := io.Pipe()
+	done := make(chan error)
+	go func() {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, server.URL+"/sessions/00", body)
+		if err != nil {
+			done <- err
+			return
+		}
+		request.Header.Set("Content-Type", mediaBytes)
+		response, err := client.Do(request)
+		if err == nil {
+			err = response.Body.Close()
+		}
+		done <- err
+	}()
+	until(t, func() bool { return len(a.inFlight.free) < cap(a.inFlight.free) })
+	if err := get(client); err == nil || a.Reset() != 1 {
+		t.Errorf("a second request of the connection: %v, %d were reset", err, a.Reset())
+	}
+	other := &http.Client{Transport: client.Transport.(*http.Transport).Clone(), Timeout: time.Minute}
+	defer other.CloseIdleConnections()
+	if err := get(other); err != nil {
+		t.Errorf("a request of another: %v", err)
+	}
+	_, _ = upload.Write([]byte("session"))
+	_ = upload.Close()
+	if err := <-done; err != nil {
+		t.Errorf("the first request: %v", err)
+	}
+
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/ticket-keys", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("If-None-Match", fmt.Sprintf("%q", fmt.Sprint(a.cfg.Ring.Generation())))
+	request.Header.Set("Prefer", "wait=600")
+	go func() {
+		response, err := client.Do(request)
+		if err == nil {
+			err = response.Body.Close()
+		}
+		done <- err
+	}()
+	until(t, func() bool { return a.Waiting() == 1 })
+	if err := get(client); err != nil {
+		t.Errorf("beside one that is held: %v", err)
+	}
+	a.Drain(t.Context())
+	if err := <-done; err != nil {
+		t.Errorf("the one that was held: %v", err)
+	}
+}
+
+// When too many requests are alive, a client of HTTP/2 that does not take an answer soon
+// has its stream reset.
+func TestAnswersAreTakenSoonWhenCrowded(t *testing.T) {
+	for _, crowded := range []bool{false, true} {
+		a := newAPI(t)
+		if crowded {
+			crowd(a)
+		}
+		server, _ := overHTTP(t, a, true)
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		// SETTINGS_INITIAL_WINDOW_SIZE is 0. The request is a GET of /, which answers 404.
+		if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+
+			"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00"+
+			"\x00\x00\x0e\x01\x05\x00\x00\x00\x01\x82\x86\x84\x01\x09localhost"); err != nil {
+			t.Fatal(err)
+		}
+		wait := 10 * takeAnswerTime
+		if crowded {
+			wait = time.Minute
+		}
+		_ = conn.SetReadDeadline(time.Now().Add(wait))
+		reset := false
+		for !reset && err == nil {
+			var header [9]byte
+			if _, err = io.ReadFull(conn, header[:]); err == nil {
+				_, err = io.CopyN(io.Discard, conn, int64(header[1])<<8|int64(header[2]))
+			}
+			reset = header[3] == 3 // RST_STREAM
+		}
+		if reset != crowded {
+			t.Errorf("crowded %t: the stream is reset: %t (%v)", crowded, reset, err)
+		}
 	}
 }

@@ -106,6 +106,9 @@ type Config struct {
 	// MaxWaiting bounds the requests that are held for a change of the ticket
 	// keys; 0 is DefaultMaxWaiting.
 	MaxWaiting int
+	// Connections is how many connections are open, without those that the API
+	// holds; nil is none.
+	Connections func() int64
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }

@@ -261,7 +261,7 @@ func (m *Metrics) AddOverload(cutOff, reset, queued func() uint64) {
 		}, func() float64 { return float64(cutOff()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_reset_total",
-			Help: "Requests of HTTP/2 that ended before they were served, reset or with their connection.",
+			Help: "Requests of HTTP/2 that ended before they were served, reset by either side or with their connection.",
 		}, func() float64 { return float64(reset()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_queued_total",

@@ -38,10 +38,12 @@ const (
 	// It tells those that are served from those that are kept out; the log has what
 	// they took.
 	healthyBound = time.Second
-	// maxResident bounds the memory of the service, in KiB: 20 KiB for each
-	// connection of the 16,384 that it takes, 32 MiB that the heap may grow by for its
-	// reserve, and 96 MiB for all else.
-	maxResident = 20*16384 + 32<<10 + 96<<10
+	// maxResident bounds the memory of the service, in KiB: 20 for each connection of
+	// the 16,384 that it takes, and for each request of HTTP/2 of 2,048 and one for each
+	// connection of an attack; three sessions of the largest size for each of 1,024
+	// requests that are served; 32 MiB that the heap may grow by for its reserve; and
+	// 96 MiB for all else.
+	maxResident = 20*(16384+2048+2000) + 3*64*1024 + 32<<10 + 96<<10
 	// idleConnections stay below what one address can have as ports, and below
 	// the usual hard limit of open files, to which Go raises the soft one.
 	idleConnections = 10000
@@ -92,9 +94,10 @@ const (
 const (
 	preface         = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 	prefaceNoWindow = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00"
-	// fields are :method GET, :scheme http, :path and :authority, and accept
-	// (RFC 7541, appendix A).
-	fields = "\x82\x86\x04\x0c/sessions/1a\x01\x09localhost\x0f\x04\x18application/octet-stream"
+	// fields and smallFields are :method GET, :scheme http, :path and :authority, and
+	// accept (RFC 7541, appendix A).
+	fields      = "\x82\x86\x04\x0c/sessions/1a\x01\x09localhost\x0f\x04\x18application/octet-stream"
+	smallFields = "\x82\x86\x04\x07/status\x01\x09localhost"
 )
 
 func frame(kind, flags byte, stream int, payload string) []byte {
@@ -104,8 +107,8 @@ func frame(kind, flags byte, stream int, payload string) []byte {
 	return append(b, payload...)
 }
 
-// streamsNoWindow is n requests whose answers are not taken.
-func streamsNoWindow(n int) string {
+// streamsNoWindow is n requests with those fields, whose answers are not taken.
+func streamsNoWindow(n int, fields string) string {
 	streams := prefaceNoWindow
 	for i := range n {
 		streams += string(frame(frameHeaders, endStream|endHeaders, 2*i+1, fields))
@@ -186,10 +189,16 @@ var attacks = []attack{
 		a.flood(preface, true, func(int) []byte { return settings })
 	}},
 	{name: "streams without a window", counted: queued, do: func(a *attacker) {
-		a.drip(12, spread, streamsNoWindow(128)) // 1,536 requests
+		a.drip(12, spread, streamsNoWindow(128, fields)) // 1,536 requests
 	}},
 	{name: "streams without a window, many connections", counted: cutOff, do: func(a *attacker) {
-		a.drip(96, spread, streamsNoWindow(16)) // as many
+		a.drip(96, spread, streamsNoWindow(16, fields)) // as many
+	}},
+	{name: "streams without a window, all that are allowed", counted: queued, do: func(a *attacker) {
+		a.drip(2000, spread, streamsNoWindow(128, fields)) // 256,000
+	}},
+	{name: "streams without a window, small answers", counted: accepted, do: func(a *attacker) {
+		a.drip(2000, spread, streamsNoWindow(128, smallFields))
 	}},
 	{name: "Range lists", counted: pauses, do: func(a *attacker) {
 		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
