@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // arrivals follows the requests of a connection from their first byte until they reach
@@ -11,8 +12,19 @@ import (
 // late, too large or malformed. It is safe for concurrent use.
 type arrivals struct {
 	phase  atomic.Int32
-	coming atomic.Int64 // requests that have begun, and not reached the service
+	coming atomic.Int64  // requests that have begun, and not reached the service
+	all    *atomic.Int64 // of HTTP/2, of all connections of a listener
 }
+
+const (
+	// maxComing is how many requests of HTTP/2 may have begun and not reached the service,
+	// on all connections together, before one that has more than fewComing has to wait.
+	maxComing = 2 << 10
+	fewComing = 4
+	// comingTime is how long it does at most. What does not come by then does not come at
+	// all: net/http has refused it, and its client does not take the answer.
+	comingTime = time.Second
+)
 
 // The phases of a connection differ in how its next request shows.
 const (
@@ -47,8 +59,9 @@ func (a *arrivals) received() {
 	}
 }
 
-// moved comes when net/http moves the deadline for reading.
-func (a *arrivals) moved() {
+// moved comes when net/http moves the deadline for reading. It reports whether the
+// connection may go on.
+func (a *arrivals) moved() (ok bool) {
 	switch a.phase.Load() {
 	case phaseIdle:
 		a.phase.Store(phaseWaiting)
@@ -57,16 +70,45 @@ func (a *arrivals) moved() {
 		a.coming.Add(1)
 	case phaseHTTP2:
 		a.coming.Add(1)
+		if a.all.Add(1) > maxComing {
+			return a.fewCome()
+		}
 	}
+	return true
+}
+
+// fewCome waits until few requests of the connection have not reached the service. It
+// reports whether that was so in time.
+func (a *arrivals) fewCome() bool {
+	for began := time.Now(); a.coming.Load() > fewComing; time.Sleep(time.Millisecond) {
+		if time.Since(began) > comingTime {
+			return false
+		}
+	}
+	return true
 }
 
 // reached comes with each request that reaches the service. It reports whether ended was
 // told of it before.
-func (a *arrivals) reached() (late bool) { return a.coming.Add(-1) < 0 }
+func (a *arrivals) reached() (late bool) {
+	if a.coming.Add(-1) < 0 {
+		return true
+	}
+	if a.phase.Load() == phaseHTTP2 {
+		a.all.Add(-1)
+	}
+	return false
+}
 
 // ended comes when the connection is closed, and returns how many requests did not reach
 // the service. Those of HTTP/2 may still do.
-func (a *arrivals) ended() (unserved int64) { return a.coming.Swap(0) }
+func (a *arrivals) ended() (unserved int64) {
+	unserved = a.coming.Swap(0)
+	if a.phase.Load() == phaseHTTP2 {
+		a.all.Add(-unserved)
+	}
+	return unserved
+}
 
 func (a *arrivals) isHeld() bool { return a.phase.Load() == phaseHeld }
 

@@ -275,6 +275,44 @@ func TestRequestsAreCountedOnce(t *testing.T) {
 	}
 }
 
+// When many requests of HTTP/2 have not reached the service, a connection waits for its
+// own, and is closed when they do not come: net/http has refused them, and their client does
+// not take the answers.
+func TestRefusedAnswersAreTaken(t *testing.T) {
+	t.Parallel()
+	s := startService(t, settings())
+	s.listeners[0].listener.(clientListener).turns.coming.Store(maxComing)
+	for _, c := range []struct {
+		fields  string
+		answers int
+	}{
+		{fields, 20},                 // are served
+		{fields + "\x00\x02te\x01x", 0}, // 400
+	} {
+		streams := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, "\x00\x04\x00\x00\x00\x00")
+		if c.answers > 0 {
+			streams = preface
+		}
+		for i := range 20 {
+			streams += frame(1, 5, 2*i+1, c.fields)
+		}
+		conn := dial(t, s, false, true, identity{})
+		if _, err := io.WriteString(conn, streams); err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewReader(conn)
+		if err := readAnswers(in, true, c.answers+1); err != nil {
+			t.Fatal(err)
+		}
+		if c.answers > 0 {
+			continue
+		}
+		if _, err := io.Copy(io.Discard, in); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the connection stays open: %v", err)
+		}
+	}
+}
+
 // What any client can have net/http log is counted, and does not fill the log; other
 // messages are kept.
 func TestServerLog(t *testing.T) {

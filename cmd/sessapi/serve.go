@@ -112,17 +112,8 @@ type service struct {
 // boundServer is a server with the listener it will serve.
 type boundServer struct {
 	*http.Server
-	listener    net.Listener
-	secure      bool // with TLS; net/http sets TLSConfig also without it
-	connections *connections
-}
-
-// openConnections is how many connections the listeners have open together.
-func (s *service) openConnections() (n int64) {
-	for i := range s.listeners {
-		n += s.listeners[i].connections.open.Load()
-	}
-	return n
+	listener net.Listener
+	secure   bool // with TLS; net/http sets TLSConfig also without it
 }
 
 // teardown undoes one step of building a service, before ctx ends if it can.
@@ -243,7 +234,6 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		Recorder:        m,
 		Metrics:         m.Handler(),
 
-		Connections:              s.openConnections,
 		AllowedHosts:             allowedHosts(c),
 		RequireClientCertificate: c.TLSClientCA != "" && c.Policy == "",
 	}
@@ -263,7 +253,7 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
-	m.AddOverload(s.api.CutOff, s.api.Reset, s.api.Queued)
+	m.AddOverload(s.api.CutOff, s.api.Refused, s.api.Reset, s.api.Queued)
 	if c.OpsListen == nil {
 		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout, m)
 	}
@@ -381,7 +371,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(secure)
 	protocols.SetUnencryptedHTTP2(!secure)
-	connections := new(connections)
+	var connections connections
 	m.AddConnections(name, connections.figures, turns.pauses.Load)
 	handshakeFailures := new(atomic.Uint64)
 	if secure {
@@ -412,7 +402,7 @@ func (s *service) listen(name string, address config.Address, handler http.Handl
 	if secure {
 		server.TLSConfig = s.tls.config()
 	}
-	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, turns, secure}, secure, connections})
+	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, turns, secure}, secure})
 	s.onStop(name+" listener", func(ctx context.Context) error {
 		if err := server.Shutdown(ctx); err != nil {
 			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())

@@ -36,10 +36,11 @@ const maxLate = 4
 
 const (
 	// maxAlive is how many requests of HTTP/2 may be alive, at some 20 KiB each, before
-	// those of a connection have to come one after the other.
+	// no connection may have more than its share.
 	maxAlive = 2 << 10
-	// takeAnswerTime is how long their clients then have to take what was answered.
-	takeAnswerTime = 2 * patience
+	// manyGoroutines is when there may be many answers that clients do not take, and
+	// that net/http keeps for them without telling.
+	manyGoroutines = 8 << 10
 )
 
 const (
@@ -55,7 +56,7 @@ type connection struct {
 	routes   *chi.Context  // of its request, when it is of HTTP/1
 	served   chan struct{} // has a token for each request of HTTP/2 that is served
 	late     chan struct{} // has one for each that went on beside those, for a time
-	alone    atomic.Bool   // one of HTTP/2 is served that came when too many were alive
+	alive    atomic.Int64  // requests of HTTP/2
 }
 
 // connectionKey is the key of a connection's context for it.
@@ -97,9 +98,8 @@ func followerOf(conn net.Conn) follower {
 // onConnection is the router for the requests of a connection. Those of HTTP/1 come
 // one after the other, and have the routing context of the connection: adding one to
 // each would copy the request. Those of HTTP/2 each need their own. One that was reset
-// before its turn, or whose connection has ended, is dropped, and one that comes beside
-// another of its connection, when too many are alive, is reset: a client that does so by
-// the thousand is to cost little.
+// before its turn, or whose connection has ended, is dropped, and one that is more than
+// its connection's share is reset: a client that does so by the thousand is to cost little.
 func (a *API) onConnection(router chi.Router) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := connectionOf(r)
@@ -108,49 +108,46 @@ func (a *API) onConnection(router chi.Router) http.Handler {
 		}
 		switch {
 		case conn == nil: // without ConnContext
+			router.ServeHTTP(w, r)
 		case r.ProtoMajor == 1:
 			conn.routes.Reset()
 			conn.routes.Routes = router
+			router.ServeHTTP(w, r)
 		case r.Context().Err() != nil:
 			a.drop(conn)
-			return
 		default:
-			alone := a.isCrowded()
-			if alone && conn.alone.Swap(true) {
-				a.drop(conn)
-				panic(http.ErrAbortHandler) // which resets it
+			defer a.depart(conn)
+			if !a.arrive(conn) {
+				a.refused.Add(1)
+				panic(http.ErrAbortHandler)
 			}
-			defer a.finish(w, conn, alone)
 			growStack()
-			r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil))
+			router.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
+			if runtime.NumGoroutine() > manyGoroutines {
+				// It is alive until its client has taken the answer. That costs one more
+				// frame, a fourth of a GET.
+				_ = http.NewResponseController(w).Flush()
+			}
 		}
-		router.ServeHTTP(w, r)
 	})
 }
 
-// finish comes when a request of HTTP/2 was answered. When too many are alive its client
-// has takeAnswerTime: net/http by itself would keep what is not taken, and all that it
-// costs, for as long as an answer may take.
-func (a *API) finish(w http.ResponseWriter, conn *connection, alone bool) {
-	if alone || a.isCrowded() {
-		control := http.NewResponseController(w)
-		_ = control.SetWriteDeadline(time.Now().Add(takeAnswerTime))
-		_ = control.Flush()
+// arrive counts a request of HTTP/2 that is alive until depart is called. It reports
+// whether the connection may have it.
+func (a *API) arrive(conn *connection) (ok bool) {
+	own, all := conn.alive.Add(1), a.alive.Add(1)
+	if own == 1 {
+		a.aliveOn.Add(1)
 	}
-	if alone {
-		conn.alone.Store(false)
-	}
+	return all <= maxAlive || own <= max(2, maxAlive/max(1, a.aliveOn.Load()))
 }
 
-// isCrowded reports whether more than maxAlive requests of HTTP/2 are alive. Each has a
-// goroutine, also when it was answered and its client does not take the answer. Of others
-// there are two for each connection, and one for each request that is held.
-func (a *API) isCrowded() bool {
-	others := a.held.Load()
-	if a.cfg.Connections != nil {
-		others += 2 * a.cfg.Connections()
+// depart comes when the request has ended, or is held.
+func (a *API) depart(conn *connection) {
+	a.alive.Add(-1)
+	if conn.alive.Add(-1) == 0 {
+		a.aliveOn.Add(-1)
 	}
-	return int64(runtime.NumGoroutine())-others > maxAlive
 }
 
 // keepCutOff keeps the connection of a request that was cut off open for a while,

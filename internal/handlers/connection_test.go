@@ -306,118 +306,115 @@ func TestTooLargeKeepsTheConnection(t *testing.T) {
 	}
 }
 
-// crowd has the API take any number of requests for too many.
-func crowd(a *API) { a.cfg.Connections = func() int64 { return -maxAlive } }
-
-// When too many requests are alive, those of a connection of HTTP/2 have to come one
-// after the other; other connections have theirs. What is held does not count.
-func TestOneAtATimeWhenCrowded(t *testing.T) {
+// When too many requests are alive, a connection of HTTP/2 may have its share, and what is
+// more is reset; other connections have theirs. What is held does not count.
+func TestShareOfAConnection(t *testing.T) {
 	a := newAPI(t)
-	crowd(a)
-	recorder := &routeRecorder{}
-	a.cfg.Recorder = recorder
 	server, client := overHTTP(t, a, true)
-	get := func(client *http.Client) error {
-		response, err := client.Get(server.URL + "/status")
+	done := make(chan error, 3)
+	do := func(client *http.Client, method, path string, body io.Reader, header ...string) error {
+		request, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, body)
+		if err != nil {
+			return err
+		}
+		request.Header.Set("Content-Type", mediaBytes)
+		for i := 0; i < len(header); i += 2 {
+			request.Header.Set(header[i], header[i+1])
+		}
+		response, err := client.Do(request)
 		if err != nil {
 			return err
 		}
 		_, err = io.Copy(io.Discard, response.Body)
 		return errors.Join(err, response.Body.Close())
 	}
-	for range 3 {
-		if err := get(client); err != nil {
-			t.Fatal(err)
-		}
+	get := func(client *http.Client) error { return do(client, http.MethodGet, "/status", nil) }
+	if err := get(client); err != nil {
+		t.Fatal(err)
 	}
-	body, upload := io.Pipe()
-	done := make(chan error)
+	until(t, func() bool { return a.alive.Load() == 0 && a.aliveOn.Load() == 0 })
+
+	const others = maxAlive // each with one, so that the share is 2
+	a.alive.Add(others)
+	a.aliveOn.Add(others)
+	generation := fmt.Sprintf("%q", fmt.Sprint(a.cfg.Ring.Generation()))
 	go func() {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, server.URL+"/sessions/00", body)
-		if err != nil {
-			done <- err
-			return
-		}
-		request.Header.Set("Content-Type", mediaBytes)
-		response, err := client.Do(request)
-		if err == nil {
-			err = response.Body.Close()
-		}
-		done <- err
+		done <- do(client, http.MethodGet, "/ticket-keys", nil, "If-None-Match", generation, "Prefer", "wait=600")
 	}()
-	until(t, func() bool { return len(a.inFlight.free) < cap(a.inFlight.free) })
-	if err := get(client); err == nil || a.Reset() != 1 {
-		t.Errorf("a second request of the connection: %v, %d were reset", err, a.Reset())
+	until(t, func() bool { return a.Waiting() == 1 })
+	var uploads []*io.PipeWriter
+	for i := range 2 {
+		body, upload := io.Pipe()
+		uploads = append(uploads, upload)
+		go func() { done <- do(client, http.MethodPut, fmt.Sprintf("/sessions/%02x", i), body) }()
+	}
+	until(t, func() bool { return a.alive.Load() == others+2 })
+	if err := get(client); err == nil || a.Refused() != 1 {
+		t.Errorf("a third request of the connection: %v, %d were refused", err, a.Refused())
 	}
 	other := &http.Client{Transport: client.Transport.(*http.Transport).Clone(), Timeout: time.Minute}
 	defer other.CloseIdleConnections()
 	if err := get(other); err != nil {
 		t.Errorf("a request of another: %v", err)
 	}
-	_, _ = upload.Write([]byte("session"))
-	_ = upload.Close()
-	if err := <-done; err != nil {
-		t.Errorf("the first request: %v", err)
-	}
-
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/ticket-keys", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("If-None-Match", fmt.Sprintf("%q", fmt.Sprint(a.cfg.Ring.Generation())))
-	request.Header.Set("Prefer", "wait=600")
-	go func() {
-		response, err := client.Do(request)
-		if err == nil {
-			err = response.Body.Close()
-		}
-		done <- err
-	}()
-	until(t, func() bool { return a.Waiting() == 1 })
+	a.alive.Add(-others) // the bound is not reached any more
 	if err := get(client); err != nil {
-		t.Errorf("beside one that is held: %v", err)
+		t.Errorf("when there are few: %v", err)
+	}
+	for _, upload := range uploads {
+		_, _ = upload.Write([]byte("session"))
+		_ = upload.Close()
 	}
 	a.Drain(t.Context())
-	if err := <-done; err != nil {
-		t.Errorf("the one that was held: %v", err)
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	}
+	until(t, func() bool { return a.alive.Load() == 0 && a.aliveOn.Load() == others })
 }
 
-// When too many requests are alive, a client of HTTP/2 that does not take an answer soon
-// has its stream reset.
-func TestAnswersAreTakenSoonWhenCrowded(t *testing.T) {
-	for _, crowded := range []bool{false, true} {
-		a := newAPI(t)
-		if crowded {
-			crowd(a)
-		}
-		server, _ := overHTTP(t, a, true)
-		conn, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		// SETTINGS_INITIAL_WINDOW_SIZE is 0. The request is a GET of /, which answers 404.
-		if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+
-			"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00"+
-			"\x00\x00\x0e\x01\x05\x00\x00\x00\x01\x82\x86\x84\x01\x09localhost"); err != nil {
-			t.Fatal(err)
-		}
-		wait := 10 * takeAnswerTime
-		if crowded {
-			wait = time.Minute
-		}
-		_ = conn.SetReadDeadline(time.Now().Add(wait))
-		reset := false
-		for !reset && err == nil {
-			var header [9]byte
-			if _, err = io.ReadFull(conn, header[:]); err == nil {
-				_, err = io.CopyN(io.Discard, conn, int64(header[1])<<8|int64(header[2]))
+// When there may be many of them, a request is alive until its client has taken the answer.
+func TestAnswersThatAreNotTaken(t *testing.T) {
+	for _, many := range []bool{false, true} {
+		t.Run(fmt.Sprint(many), func(t *testing.T) {
+			a := newAPI(t)
+			recorder := &routeRecorder{}
+			a.cfg.Recorder = recorder
+			if many {
+				end := make(chan struct{})
+				defer close(end)
+				for range manyGoroutines {
+					go func() { <-end }()
+				}
 			}
-			reset = header[3] == 3 // RST_STREAM
-		}
-		if reset != crowded {
-			t.Errorf("crowded %t: the stream is reset: %t (%v)", crowded, reset, err)
-		}
+			server, _ := overHTTP(t, a, true)
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			// SETTINGS_INITIAL_WINDOW_SIZE is 0. The request is a GET of /, which answers 404.
+			if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+
+				"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00"+
+				"\x00\x00\x0e\x01\x05\x00\x00\x00\x01\x82\x86\x84\x01\x09localhost"); err != nil {
+				t.Fatal(err)
+			}
+			until(t, func() bool {
+				recorder.mu.Lock()
+				defer recorder.mu.Unlock()
+				return len(recorder.routes) == 1
+			})
+			if !many {
+				until(t, func() bool { return a.alive.Load() == 0 })
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+			if n := a.alive.Load(); n != 1 {
+				t.Errorf("%d are alive", n)
+			}
+			_ = conn.Close()
+			until(t, func() bool { return a.alive.Load() == 0 })
+		})
 	}
 }

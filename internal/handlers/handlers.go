@@ -106,9 +106,6 @@ type Config struct {
 	// MaxWaiting bounds the requests that are held for a change of the ticket
 	// keys; 0 is DefaultMaxWaiting.
 	MaxWaiting int
-	// Connections is how many connections are open, without those that the API
-	// holds; nil is none.
-	Connections func() int64
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -148,7 +145,9 @@ type API struct {
 
 	inFlight, opsInFlight *places
 	cutOff                chan struct{} // has a token for each connection that keepCutOff keeps
-	reset, queued         atomic.Uint64 // requests
+	reset, refused        atomic.Uint64 // requests
+	queued                atomic.Uint64 // requests
+	alive, aliveOn        atomic.Int64  // requests of HTTP/2, and the connections that have some
 	waiting               chan struct{} // a token for each request that is held
 	held                  atomic.Int64
 	lobby                 *lobby
@@ -205,6 +204,10 @@ func (a *API) CutOff() uint64 { return a.inFlight.cut.Load() + a.opsInFlight.cut
 // Reset is how many requests ended before they were served, reset by their clients or
 // with their connection.
 func (a *API) Reset() uint64 { return a.reset.Load() }
+
+// Refused is how many requests were more than the share of their connection while too many
+// were alive.
+func (a *API) Refused() uint64 { return a.refused.Load() }
 
 // Queued is how many requests waited for others of their connection.
 func (a *API) Queued() uint64 { return a.queued.Load() }

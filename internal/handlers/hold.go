@@ -142,6 +142,7 @@ func (c *rereadConn) Read(p []byte) (int, error) {
 // hold serves a request on a connection that was detached and has entered the
 // lobby, and gives the connection back with the next request.
 func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Header, wait waiting, answer http.HandlerFunc) {
+	defer func() { <-a.waiting }() // also while it waits for the next request, or there would be any number
 	next := a.answerHeld(conn, r, route, header, wait, answer)
 	// Before the server has it, or a change would end the reading of the server;
 	// and not after, when it may have entered again.
@@ -162,7 +163,6 @@ func (a *API) answerHeld(conn net.Conn, r *http.Request, route string, header ht
 	next, err := a.lobby.read(conn, wait.end, func() bool {
 		return a.isDraining() || !isCurrent(wait.has, a.cfg.Ring.Generation())
 	})
-	<-a.waiting
 	a.held.Add(-1)
 	if err != nil { // its answer would have been that nothing has changed
 		a.record(w, r, route, http.StatusNotModified, 0, a.cfg.Now().Sub(start))

@@ -89,8 +89,9 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 	// The place is for others, also later: they answer in thousands at once.
 	a.inFlight.leaveEarly(w)
 	w.(*response).leave()
-	if shared := connectionOf(r); shared != nil {
-		shared.alone.Store(false)
+	if conn := connectionOf(r); conn != nil && r.ProtoMajor != 1 {
+		a.depart(conn)
+		defer a.arrive(conn)
 	}
 	a.awaitChange(w, r, wait)
 	<-a.waiting

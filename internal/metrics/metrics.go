@@ -252,16 +252,21 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 }
 
 // AddOverload adds how many requests of slow clients had to give up their place, how
-// many were reset before their turn came, and how many waited for it.
-func (m *Metrics) AddOverload(cutOff, reset, queued func() uint64) {
+// many were more than the share of their connection, how many were reset before their turn
+// came, and how many waited for it.
+func (m *Metrics) AddOverload(cutOff, refused, reset, queued func() uint64) {
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_cut_off_total",
 			Help: "Requests cut off because their clients were slow while others found no place.",
 		}, func() float64 { return float64(cutOff()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: namespace, Name: "http_requests_refused_total",
+			Help: "Requests of HTTP/2 reset because too many were under way, on their connection as well.",
+		}, func() float64 { return float64(refused()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_reset_total",
-			Help: "Requests of HTTP/2 that ended before they were served, reset by either side or with their connection.",
+			Help: "Requests of HTTP/2 that their clients reset before they were served, or that ended with their connection.",
 		}, func() float64 { return float64(reset()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "http_requests_queued_total",

@@ -94,7 +94,7 @@ func everything(t *testing.T) *Metrics {
 		t.Fatal(err)
 	}
 	m.AddAudit(events)
-	m.AddOverload(func() uint64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 })
+	m.AddOverload(func() uint64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 })
 	m.AddConnections("main", func() Connections { return Connections{1, 1, 1, 1, 1} }, func() uint64 { return 1 })
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
