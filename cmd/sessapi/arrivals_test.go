@@ -286,7 +286,7 @@ func TestRefusedAnswersAreTaken(t *testing.T) {
 		fields  string
 		answers int
 	}{
-		{fields, 20},                 // are served
+		{fields, 20},                    // are served
 		{fields + "\x00\x02te\x01x", 0}, // 400
 	} {
 		streams := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, "\x00\x04\x00\x00\x00\x00")
