@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 )
@@ -11,18 +12,19 @@ import (
 // the service, for net/http ends by itself, and tells nobody of, those whose headers are
 // late, too large or malformed. It is safe for concurrent use.
 type arrivals struct {
-	phase  atomic.Int32
-	coming atomic.Int64  // requests that have begun, and not reached the service
-	all    *atomic.Int64 // of HTTP/2, of all connections of a listener
+	phase   atomic.Int32
+	coming  atomic.Int64 // requests that have begun, and not reached the service
+	settled atomic.Int64 // of those, when the connection was last idle
 }
 
 const (
-	// maxComing is how many requests of HTTP/2 may have begun and not reached the service,
-	// on all connections together, before one that has more than fewComing has to wait.
-	maxComing = 2 << 10
-	fewComing = 4
-	// comingTime is how long it does at most. What does not come by then does not come at
-	// all: net/http has refused it, and its client does not take the answer.
+	// manyGoroutines tell that there is much to do. net/http starts all that connections
+	// of HTTP/2 send before Go runs the first, and keeps the answers that it makes by itself
+	// (400, 431) until clients take them, for 30 s.
+	manyGoroutines = 8 << 10
+	// fewComing requests of a connection may then not have reached the service; one with
+	// more waits for them, and goes on with one in each comingTime.
+	fewComing  = 4
 	comingTime = time.Second
 )
 
@@ -59,9 +61,9 @@ func (a *arrivals) received() {
 	}
 }
 
-// moved comes when net/http moves the deadline for reading. It reports whether the
-// connection may go on.
-func (a *arrivals) moved() (ok bool) {
+// moved comes when net/http moves the deadline for reading. It waits when too many requests
+// of the connection are coming.
+func (a *arrivals) moved() {
 	switch a.phase.Load() {
 	case phaseIdle:
 		a.phase.Store(phaseWaiting)
@@ -70,45 +72,26 @@ func (a *arrivals) moved() (ok bool) {
 		a.coming.Add(1)
 	case phaseHTTP2:
 		a.coming.Add(1)
-		if a.all.Add(1) > maxComing {
-			return a.fewCome()
+		if a.tooMany() {
+			runtime.Gosched() // most only wait for a processor
+			for began := time.Now(); a.tooMany() && time.Since(began) < comingTime; {
+				time.Sleep(time.Millisecond)
+			}
 		}
 	}
-	return true
 }
 
-// fewCome waits until few requests of the connection have not reached the service. It
-// reports whether that was so in time.
-func (a *arrivals) fewCome() bool {
-	for began := time.Now(); a.coming.Load() > fewComing; time.Sleep(time.Millisecond) {
-		if time.Since(began) > comingTime {
-			return false
-		}
-	}
-	return true
+func (a *arrivals) tooMany() bool {
+	return a.coming.Load()-a.settled.Load() > fewComing && runtime.NumGoroutine() > manyGoroutines
 }
 
 // reached comes with each request that reaches the service. It reports whether ended was
 // told of it before.
-func (a *arrivals) reached() (late bool) {
-	if a.coming.Add(-1) < 0 {
-		return true
-	}
-	if a.phase.Load() == phaseHTTP2 {
-		a.all.Add(-1)
-	}
-	return false
-}
+func (a *arrivals) reached() (late bool) { return a.coming.Add(-1) < 0 }
 
 // ended comes when the connection is closed, and returns how many requests did not reach
 // the service. Those of HTTP/2 may still do.
-func (a *arrivals) ended() (unserved int64) {
-	unserved = a.coming.Swap(0)
-	if a.phase.Load() == phaseHTTP2 {
-		a.all.Add(-unserved)
-	}
-	return unserved
-}
+func (a *arrivals) ended() (unserved int64) { return a.coming.Swap(0) }
 
 func (a *arrivals) isHeld() bool { return a.phase.Load() == phaseHeld }
 
@@ -123,7 +106,8 @@ func (a *arrivals) changed(state http.ConnState) {
 		a.received()
 	case http.StateIdle:
 		switch {
-		case a.phase.Load() == phaseHTTP2:
+		case a.phase.Load() == phaseHTTP2: // what has not come by now was refused
+			a.settled.Store(a.coming.Load())
 		case a.coming.Swap(0) > 0: // it was no request, which would have been served, but HTTP/2's preface
 			a.phase.Store(phaseHTTP2)
 		default:

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -256,6 +257,7 @@ func TestRequestsAreCountedOnce(t *testing.T) {
 		for _, name := range []string{
 			`sessapi_http_requests_total{code="200",method="GET",route="/status"}`,
 			"sessapi_http_requests_reset_total",
+			"sessapi_http_requests_refused_total",
 			`sessapi_http_requests_unserved_total{listener="main"}`,
 		} {
 			value, err := strconv.Atoi(s.metric(t, client, "http", name))
@@ -270,47 +272,54 @@ func TestRequestsAreCountedOnce(t *testing.T) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline) && n != conns*requests; time.Sleep(10 * time.Millisecond) {
 		n = counted() // some may be served yet
 	}
-	if n != conns*requests {
+	time.Sleep(100 * time.Millisecond) // nor is one counted again
+	if n = counted(); n != conns*requests {
 		t.Errorf("%d requests are counted, of %d", n, conns*requests)
 	}
 }
 
-// When many requests of HTTP/2 have not reached the service, a connection waits for its
-// own, and is closed when they do not come: net/http has refused them, and their client does
-// not take the answers.
-func TestRefusedAnswersAreTaken(t *testing.T) {
-	t.Parallel()
-	s := startService(t, settings())
-	s.listeners[0].listener.(clientListener).turns.coming.Store(maxComing)
-	for _, c := range []struct {
-		fields  string
-		answers int
-	}{
-		{fields, 20},                    // are served
-		{fields + "\x00\x02te\x01x", 0}, // 400
-	} {
-		streams := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, "\x00\x04\x00\x00\x00\x00")
-		if c.answers > 0 {
-			streams = preface
+// With much to do, a connection of HTTP/2 waits for its own requests to reach the service,
+// and goes on by and by when they do not.
+func TestComingOneByOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a arrivals
+		a.phase.Store(phaseHTTP2)
+		took := func(n int) time.Duration {
+			began := time.Now()
+			for range n {
+				a.moved()
+			}
+			return time.Since(began)
 		}
-		for i := range 20 {
-			streams += frame(1, 5, 2*i+1, c.fields)
+		if d := took(100); d != 0 {
+			t.Errorf("with little to do: it waits for %v", d)
 		}
-		conn := dial(t, s, false, true, identity{})
-		if _, err := io.WriteString(conn, streams); err != nil {
-			t.Fatal(err)
+		a.changed(http.StateIdle)
+		end := make(chan struct{})
+		for range manyGoroutines {
+			go func() { <-end }()
 		}
-		in := bufio.NewReader(conn)
-		if err := readAnswers(in, true, c.answers+1); err != nil {
-			t.Fatal(err)
+		if d := took(fewComing); d != 0 {
+			t.Errorf("a few: it waits for %v", d)
 		}
-		if c.answers > 0 {
-			continue
+		if d := took(2); d < 2*comingTime {
+			t.Errorf("two more, which do not come: it waits for %v", d)
 		}
-		if _, err := io.Copy(io.Discard, in); err != nil && !errors.Is(err, syscall.ECONNRESET) {
-			t.Errorf("the connection stays open: %v", err)
+		go func() {
+			time.Sleep(comingTime / 2)
+			for range fewComing {
+				a.reached()
+			}
+		}()
+		if d := took(1); d < comingTime/2 || d > comingTime/2+time.Millisecond {
+			t.Errorf("until they come: it waits for %v", d)
 		}
-	}
+		a.changed(http.StateIdle)
+		if d := took(fewComing); d != 0 {
+			t.Errorf("once it was idle: it waits for %v", d)
+		}
+		close(end)
+	})
 }
 
 // What any client can have net/http log is counted, and does not fill the log; other

@@ -51,7 +51,6 @@ type turns struct {
 	most   int64        // of these may be busy
 	busy   atomic.Int64 // how many always have something more to read
 	pauses atomic.Uint64
-	coming atomic.Int64 // requests of HTTP/2 that have not reached the service
 
 	// A pipe that look writes to, and waits for.
 	in      syscall.RawConn
@@ -130,8 +129,6 @@ func (l clientListener) Accept() (net.Conn, error) {
 		Conn: conn, raw: raw, turns: l.turns, secure: l.secure,
 		read:  deadline{set: conn.SetReadDeadline, epoch: now},
 		write: deadline{set: conn.SetWriteDeadline, epoch: now},
-
-		arrivals: arrivals{all: &l.turns.coming},
 	}
 	c.try = c.tryRead
 	return c, nil
@@ -178,9 +175,7 @@ func (c *clientConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline is part of [net.Conn].
 func (c *clientConn) SetReadDeadline(t time.Time) error {
-	if !c.arrivals.moved() {
-		_ = c.Close()
-	}
+	c.arrivals.moved()
 	return c.read.move(t)
 }
 

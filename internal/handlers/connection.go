@@ -36,10 +36,12 @@ const maxLate = 4
 
 const (
 	// maxAlive is how many requests of HTTP/2 may be alive, at some 20 KiB each, before
-	// no connection may have more than its share.
+	// no connection may have more than its share, or minShare.
 	maxAlive = 2 << 10
+	minShare = 8
 	// manyGoroutines is when there may be many answers that clients do not take, and
-	// that net/http keeps for them without telling.
+	// that net/http keeps for them without telling. There are as many also when as many
+	// clients are connected, or wait for ticket keys.
 	manyGoroutines = 8 << 10
 )
 
@@ -100,6 +102,7 @@ func followerOf(conn net.Conn) follower {
 // each would copy the request. Those of HTTP/2 each need their own. One that was reset
 // before its turn, or whose connection has ended, is dropped, and one that is more than
 // its connection's share is reset: a client that does so by the thousand is to cost little.
+// With much to do a request is alive until its client has taken the answer.
 func (a *API) onConnection(router chi.Router) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := connectionOf(r)
@@ -123,9 +126,7 @@ func (a *API) onConnection(router chi.Router) http.Handler {
 			}
 			growStack()
 			router.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, nil)))
-			if runtime.NumGoroutine() > manyGoroutines {
-				// It is alive until its client has taken the answer. That costs one more
-				// frame, a fourth of a GET.
+			if runtime.NumGoroutine() > manyGoroutines { // not always: it takes a fourth of a GET
 				_ = http.NewResponseController(w).Flush()
 			}
 		}
@@ -139,7 +140,7 @@ func (a *API) arrive(conn *connection) (ok bool) {
 	if own == 1 {
 		a.aliveOn.Add(1)
 	}
-	return all <= maxAlive || own <= max(2, maxAlive/max(1, a.aliveOn.Load()))
+	return all <= maxAlive || own <= max(minShare, maxAlive/max(1, a.aliveOn.Load()))
 }
 
 // depart comes when the request has ended, or is held.

@@ -311,7 +311,7 @@ func TestTooLargeKeepsTheConnection(t *testing.T) {
 func TestShareOfAConnection(t *testing.T) {
 	a := newAPI(t)
 	server, client := overHTTP(t, a, true)
-	done := make(chan error, 3)
+	done := make(chan error, minShare+1)
 	do := func(client *http.Client, method, path string, body io.Reader, header ...string) error {
 		request, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, body)
 		if err != nil {
@@ -334,7 +334,7 @@ func TestShareOfAConnection(t *testing.T) {
 	}
 	until(t, func() bool { return a.alive.Load() == 0 && a.aliveOn.Load() == 0 })
 
-	const others = maxAlive // each with one, so that the share is 2
+	const others = maxAlive // each with one, so that the share is minShare
 	a.alive.Add(others)
 	a.aliveOn.Add(others)
 	generation := fmt.Sprintf("%q", fmt.Sprint(a.cfg.Ring.Generation()))
@@ -343,14 +343,14 @@ func TestShareOfAConnection(t *testing.T) {
 	}()
 	until(t, func() bool { return a.Waiting() == 1 })
 	var uploads []*io.PipeWriter
-	for i := range 2 {
+	for i := range minShare {
 		body, upload := io.Pipe()
 		uploads = append(uploads, upload)
 		go func() { done <- do(client, http.MethodPut, fmt.Sprintf("/sessions/%02x", i), body) }()
 	}
-	until(t, func() bool { return a.alive.Load() == others+2 })
+	until(t, func() bool { return a.alive.Load() == others+minShare })
 	if err := get(client); err == nil || a.Refused() != 1 {
-		t.Errorf("a third request of the connection: %v, %d were refused", err, a.Refused())
+		t.Errorf("one more request of the connection: %v, %d were refused", err, a.Refused())
 	}
 	other := &http.Client{Transport: client.Transport.(*http.Transport).Clone(), Timeout: time.Minute}
 	defer other.CloseIdleConnections()
@@ -409,7 +409,17 @@ func TestAnswersThatAreNotTaken(t *testing.T) {
 				until(t, func() bool { return a.alive.Load() == 0 })
 				return
 			}
-			time.Sleep(100 * time.Millisecond)
+			// The headers of the answer come when it is flushed, or the handler has ended.
+			var header [9]byte
+			for header[3] != 1 {
+				if _, err := io.ReadFull(conn, header[:]); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.CopyN(io.Discard, conn, int64(header[1])<<8|int64(header[2])); err != nil {
+					t.Fatal(err)
+				}
+			}
+			time.Sleep(20 * time.Millisecond) // and then it would not be alive for long
 			if n := a.alive.Load(); n != 1 {
 				t.Errorf("%d are alive", n)
 			}

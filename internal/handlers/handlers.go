@@ -143,14 +143,13 @@ type API struct {
 	draining chan struct{} // closed by Drain
 	buffers  *bufferPool
 
-	inFlight, opsInFlight *places
-	cutOff                chan struct{} // has a token for each connection that keepCutOff keeps
-	reset, refused        atomic.Uint64 // requests
-	queued                atomic.Uint64 // requests
-	alive, aliveOn        atomic.Int64  // requests of HTTP/2, and the connections that have some
-	waiting               chan struct{} // a token for each request that is held
-	held                  atomic.Int64
-	lobby                 *lobby
+	inFlight, opsInFlight  *places
+	cutOff                 chan struct{} // has a token for each connection that keepCutOff keeps
+	reset, refused, queued atomic.Uint64 // requests
+	alive, aliveOn         atomic.Int64  // requests of HTTP/2, and the connections that have some
+	waiting                chan struct{} // a token for each request that is held
+	held                   atomic.Int64
+	lobby                  *lobby
 }
 
 var _ api.ServerInterface = (*API)(nil)

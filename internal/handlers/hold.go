@@ -142,11 +142,11 @@ func (c *rereadConn) Read(p []byte) (int, error) {
 // hold serves a request on a connection that was detached and has entered the
 // lobby, and gives the connection back with the next request.
 func (a *API) hold(conn net.Conn, r *http.Request, route string, header http.Header, wait waiting, answer http.HandlerFunc) {
-	defer func() { <-a.waiting }() // also while it waits for the next request, or there would be any number
 	next := a.answerHeld(conn, r, route, header, wait, answer)
 	// Before the server has it, or a change would end the reading of the server;
 	// and not after, when it may have entered again.
 	a.lobby.leave(conn)
+	<-a.waiting // not when it is answered, or any number could wait for their next request
 	if next == nil {
 		_ = conn.Close()
 		return

@@ -89,23 +89,24 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 	// The place is for others, also later: they answer in thousands at once.
 	a.inFlight.leaveEarly(w)
 	w.(*response).leave()
-	if conn := connectionOf(r); conn != nil && r.ProtoMajor != 1 {
-		a.depart(conn)
-		defer a.arrive(conn)
-	}
+	defer func() { <-a.waiting }()
 	a.awaitChange(w, r, wait)
-	<-a.waiting
 	a.held.Add(-1)
 	answer(w, r)
 }
 
 // awaitChange waits in place.
 func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, wait waiting) {
+	if conn := connectionOf(r); conn != nil && r.ProtoMajor != 1 {
+		a.depart(conn) // it has a place among those that wait
+		defer a.arrive(conn)
+	}
 	// The timeouts of the listener are for requests that are answered at once.
 	// One that cannot move them cuts the waiting short, no more.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(wait.end.Add(answerTimeout))
+	defer func() { _ = control.SetWriteDeadline(time.Now().Add(answerTimeout)) }()
 	timeout := time.NewTimer(time.Until(wait.end))
 	defer timeout.Stop()
 	for {

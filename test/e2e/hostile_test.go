@@ -43,10 +43,10 @@ const (
 	maxResident = 10*idleConnections + 96<<10
 	// floodResident is that of floods of 256,000 requests of HTTP/2 on 2,000 connections,
 	// which would take 3 to 5 GiB: of the requests, 20 for each of the 2,048 that may be
-	// alive, of two for each connection, and of 8,192 before answers are waited for; 40 for
+	// alive, of 8 for each connection, and of 8,192 before answers are waited for; 40 for
 	// each connection; three large sessions for each of the 1,024 that are served; and
-	// twice as much as else for what has just come.
-	floodResident = 20*(2048+2*2000+8192) + 40*2000 + 3*64*1024 + 2*maxResident
+	// as much as else for what has just come.
+	floodResident = 20*(2048+8*2000+8192) + 40*2000 + 3*64*1024 + maxResident
 	// idleConnections stay below what one address can have as ports, and below
 	// the usual hard limit of open files, to which Go raises the soft one.
 	idleConnections = 10000
@@ -250,7 +250,7 @@ var attacks = []attack{
 // alone: they measure.
 func TestHostileClients(t *testing.T) {
 	if testing.Short() && os.Getenv("CI") != "true" {
-		t.Skip("half a minute of load")
+		t.Skip("a minute of load")
 	}
 	// The race detector takes no 10,000 connections: it ends at 8,128 goroutines.
 	plain := filepath.Join(t.TempDir(), "sessapi")
