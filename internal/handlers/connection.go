@@ -38,7 +38,7 @@ const (
 	// maxAlive is how many requests of HTTP/2 may be alive, at some 20 KiB each, before
 	// no connection may have more than its share, or minShare.
 	maxAlive = 2 << 10
-	minShare = 8
+	minShare = 2
 	// manyGoroutines is when there may be many answers that clients do not take, and
 	// that net/http keeps for them without telling. There are as many also when as many
 	// clients are connected, or wait for ticket keys.

@@ -41,12 +41,11 @@ const (
 	// maxResident bounds the memory of the service, in KiB: some 10 for each of the idle
 	// connections, and 96 MiB for all else.
 	maxResident = 10*idleConnections + 96<<10
-	// floodResident is that of floods of 256,000 requests of HTTP/2 on 2,000 connections,
-	// which would take 3 to 5 GiB: of the requests, 20 for each of the 2,048 that may be
-	// alive, of 8 for each connection, and of 8,192 before answers are waited for; 40 for
-	// each connection; three large sessions for each of the 1,024 that are served; and
-	// as much as else for what has just come.
-	floodResident = 20*(2048+8*2000+8192) + 40*2000 + 3*64*1024 + maxResident
+	// floodResident is that of floods of 64,000 requests of HTTP/2 on 500 connections,
+	// which would take 0.8 to 1.3 GiB: of the requests, 20 for each of the 2,048 that may
+	// be alive, of two for each connection, and of 8,192 before answers are waited for; 40
+	// for each connection; three large sessions for each of the 1,024 that are served.
+	floodResident = 20*(2048+2*500+8192) + 40*500 + 3*64*1024 + maxResident
 	// idleConnections stay below what one address can have as ports, and below
 	// the usual hard limit of open files, to which Go raises the soft one.
 	idleConnections = 10000
@@ -210,16 +209,16 @@ var attacks = []attack{
 		a.drip(96, spread, streamsNoWindow(16, fields)) // as many
 	}},
 	{name: "streams without a window, all that are allowed", resident: floodResident, counted: refused, do: func(a *attacker) {
-		a.drip(2000, spread, streamsNoWindow(128, fields)) // 256,000
+		a.drip(500, spread, streamsNoWindow(128, fields)) // 64,000
 	}},
 	{name: "streams without a window, small answers", resident: floodResident, counted: refused, do: func(a *attacker) {
-		a.drip(2000, spread, streamsNoWindow(128, smallFields))
+		a.drip(500, spread, streamsNoWindow(128, smallFields))
 	}},
 	{name: "streams without a window, bad headers", resident: floodResident, counted: unserved, do: func(a *attacker) {
-		a.drip(2000, spread, streamsNoWindow(128, badFields))
+		a.drip(500, spread, streamsNoWindow(128, badFields))
 	}},
 	{name: "streams without a window, large headers", resident: floodResident, counted: unserved, do: func(a *attacker) {
-		a.drip(2000, spread, streamsNoWindow(128, newLargeFields, largeFields))
+		a.drip(500, spread, streamsNoWindow(128, newLargeFields, largeFields))
 	}},
 	{name: "Range lists", counted: pauses, do: func(a *attacker) {
 		request := []byte(getLarge + "Range: bytes=0-" + strings.Repeat(",0-", 3<<10) + "\r\n\r\n")
