@@ -14,7 +14,7 @@ import (
 type arrivals struct {
 	phase   atomic.Int32
 	coming  atomic.Int64 // requests that have begun, and not reached the service
-	settled atomic.Int64 // of those, when the connection was last idle
+	settled atomic.Int64 // of those, ones that need not be waited for
 }
 
 const (
@@ -23,7 +23,8 @@ const (
 	// (400, 431) until clients take them, for 30 s.
 	manyGoroutines = 8 << 10
 	// fewComing requests of a connection may then not have reached the service; one with
-	// more waits for them, and goes on with one in each comingTime.
+	// more waits for them, and goes on with one in each comingTime. As many are forgiven as
+	// are served, for others behind a proxy are not to suffer for what one of them sends.
 	fewComing  = 4
 	comingTime = time.Second
 )
@@ -74,8 +75,11 @@ func (a *arrivals) moved() {
 		a.coming.Add(1)
 		if a.tooMany() {
 			runtime.Gosched() // most only wait for a processor
-			for began := time.Now(); a.tooMany() && time.Since(began) < comingTime; {
-				time.Sleep(time.Millisecond)
+			for began := time.Now(); a.tooMany(); time.Sleep(time.Millisecond) {
+				if time.Since(began) >= comingTime {
+					a.settled.Add(1)
+					break
+				}
 			}
 		}
 	}
@@ -87,7 +91,13 @@ func (a *arrivals) tooMany() bool {
 
 // reached comes with each request that reaches the service. It reports whether ended was
 // told of it before.
-func (a *arrivals) reached() (late bool) { return a.coming.Add(-1) < 0 }
+func (a *arrivals) reached() (late bool) {
+	others := a.coming.Add(-1)
+	if a.settled.Load() < others {
+		a.settled.Add(1)
+	}
+	return others < 0
+}
 
 // ended comes when the connection is closed, and returns how many requests did not reach
 // the service. Those of HTTP/2 may still do.

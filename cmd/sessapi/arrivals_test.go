@@ -307,13 +307,20 @@ func TestComingOneByOne(t *testing.T) {
 		}
 		go func() {
 			time.Sleep(comingTime / 2)
-			for range fewComing {
-				a.reached()
-			}
+			a.reached()
 		}()
 		if d := took(1); d < comingTime/2 || d > comingTime/2+time.Millisecond {
 			t.Errorf("until they come: it waits for %v", d)
 		}
+		waited := time.Duration(0)
+		for range 100 { // the connection is never idle
+			waited += took(1)
+			a.reached()
+		}
+		if waited > 2*comingTime {
+			t.Errorf("while others are served: it waits for %v", waited)
+		}
+		took(2)
 		a.changed(http.StateIdle)
 		if d := took(fewComing); d != 0 {
 			t.Errorf("once it was idle: it waits for %v", d)
