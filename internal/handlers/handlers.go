@@ -147,7 +147,7 @@ type API struct {
 	cutOff                 chan struct{} // has a token for each connection that keepCutOff keeps
 	reset, refused, queued atomic.Uint64 // requests
 	alive, aliveOn         atomic.Int64  // requests of HTTP/2, and the connections that have some
-	waiting                chan struct{} // a token for each request that is held
+	waiting                chan struct{} // a token for each request that is held, or connection that was
 	held                   atomic.Int64
 	lobby                  *lobby
 }
