@@ -1,25 +1,29 @@
 package main
 
-// list holds keys in a doubly linked list, for the policies that need to take
-// them out of the middle.
+import (
+	"time"
+
+	"github.com/sessapi/sessapi/internal/cache/cachetest"
+)
+
+// list holds sessions in a doubly linked list, for the policies that take them
+// out of the middle.
 type list struct {
-	nodes    []node // by key; the last one is the root, before and after all
+	nodes    []node // by ID; the last one is the root, before and after all
 	n        int
 	capacity int
-	ttl      int
 }
 
 type node struct {
 	newer, older      uint32
 	resident, visited bool
-	expires           int
 }
 
-func newList(l *load, capacity int) list {
-	nodes := make([]node, l.keys+1)
-	root := uint32(l.keys)
+func newList(ids, capacity int) list {
+	nodes := make([]node, ids+1)
+	root := uint32(ids)
 	nodes[root] = node{newer: root, older: root}
-	return list{nodes: nodes, capacity: capacity, ttl: l.ttl}
+	return list{nodes: nodes, capacity: capacity}
 }
 
 func (l *list) root() uint32 { return uint32(len(l.nodes) - 1) }
@@ -27,92 +31,85 @@ func (l *list) root() uint32 { return uint32(len(l.nodes) - 1) }
 // oldest returns the root when the list is empty.
 func (l *list) oldest() uint32 { return l.nodes[l.root()].newer }
 
-// push makes key the newest.
-func (l *list) push(key uint32, expires int) {
+// push makes id the newest.
+func (l *list) push(id uint32) {
 	root := l.root()
 	newest := l.nodes[root].older
-	l.nodes[key] = node{newer: root, older: newest, resident: true, expires: expires}
-	l.nodes[newest].newer = key
-	l.nodes[root].older = key
+	l.nodes[id] = node{newer: root, older: newest, resident: true}
+	l.nodes[newest].newer = id
+	l.nodes[root].older = id
 	l.n++
 }
 
-func (l *list) remove(key uint32) {
-	at := &l.nodes[key]
+func (l *list) remove(id uint32) {
+	at := &l.nodes[id]
 	l.nodes[at.newer].older = at.older
 	l.nodes[at.older].newer = at.newer
 	at.resident = false
 	l.n--
 }
 
-// find returns the node of a resident key and whether it is live, or nil.
-func (l *list) find(key uint32, now int) (found *node, live bool) {
-	found = &l.nodes[key]
-	if !found.resident {
-		return nil, false
-	}
-	return found, l.ttl == 0 || now < found.expires
-}
-
-// lru evicts what was not used for longest.
+// lru evicts the session that was not used for longest.
 type lru struct{ list }
 
-func newLRU(l *load, capacity int) policy { return &lru{newList(l, capacity)} }
+func newLRU(ids, capacity int) cachetest.Policy { return &lru{newList(ids, capacity)} }
 
-func (p *lru) get(key uint32, now int) bool {
-	found, live := p.find(key, now)
-	if found == nil {
+func (p *lru) Get(s cachetest.Session, _, _ time.Duration) bool {
+	if !p.nodes[s.ID].resident {
 		return false
 	}
-	p.remove(key)
-	if live {
-		p.push(key, found.expires)
-	}
-	return live
+	p.remove(s.ID)
+	p.push(s.ID)
+	return true
 }
 
-func (p *lru) put(key uint32, now int) {
+func (p *lru) Put(s cachetest.Session, _, _ time.Duration) {
 	if p.n == p.capacity {
 		p.remove(p.oldest())
 	}
-	p.push(key, now+p.ttl)
+	p.push(s.ID)
+}
+
+func (p *lru) Delete(s cachetest.Session, _ time.Duration) {
+	if p.nodes[s.ID].resident {
+		p.remove(s.ID)
+	}
 }
 
 // sieve is SIEVE: a queue that is never reordered, and a hand that evicts the
-// first key it finds unvisited (Zhang et al., SIEVE is Simpler than LRU, NSDI
+// first session it finds unvisited (Zhang et al., SIEVE is Simpler than LRU, NSDI
 // 2024, algorithm 1).
 type sieve struct {
 	list
 	hand uint32
 }
 
-func newSIEVE(l *load, capacity int) policy {
-	p := &sieve{list: newList(l, capacity)}
+func newSIEVE(ids, capacity int) cachetest.Policy {
+	p := &sieve{list: newList(ids, capacity)}
 	p.hand = p.root()
 	return p
 }
 
-func (p *sieve) get(key uint32, now int) bool {
-	found, live := p.find(key, now)
-	if found == nil {
-		return false
-	}
-	if !live {
-		p.drop(key)
-		return false
-	}
-	found.visited = true
-	return true
+func (p *sieve) Get(s cachetest.Session, _, _ time.Duration) bool {
+	at := &p.nodes[s.ID]
+	at.visited = at.resident
+	return at.resident
 }
 
-func (p *sieve) put(key uint32, now int) {
+func (p *sieve) Put(s cachetest.Session, _, _ time.Duration) {
 	if p.n == p.capacity {
 		p.drop(p.victim())
 	}
-	p.push(key, now+p.ttl)
+	p.push(s.ID)
 }
 
-// victim moves the hand, from the newest on to the oldest, to the key to evict.
+func (p *sieve) Delete(s cachetest.Session, _ time.Duration) {
+	if p.nodes[s.ID].resident {
+		p.drop(s.ID)
+	}
+}
+
+// victim moves the hand, from the oldest on to the newest, to the session to evict.
 func (p *sieve) victim() uint32 {
 	for {
 		if p.hand == p.root() {
@@ -127,9 +124,9 @@ func (p *sieve) victim() uint32 {
 	}
 }
 
-func (p *sieve) drop(key uint32) {
-	if p.hand == key {
-		p.hand = p.nodes[key].newer
+func (p *sieve) drop(id uint32) {
+	if p.hand == id {
+		p.hand = p.nodes[id].newer
 	}
-	p.remove(key)
+	p.remove(id)
 }

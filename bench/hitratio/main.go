@@ -1,12 +1,11 @@
-// Command hitratio compares cache eviction policies by the share of accesses
-// that hit, on loads as a TLS session cache may see them. It prints a table:
+// Command hitratio compares cache eviction policies by the share of the attempts
+// to resume that find their session, on models of TLS clients. It prints a table:
 //
 //	go run ./hitratio
 //
-// All entries have the same size, and the capacity is a number of entries. The
-// loads and the simulated policies are deterministic. The seeds of otter and of
-// the session cache are not; of otter, which differs by about a point between
-// runs on some loads, the mean of three runs is shown.
+// All sessions have the same size, and the capacity is a number of sessions. The
+// models and the simulated policies are deterministic; otter and the session cache
+// have seeds of their own, and differ by a tenth of a point between runs.
 package main
 
 import (
@@ -15,129 +14,113 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/cache/cachetest"
 )
 
-// A policy decides what a cache keeps. Each get that misses is followed by a
-// put of that key. Time counts accesses.
-type policy interface {
-	get(key uint32, now int) bool
-	put(key uint32, now int)
-}
+const seed = 1
 
-// maker makes the policy for the keys and the lifetime of a load.
-type maker func(l *load, capacity int) policy
-
-type column struct {
+// loads are the models, by what a row of the table calls them.
+var loads = []struct {
 	name string
-	make maker
-	runs int
+	cachetest.Load
+}{
+	{"TLS 1.2, 24 h", cachetest.Load{
+		Clients: 400_000, Once: 0.6, Connections: 4, Gap: 20 * time.Second,
+		Visit: 3 * time.Hour, VisitSigma: 1.5, TTL: 24 * time.Hour,
+	}},
+	{"TLS 1.2, 2 h", cachetest.Load{
+		Clients: 400_000, Once: 0.6, Connections: 4, Gap: 20 * time.Second,
+		Visit: 3 * time.Hour, VisitSigma: 1.5, TTL: 2 * time.Hour,
+	}},
+	{"single use, 24 h", cachetest.Load{
+		Clients: 400_000, Once: 0.6, Connections: 4, Gap: 20 * time.Second,
+		Visit: 3 * time.Hour, VisitSigma: 1.5, TTL: 24 * time.Hour, SingleUse: true,
+	}},
+	{"TLS 1.2, busy, 1 h", cachetest.Load{
+		Clients: 200_000, Once: 0.2, Connections: 2, Gap: time.Minute,
+		Visit: 10 * time.Minute, VisitSigma: 1, TTL: time.Hour,
+	}},
+	{"single use, passing, 24 h", cachetest.Load{
+		Clients: 600_000, Once: 0.9, Connections: 2, Gap: 15 * time.Second,
+		Visit: time.Hour, VisitSigma: 1.5, TTL: 24 * time.Hour, SingleUse: true,
+	}},
 }
 
-// variant returns the chosen policy with a change.
-func variant(change func(*tinyLFUConfig)) maker {
-	cfg := chosen
-	change(&cfg)
-	return newTinyLFU(cfg)
-}
+// capacities are in percent of the sessions that a cache without bounds stores.
+var capacities = []float64{0.5, 2, 5, 20}
 
-// columns returns the policies; the first is what the others are held against.
-func columns() []column {
-	return []column{
-		{"otter", newOtter, 3},
-		{"FIFO", newFIFO, 1},
-		{"LRU", newLRU, 1},
-		{"SIEVE", newSIEVE, 1},
-		{"S3-FIFO", newS3FIFO, 1},
-		{"S3-FIFO, sketch", newS3Sketch, 1},
-		{"TinyLFU rings", newTinyLFU(chosen), 1},
-		{"16 shards", newSharded(16, newTinyLFU(chosen)), 1},
-		{"saturating", variant(func(c *tinyLFUConfig) { c.countAll = false }), 1},
-		{"1 bit", variant(func(c *tinyLFUConfig) { c.usedMax = 1 }), 1},
-		{"window 10 %", variant(func(c *tinyLFUConfig) { c.window = 10 }), 1},
-		{"sessapi", newSessions, 1},
-	}
-}
-
-// row is the outcome of a load at one capacity.
-type row struct {
-	load     string
-	capacity int
-	percent  []float64 // of accesses that hit, by column
+var policies = []struct {
+	name string
+	make func(ids, capacity int) cachetest.Policy // ids is more than any ID
+}{
+	{"OPT", newOPT},
+	{"LRU", newLRU},
+	{"FIFO", newFIFO},
+	{"CLOCK", newCLOCK},
+	{"SIEVE", newSIEVE},
+	{"S3-FIFO", newS3FIFO},
+	{"otter", newOtter},
+	{"sessapi", newSessions},
 }
 
 func main() {
-	loads, columns := loads(), columns()
-	rows := make([][]row, len(loads))
+	ratios := make([][][]float64, len(loads)) // by load, capacity and policy
 	cores := make(chan struct{}, runtime.GOMAXPROCS(0))
 	var running sync.WaitGroup
-	for i, makeLoad := range loads {
+	for i := range loads {
+		cores <- struct{}{}
 		running.Go(func() {
-			cores <- struct{}{}
 			defer func() { <-cores }()
-			rows[i] = measure(makeLoad(), columns)
+			ratios[i] = measure(loads[i].Load)
 		})
 	}
 	running.Wait()
-	printTable(rows, columns)
+	printTable(ratios)
 }
 
-func measure(l load, columns []column) []row {
-	capacities := []int{l.footprint / 100, l.footprint / 20, l.footprint / 10}
-	if l.capacity > 0 {
-		capacities = []int{l.capacity}
-	}
-	var rows []row
-	for _, capacity := range capacities {
-		r := row{load: l.name, capacity: capacity}
-		for _, c := range columns {
-			hits := 0
-			for range c.runs {
-				hits += countHits(&l, c.make(&l, capacity))
+// measure returns the hits in percent, by capacity and policy.
+func measure(l cachetest.Load) (ratios [][]float64) {
+	trace := l.Trace(seed)
+	// Nothing is evicted: the capacity is more than all that could be stored.
+	stored := cachetest.Replay(trace, l, newLRU(len(trace), len(trace))).Stored
+	for _, percent := range capacities {
+		var row []float64
+		for _, p := range policies {
+			policy := p.make(len(trace), int(float64(stored)*percent/100))
+			row = append(row, cachetest.Replay(trace, l, policy).Ratio())
+			if closer, ok := policy.(interface{ close() }); ok {
+				closer.close()
 			}
-			r.percent = append(r.percent, 100*float64(hits)/float64(c.runs*len(l.accesses)))
 		}
-		rows = append(rows, r)
+		ratios = append(ratios, row)
 	}
-	return rows
+	return ratios
 }
 
-func countHits(l *load, p policy) (hits int) {
-	if closer, ok := p.(interface{ close() }); ok {
-		defer closer.close()
-	}
-	for now, key := range l.accesses {
-		if p.get(key, now) {
-			hits++
-		} else {
-			p.put(key, now)
-		}
-	}
-	return hits
-}
-
-// printTable prints a Markdown table, and as its last row how far each column
-// falls behind the first at worst.
-func printTable(rows [][]row, columns []column) {
-	const head, cell = "| %-24s | %8s |", " %*.1f |"
+// printTable prints a Markdown table, with the mean of each column last.
+func printTable(ratios [][][]float64) {
+	const head, cell = "| %-25s | %8s |", " %*.1f |"
 	fmt.Printf(head, "load", "capacity")
-	for _, c := range columns {
-		fmt.Printf(" %s |", c.name)
+	for _, p := range policies {
+		fmt.Printf(" %s |", p.name)
 	}
-	fmt.Print("\n| --- | --: |", strings.Repeat(" --: |", len(columns)), "\n")
-	worst := make([]float64, len(columns))
-	for _, ofLoad := range rows {
-		for _, r := range ofLoad {
-			fmt.Printf(head, r.load, strconv.Itoa(r.capacity))
-			for i, percent := range r.percent {
-				worst[i] = min(worst[i], percent-r.percent[0])
-				fmt.Printf(cell, len(columns[i].name), percent)
+	fmt.Print("\n| --- | --: |", strings.Repeat(" --: |", len(policies)), "\n")
+	means := make([]float64, len(policies))
+	for i, l := range loads {
+		for j, percent := range capacities {
+			fmt.Printf(head, l.name, strconv.FormatFloat(percent, 'f', -1, 64)+" %")
+			for k, p := range policies {
+				means[k] += ratios[i][j][k] / float64(len(loads)*len(capacities))
+				fmt.Printf(cell, max(len(p.name), 4), ratios[i][j][k])
 			}
 			fmt.Println()
 		}
 	}
-	fmt.Printf(head, "worst against "+columns[0].name, "")
-	for i, difference := range worst {
-		fmt.Printf(cell, len(columns[i].name), difference)
+	fmt.Printf(head, "mean", "")
+	for k, p := range policies {
+		fmt.Printf(cell, max(len(p.name), 4), means[k])
 	}
 	fmt.Println()
 }

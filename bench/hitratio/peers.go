@@ -8,56 +8,34 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/cache/cachetest"
 )
-
-// accessTime is what one access takes on the clock of a real cache.
-const accessTime = time.Millisecond
-
-// clock is the time of a real cache, whose own goroutines read it too.
-type clock struct{ now atomic.Int64 }
-
-func (c *clock) set(now int) { c.now.Store(int64(now) * int64(accessTime)) }
-
-// NowNano is part of otter.Clock.
-func (c *clock) NowNano() int64 { return c.now.Load() }
-
-// Tick is part of otter.Clock. Without ticks, otter expires entries when it is
-// called, in the calling goroutine.
-func (c *clock) Tick(time.Duration) <-chan time.Time { return nil }
 
 // otterCache is otter: W-TinyLFU with a window of adaptive size.
 type otterCache struct {
-	clock
 	cache *otter.Cache[uint32, struct{}]
 }
 
-func newOtter(l *load, capacity int) policy {
-	p := &otterCache{}
-	o := &otter.Options[uint32, struct{}]{
+func newOtter(_, capacity int) cachetest.Policy {
+	return &otterCache{otter.Must(&otter.Options[uint32, struct{}]{
 		MaximumSize: capacity,
 		Executor:    func(fn func()) { fn() }, // evicts at once
-		Clock:       &p.clock,
-	}
-	if l.ttl > 0 {
-		o.ExpiryCalculator = otter.ExpiryWriting[uint32, struct{}](time.Duration(l.ttl) * accessTime)
-	}
-	p.cache = otter.Must(o)
-	return p
+	})}
 }
 
-func (p *otterCache) get(key uint32, now int) bool {
-	p.set(now)
-	_, ok := p.cache.GetIfPresent(key)
+func (p *otterCache) Get(s cachetest.Session, _, _ time.Duration) bool {
+	_, ok := p.cache.GetIfPresent(s.ID)
 	return ok
 }
 
-func (p *otterCache) put(key uint32, _ int) { p.cache.Set(key, struct{}{}) }
+func (p *otterCache) Put(s cachetest.Session, _, _ time.Duration) { p.cache.Set(s.ID, struct{}{}) }
+
+func (p *otterCache) Delete(s cachetest.Session, _ time.Duration) { p.cache.Invalidate(s.ID) }
 
 // sessions is the session cache of this project.
 type sessions struct {
-	clock
 	cache *cache.Cache
-	ttl   time.Duration
+	now   atomic.Int64 // the time that the cache sees, in nanoseconds
 	buf   []byte
 }
 
@@ -68,16 +46,13 @@ const (
 	sessionMemory = 1024
 )
 
-func newSessions(l *load, capacity int) policy {
-	p := &sessions{ttl: time.Duration(l.ttl) * accessTime}
-	if l.ttl == 0 {
-		p.ttl = 2 * accesses * accessTime // beyond the load's end
-	}
+func newSessions(_, capacity int) cachetest.Policy {
+	p := &sessions{}
 	c, err := cache.New(cache.Config{
 		Memory:          cache.MinMemory + int64(capacity)*sessionMemory,
 		MaxSessions:     capacity,
 		MaxSessionBytes: sessionBytes,
-		Now:             func() time.Time { return time.Unix(0, p.NowNano()) },
+		Now:             func() time.Time { return time.Unix(0, p.now.Load()) },
 	})
 	if err != nil {
 		panic(err)
@@ -86,28 +61,34 @@ func newSessions(l *load, capacity int) policy {
 	return p
 }
 
-func (p *sessions) get(key uint32, now int) bool {
-	p.set(now)
+func (p *sessions) Get(s cachetest.Session, now, _ time.Duration) bool {
+	p.now.Store(int64(now))
 	var ok bool
-	p.buf, _, ok = p.cache.Get(p.buf[:0], sessionID(key))
+	p.buf, _, ok = p.cache.Get(p.buf[:0], sessionID(s.ID))
 	return ok
 }
 
-func (p *sessions) put(key uint32, _ int) {
+func (p *sessions) Put(s cachetest.Session, now, _ time.Duration) {
+	p.now.Store(int64(now))
 	var data [sessionBytes]byte
-	expires := time.Unix(0, p.NowNano()).Add(p.ttl)
-	_, err := p.cache.Put(sessionID(key), data[:], cache.PutOptions{ExpiresAt: expires})
+	_, err := p.cache.Put(sessionID(s.ID), data[:], cache.PutOptions{ExpiresAt: time.Unix(0, int64(s.End))})
 	if err != nil {
 		panic(err)
 	}
+}
+
+// Delete does also what the cache's own sweep would do at the end of a session.
+func (p *sessions) Delete(s cachetest.Session, now time.Duration) {
+	p.now.Store(int64(now))
+	_ = p.cache.Delete(sessionID(s.ID), nil)
 }
 
 func (p *sessions) close() { p.cache.Close() }
 
-func sessionID(key uint32) cache.ID {
-	id, err := cache.MakeID(binary.BigEndian.AppendUint32(nil, key))
+func sessionID(id uint32) cache.ID {
+	made, err := cache.MakeID(binary.BigEndian.AppendUint32(nil, id))
 	if err != nil {
 		panic(err)
 	}
-	return id
+	return made
 }

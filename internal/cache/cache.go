@@ -188,11 +188,8 @@ const (
 	// slotMemory is the memory that there is a slot in the index for. It is a
 	// little less than a session of 160 bytes takes with an ID of 32, as
 	// servers store them without a client certificate, so that the index is
-	// nine tenths full when the arena is.
-	slotMemory = 212
-	// sketchSlots share a word of the sketch: half a byte for each of 8
-	// counters a session.
-	sketchSlots = 2
+	// nearly as full as it may be when the arena is.
+	slotMemory = 210
 )
 
 // New returns an empty cache. Its owner calls Close.
@@ -208,7 +205,7 @@ func New(cfg Config) (*Cache, error) {
 	}
 	c := &Cache{
 		cfg:      cfg,
-		now:      wallClock,
+		now:      func() int64 { return milliseconds(time.Now()) },
 		seed:     maphash.MakeSeed(),
 		sessions: budget{limit: math.MaxInt64},
 		closing:  make(chan struct{}),
@@ -229,15 +226,10 @@ func New(cfg Config) (*Cache, error) {
 	if c.memory, err = allocate(each * len(c.shards)); err != nil {
 		return nil, fmt.Errorf("cache: cannot take %d bytes: %w", each*len(c.shards), err)
 	}
-	tick := c.now() >> tickShift
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.seed = c.seed
-		s.wheel.tick = tick
-		s.divide(c.memory.bytes[i*each:(i+1)*each], int(largest)/wordSize)
-		if most := cfg.MaxSessions / len(c.shards); cfg.MaxSessions > 0 && most < s.homes {
-			s.sketch.shrink(1 + most)
-		}
+		s.divide(c.memory.bytes[i*each : (i+1)*each])
 	}
 	sweepers := min(runtime.GOMAXPROCS(0), len(c.shards))
 	for i := range sweepers {
@@ -282,8 +274,8 @@ func (c *Cache) flush(closing bool) int {
 	for i := range c.shards {
 		s := &c.shards[i]
 		s.lock()
-		if !s.closed && s.used > 0 {
-			held := s.used
+		if !s.closed && s.sessions > 0 {
+			held := s.sessions
 			flushed := s.wipeAll(now)
 			s.n.flushed += uint64(flushed)
 			s.n.expired += uint64(held - flushed)
@@ -301,19 +293,16 @@ func (c *Cache) flush(closing bool) int {
 // false and data is dst. Get does not allocate when dst has the room.
 func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	s, half := c.place(&id)
+	now := c.now()
 	s.lock()
 	defer s.mu.Unlock()
-	if !s.closed {
-		s.seek(half) // the record comes while the clock is read
-	}
-	now := c.now()
 	r := c.live(s, half, &id, now)
 	if r == 0 {
 		s.misses++
 		return dst, Entry{}, false
 	}
 	s.hits++
-	s.use(r)
+	s.use(r, now)
 	return append(dst, s.data(r)...), s.entry(r), true
 }
 
@@ -400,7 +389,7 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, x *session, now int64, con
 	switch {
 	case old != 0 && s.length(old) == recordWords(int(id.n), len(x.data)):
 		s.n.replaced++
-		s.rewrite(old, x)
+		s.rewrite(old, x, now)
 		return true, false, nil
 	case old != 0:
 		s.n.replaced++
@@ -493,40 +482,22 @@ func (c *Cache) sweep(first, step int) {
 		case <-tick.C:
 		}
 		now := c.now()
-		// Round the shards, for others to get at their locks in between.
-		for more := true; more; {
-			more = false
-			for i := first; i < len(c.shards); i += step {
-				select {
-				case <-c.closing:
-					return
-				default:
-				}
-				if c.sweepShard(&c.shards[i], now) {
-					more = true
-				}
+		for i := first; i < len(c.shards); i += step {
+			select {
+			case <-c.closing:
+				return
+			default:
+				c.shards[i].sweep(c, now)
 			}
 		}
 	}
 }
 
-func (c *Cache) sweepShard(s *shard, now int64) (more bool) {
-	s.lock()
-	defer s.mu.Unlock()
-	return s.sweep(c, now)
-}
-
-// Prefetch has the processor fetch from memory what a Put of the ID looks at first, for
-// a caller that has something else to do before.
-func (c *Cache) Prefetch(id ID) { c.place(&id) }
-
 // place returns the shard of an ID, by the lower half of its hash, and the upper
-// half, which is for the slot. That is being fetched from memory then.
+// half, which is for the slot.
 func (c *Cache) place(id *ID) (s *shard, half uint32) {
 	hash := c.hash(id)
-	s, half = &c.shards[c.shardIndex(hash)], uint32(hash>>32)
-	prefetchLine(unsafe.Pointer(&s.index[s.home(half)]))
-	return s, half
+	return &c.shards[c.shardIndex(hash)], uint32(hash >> 32)
 }
 
 func (c *Cache) hash(id *ID) uint64 { return maphash.Bytes(c.seed, id.b[:id.n]) }

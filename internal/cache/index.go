@@ -1,9 +1,6 @@
 package cache
 
-import (
-	"bytes"
-	"unsafe"
-)
+import "bytes"
 
 // The index of a shard finds records by the hash of their ID. It is a hash
 // table with linear probing whose slots are sorted by hash: the place where a
@@ -37,24 +34,14 @@ func (s *shard) home(half uint32) int {
 	return int(uint64(half)*uint64(s.homes/lineSlots)>>32) * lineSlots
 }
 
-// seek returns the first slot that is not before those of the half hash, and has
-// its record fetched from memory, which is most often the one looked for.
-func (s *shard) seek(half uint32) (at int) {
-	at = s.home(half)
-	for at < len(s.index) && s.index[at] != 0 && s.index[at].half() < half {
-		at++
-	}
-	if at < len(s.index) {
-		prefetchRecord(unsafe.Pointer(&s.words[s.index[at].ref()]))
-	}
-	return at
-}
-
 // search returns the slot of the ID, or the one that it would have to have.
 func (s *shard) search(half uint32, id *ID) (at int, found bool) {
-	for at = s.seek(half); at < len(s.index); at++ {
+	for at = s.home(half); at < len(s.index); at++ {
 		e := s.index[at]
-		if e == 0 || e.half() != half {
+		if e != 0 && e.half() < half {
+			continue
+		}
+		if e == 0 || e.half() > half {
 			return at, false
 		}
 		other := s.id(e.ref())
@@ -90,7 +77,7 @@ func (s *shard) insert(at int, e slot) bool {
 	}
 	copy(s.index[at+1:gap+1], s.index[at:gap])
 	s.index[at] = e
-	s.used++
+	s.sessions++
 	return true
 }
 
@@ -103,5 +90,5 @@ func (s *shard) deleteSlot(at int) {
 	}
 	copy(s.index[at:end-1], s.index[at+1:end])
 	s.index[end-1] = 0
-	s.used--
+	s.sessions--
 }

@@ -145,7 +145,10 @@ func (m *model) step() {
 	m.want.Evicted, m.want.Expired = st.Evicted, st.Expired // see reconcile
 	m.want.Entries, m.want.Bytes, m.want.DataBytes = st.Entries, st.Bytes, st.DataBytes
 	m.want.Capacity, m.want.MaxSessions = m.cfg.Memory, m.cfg.MaxSessions
-	m.want.Contended = st.Contended
+	m.want.Contended, m.want.Idle = st.Contended, st.Idle // see reconcile
+	if st.Idle.Count != st.Evicted.Memory+st.Evicted.Sessions {
+		m.Fatalf("%d idle times of %+v evicted", st.Idle.Count, st.Evicted)
+	}
 	if m.want.Sizes = st.Sizes; st.Sizes.Count != m.want.Stored {
 		m.Fatalf("%d sizes of %d sessions stored", st.Sizes.Count, m.want.Stored)
 	}

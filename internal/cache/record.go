@@ -4,15 +4,13 @@ import "time"
 
 // A record is a session in a shard's arena, in words of 8 bytes:
 //
-//	0        end (48 bits), size - 1 (16 bits)
-//	1        start (44 bits), mark (8), length of the ID (6), flags (6)
-//	2        the neighbours in the timing wheel: prev (32), next (32)
+//	0        end (44 bits), size - 1 (16), flags (4)
+//	1        start (44 bits), mark (8), length of the ID (12)
+//	2        when it was used last
 //	3…       the ID, and right behind it the session
 //	the last 2, of a large session: its tag
 //
-// Times are milliseconds since 1970. A record that has ended keeps its first
-// two words, which say how long it is, until its ring comes around; the rest
-// is zero.
+// Times are milliseconds since 1970.
 const headerWords = 3
 
 // largeSize is the size from which sessions have their tag with them: to hash so much
@@ -23,24 +21,20 @@ const (
 )
 
 const (
-	flagDead = 1 << iota // has ended; only takes up space
-	flagMain             // is in the main ring
-	flagUse              // the unit of the number of times that it was read, up to maxUses
-	useMask  = maxUses * flagUse
-	maxUses  = 7
+	flagFree = 1 << iota // no record but a free piece of the arena
+	flagUsed             // moves rather than being evicted, when the hand gets there
 )
 
 const (
-	endShift   = 16
+	freeShift  = 4
+	endShift   = 20
+	sizeShift  = 4
 	startShift = 20
 	markShift  = 12
-	idShift    = 6
-	idMask     = 1<<6 - 1
-	flagsMask  = 1<<idShift - 1
+	idMask     = 1<<markShift - 1
 )
 
-// maxTime is the last end or start that fits into the 44 bits of a start: the
-// year 2527.
+// maxTime is the last end or start that fits into 44 bits: the year 2527.
 const maxTime = 1<<44 - 1
 
 // ref is where a record is: the number of its first word in the arena. 0 is
@@ -59,12 +53,10 @@ func recordWords(idSize, size int) int {
 	return n
 }
 
-func (s *shard) end(r ref) int64    { return int64(s.words[r] >> endShift) }
-func (s *shard) size(r ref) int     { return int(uint16(s.words[r])) + 1 }
-func (s *shard) idSize(r ref) int   { return int(s.words[r+1]>>idShift) & idMask }
-func (s *shard) length(r ref) int   { return recordWords(s.idSize(r), s.size(r)) }
-func (s *shard) flags(r ref) uint64 { return s.words[r+1] & flagsMask }
-func (s *shard) uses(r ref) uint64  { return s.words[r+1] & useMask / flagUse }
+func (s *shard) end(r ref) int64  { return int64(s.words[r] >> endShift) }
+func (s *shard) size(r ref) int   { return int(uint16(s.words[r]>>sizeShift)) + 1 }
+func (s *shard) idSize(r ref) int { return int(s.words[r+1] & idMask) }
+func (s *shard) used(r ref) int64 { return int64(s.words[r+2]) }
 
 // id is the record's session ID, in the arena.
 func (s *shard) id(r ref) []byte {
@@ -107,26 +99,18 @@ type session struct {
 
 // write makes a record of the session at r, where there is room for it.
 func (s *shard) write(r ref, id *ID, x *session) {
-	s.words[r+1] = uint64(id.n) << idShift
-	s.words[r+2] = 0
+	s.words[r+1] = uint64(id.n)
 	s.set(r, x)
 	copy(s.id(r), id.b[:id.n])
 }
 
 // set writes the session into a record that has the ID, and is as long as need be.
 func (s *shard) set(r ref, x *session) {
-	s.words[r] = uint64(x.end)<<endShift | uint64(len(x.data)-1)
-	s.words[r+1] = uint64(x.start)<<startShift | uint64(x.mark)<<markShift | s.words[r+1]&(idMask<<idShift|flagsMask)
+	s.words[r] = uint64(x.end)<<endShift | uint64(len(x.data)-1)<<sizeShift
+	s.words[r+1] = uint64(x.start)<<startShift | uint64(x.mark)<<markShift | s.words[r+1]&idMask
 	copy(s.data(r), x.data)
 	if len(x.data) >= largeSize {
 		behind := int(r) + s.length(r)
 		s.words[behind-2], s.words[behind-1] = x.tag.hi, x.tag.lo
 	}
-}
-
-// wipe ends a record: nothing but its length is left of it.
-func (s *shard) wipe(r ref) {
-	clear(s.words[int(r)+2 : int(r)+s.length(r)])
-	s.words[r+1] = s.words[r+1]&(idMask<<idShift) | s.words[r+1]&flagMain | flagDead
-	s.words[r] &= 1<<endShift - 1
 }

@@ -3,6 +3,7 @@ package cache
 import (
 	"math/bits"
 	"sync/atomic"
+	"time"
 )
 
 // Stats is the state of a cache and what happened in it since New.
@@ -31,6 +32,9 @@ type Stats struct {
 	Flushed uint64
 	// Evicted counts sessions that had to make room.
 	Evicted Evicted
+	// Idle is the distribution of how long those had not been used, that is
+	// stored or returned by Get.
+	Idle Idle
 
 	// Rejected counts Put calls that stored nothing.
 	Rejected Rejected
@@ -72,13 +76,20 @@ type Rejected struct {
 
 // Sizes is a cumulative histogram of the sizes of stored sessions in bytes.
 type Sizes struct {
-	Buckets [sizeBuckets]SizeBucket // by rising UpperBound
-	Count   uint64                  // all sessions stored; the count of the last bucket too
-	Sum     uint64                  // of all sizes, in bytes
+	Buckets [sizeBuckets]Bucket // by rising UpperBound
+	Count   uint64              // all sessions stored; the count of the last bucket too
+	Sum     uint64              // of all sizes, in bytes
 }
 
-// SizeBucket counts the sessions of at most UpperBound bytes.
-type SizeBucket struct {
+// Idle is a cumulative histogram of times in seconds.
+type Idle struct {
+	Buckets [idleBuckets]Bucket // by rising UpperBound
+	Count   uint64              // all; more than the last bucket has
+	Sum     time.Duration       // of all times
+}
+
+// Bucket counts the sessions of at most UpperBound bytes or seconds.
+type Bucket struct {
 	UpperBound int
 	Count      uint64
 }
@@ -95,6 +106,16 @@ func sizeBucket(size int) int {
 	return max(0, bits.Len(uint(size-1))-firstBoundBits)
 }
 
+// The upper bounds are the powers of two from 1 s to 2^17 s, a day and a half.
+const idleBuckets = 18
+
+// idleBucket returns the index of the first bucket that a time in milliseconds falls
+// in, or idleBuckets.
+func idleBucket(ms uint64) int {
+	seconds := (ms + 999) / 1000
+	return min(bits.Len64(max(seconds, 1)-1), idleBuckets)
+}
+
 // counters is a shard's part of the Stats, without what it counts beside.
 type counters struct {
 	stored                              uint64
@@ -102,6 +123,8 @@ type counters struct {
 	evicted                             Evicted
 	sizes                               [sizeBuckets]uint64 // not cumulative
 	sizeSum                             uint64
+	idle                                [idleBuckets + 1]uint64 // not cumulative
+	idleSum                             uint64                  // in milliseconds
 	dataBytes                           int64
 }
 
@@ -146,6 +169,11 @@ func (c *Cache) Stats() Stats {
 		for b, count := range n.sizes {
 			st.Sizes.Buckets[b].Count += count
 		}
+		st.Idle.Sum += time.Duration(n.idleSum) * time.Millisecond
+		for b, count := range n.idle[:idleBuckets] {
+			st.Idle.Buckets[b].Count += count
+		}
+		st.Idle.Count += n.idle[idleBuckets]
 	}
 	for b := range st.Sizes.Buckets {
 		bucket := &st.Sizes.Buckets[b]
@@ -153,5 +181,13 @@ func (c *Cache) Stats() Stats {
 		st.Sizes.Count += bucket.Count
 		bucket.Count = st.Sizes.Count
 	}
+	within := uint64(0)
+	for b := range st.Idle.Buckets {
+		bucket := &st.Idle.Buckets[b]
+		bucket.UpperBound = 1 << b
+		within += bucket.Count
+		bucket.Count = within
+	}
+	st.Idle.Count += within
 	return st
 }

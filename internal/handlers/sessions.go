@@ -238,7 +238,6 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 		a.fail(w, r, err)
 		return
 	}
-	a.cfg.Cache.Prefetch(id)
 	buf := a.buffers.get()
 	defer a.buffers.put(buf)
 	upload, err := a.readSession(buf, w, r, params.TTLSeconds)
