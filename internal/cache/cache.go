@@ -10,8 +10,9 @@
 //     memory is taken from the system once, outside the Go heap, and is spent
 //     when it is first written to. It is kept out of core dumps and, where the
 //     limits of the process allow it, out of swap.
-//   - When room is needed, sessions that are asked for stay and those that pass
-//     through go: see docs/design/cache.md.
+//   - When room is needed, the place of a session that has ended is used first.
+//     Then the sessions that were not used for longest go, nearly as from an LRU
+//     cache: see docs/design/cache.md.
 //   - The bytes of a session that was removed, replaced, evicted or flushed are
 //     zeroed in that very call, those of an expired one at most a second after
 //     its end.
@@ -306,8 +307,8 @@ func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	return append(dst, s.data(r)...), s.entry(r), true
 }
 
-// Peek is Get for who does not use the session but copies the cache: it counts as
-// no lookup, and keeps no session from being evicted.
+// Peek is Get for callers that copy the cache: it counts as no lookup, and keeps no
+// session from being evicted.
 func (c *Cache) Peek(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	s, half := c.place(&id)
 	now := c.now()

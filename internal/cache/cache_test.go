@@ -349,18 +349,13 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestSweepFar has sessions that end at any time within a day, in all levels of
-// the timing wheel and where they meet.
+// TestSweepFar has sessions that end at any time within a day, in an order of its own.
 func TestSweepFar(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Config{Memory: 1 << 20, MaxSessionBytes: 100})
 		start := time.Now()
 		rnd := rand.New(rand.NewPCG(1, 2))
 		ends := []time.Duration{}
-		const tick = 256 * time.Millisecond
-		for _, level := range []time.Duration{tick << 7, tick << 14} { // where one ends
-			ends = append(ends, level-2*tick, level-tick, level, level+tick, level+2*tick)
-		}
 		for range 500 {
 			ends = append(ends, 1+time.Duration(rnd.ExpFloat64()*float64(time.Hour)))
 		}
@@ -398,12 +393,12 @@ func TestClockJumps(t *testing.T) {
 		}
 		put(1, time.Minute)
 		put(2, 100*time.Hour)
-		put(3, 30*24*time.Hour) // later than the wheel reaches
+		put(3, 30*24*time.Hour)
 		check("at first", 3)
 		k.add(99 * time.Hour)
 		check("99 hours on", 2)
 		k.add(-98 * time.Hour)
-		put(4, time.Minute) // ends before the wheel's time
+		put(4, time.Minute) // before what was swept
 		put(5, 200*time.Hour)
 		check("98 hours back", 4)
 		if _, _, ok := c.Get(nil, numbered(4)); !ok {
@@ -416,9 +411,26 @@ func TestClockJumps(t *testing.T) {
 		k.add(29 * 24 * time.Hour)
 		check("a month on", 0)
 		put(6, time.Hour)
-		k.add(250 * 365 * 24 * time.Hour) // far more ticks than a sweep could step over
+		k.add(250 * 365 * 24 * time.Hour)
 		check("250 years on", 0)
 	})
+}
+
+// TestSweepIsBounded has the clock leap, so that all sessions end at once: the sweep
+// does little under one lock all the same.
+func TestSweepIsBounded(t *testing.T) {
+	k := newClock(time.Unix(1e9, 0))
+	c := newCache(t, cache.Config{Memory: 64 << 20, MaxSessions: 100_000, MaxSessionBytes: 100, Now: k.now})
+	for n := range uint64(100_000) {
+		mustPut(t, c, numbered(n), []byte{1}, k.now().Add(24*time.Hour))
+	}
+	k.add(25 * time.Hour)
+	if most, bound := c.Sweep(); most > bound {
+		t.Errorf("%d steps under one lock, want %d at most", most, bound)
+	}
+	if st := c.Stats(); st.Entries != 0 || st.Expired != 100_000 {
+		t.Errorf("%d sessions, %d expired", st.Entries, st.Expired)
+	}
 }
 
 func TestClose(t *testing.T) {
@@ -677,6 +689,7 @@ func TestPutMovesFew(t *testing.T) {
 	for i := stored / 2; i < stored; i++ {
 		_ = c.Delete(numbered(i), nil) // but for the one that was evicted
 	}
+	data = data[:150] // a word less: none of the free pieces has its length
 	for i := range 100 {
 		mustPut(t, c, numbered(stored+uint64(i)), data, end)
 		if over := c.Overdrawn(); over > cache.LargestRecord(300) {

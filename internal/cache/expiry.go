@@ -32,33 +32,40 @@ func (s *shard) noteEnd(r ref) {
 	}
 }
 
-// Work under one lock: a block that has nothing to end is a step, a record that is
-// looked at is one, and one that is ended is several.
+// The bound of the work under one lock. A block that has nothing to end is a step, a
+// record that is looked at is one, and one that is ended is several.
 const (
 	sweepSteps = 4096
 	endSteps   = 32
 )
 
-// sweep ends the records whose time has come. It locks the shard, again and again
-// for a bounded number of records.
+// sweep ends the records whose time has come. It locks the shard, and lets others
+// have the lock in between.
 func (s *shard) sweep(c *Cache, now int64) {
-	for i := 0; i < len(s.blocks); {
+	for from := 0; from < len(s.blocks); {
 		s.lock()
-		if s.closed {
-			i = len(s.blocks)
-		}
-		for steps := 0; steps < sweepSteps && i < len(s.blocks); i++ {
-			steps++
-			if due := s.blocks[i].due(); due != 0 && due <= now {
-				steps += s.sweepBlock(c, ref(i), now)
-			}
-		}
+		from, _ = s.sweepSome(c, from, now)
 		s.mu.Unlock()
 	}
 }
 
-// sweepBlock ends the records of a block whose time has come, and returns how much
-// work that was.
+// sweepSome does what there is to do under one lock, from the given block on, and
+// returns where to go on and how many steps it took.
+func (s *shard) sweepSome(c *Cache, from int, now int64) (next, steps int) {
+	if s.closed {
+		return len(s.blocks), 0
+	}
+	for next = from; next < len(s.blocks) && steps < sweepSteps; next++ {
+		steps++
+		if due := s.blocks[next].due(); due != 0 && due <= now {
+			steps += s.sweepBlock(c, ref(next), now)
+		}
+	}
+	return next, steps
+}
+
+// sweepBlock ends the records of a block whose time has come, and returns how many
+// steps that took.
 func (s *shard) sweepBlock(c *Cache, i ref, now int64) (steps int) {
 	due := int64(0)
 	r := i*blockWords + ref(s.blocks[i]&firstMask)

@@ -26,6 +26,22 @@ func (c *Cache) Overdrawn() (words int) {
 	return words
 }
 
+// Sweep ends what has ended, and returns how many steps it took under one lock, and
+// how many it should take at most.
+func (c *Cache) Sweep() (most, bound int) {
+	for i := range c.shards {
+		s := &c.shards[i]
+		for from := 0; from < len(s.blocks); {
+			s.lock()
+			var steps int
+			from, steps = s.sweepSome(c, from, c.now())
+			s.mu.Unlock()
+			most = max(most, steps)
+		}
+	}
+	return most, sweepSteps + blockWords/recordWords(1, 1)*(1+endSteps)
+}
+
 // LargestRecord is the length in words of a session of that size.
 func LargestRecord(size int) int { return recordWords(maxIDLen, size) }
 

@@ -12,7 +12,8 @@ type cacheCollector struct {
 
 	hits, misses, stored, replaced, removed, expired, flushed *prometheus.Desc
 	evicted, rejected, contended                              *prometheus.Desc
-	entries, maxSessions, bytes, dataBytes, capacity, sizes   *prometheus.Desc
+	entries, maxSessions, bytes, dataBytes, capacity          *prometheus.Desc
+	sizes, idle                                               *prometheus.Desc
 	locked, dumpable                                          *prometheus.Desc
 }
 
@@ -30,6 +31,7 @@ func newCacheCollector(c *cache.Cache) *cacheCollector {
 		expired:     d("expired_total", "Sessions that reached their end."),
 		flushed:     d("flushed_total", "Sessions that a flush removed."),
 		evicted:     d("evicted_total", "Sessions that had to make room, by the bound: memory or sessions.", "reason"),
+		idle:        d("evicted_idle_seconds", "Time since evicted sessions were last stored or read, in seconds."),
 		rejected:    d("rejected_total", "Sessions that were not stored, by reason.", "reason"),
 		contended:   d("lock_contended_total", "Times that a lock of the cache was found taken and waited for."),
 		entries:     d("entries", "Sessions in the cache."),
@@ -84,9 +86,13 @@ func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	flag(c.locked, c.cache.Locked())
 	flag(c.dumpable, c.cache.Dumpable())
-	buckets := make(map[float64]uint64, len(s.Sizes.Buckets))
-	for _, b := range s.Sizes.Buckets {
-		buckets[float64(b.UpperBound)] = b.Count
+	histogram := func(d *prometheus.Desc, count uint64, sum float64, buckets []cache.Bucket) {
+		counts := make(map[float64]uint64, len(buckets))
+		for _, b := range buckets {
+			counts[float64(b.UpperBound)] = b.Count
+		}
+		ch <- prometheus.MustNewConstHistogram(d, count, sum, counts)
 	}
-	ch <- prometheus.MustNewConstHistogram(c.sizes, s.Sizes.Count, float64(s.Sizes.Sum), buckets)
+	histogram(c.sizes, s.Sizes.Count, float64(s.Sizes.Sum), s.Sizes.Buckets[:])
+	histogram(c.idle, s.Idle.Count, s.Idle.Sum.Seconds(), s.Idle.Buckets[:])
 }
