@@ -49,33 +49,6 @@ func (l *list) remove(id uint32) {
 	l.n--
 }
 
-// lru evicts the session that was not used for longest.
-type lru struct{ list }
-
-func newLRU(ids, capacity int) cachetest.Policy { return &lru{newList(ids, capacity)} }
-
-func (p *lru) Get(s cachetest.Session, _, _ time.Duration) bool {
-	if !p.nodes[s.ID].resident {
-		return false
-	}
-	p.remove(s.ID)
-	p.push(s.ID)
-	return true
-}
-
-func (p *lru) Put(s cachetest.Session, _, _ time.Duration) {
-	if p.n == p.capacity {
-		p.remove(p.oldest())
-	}
-	p.push(s.ID)
-}
-
-func (p *lru) Delete(s cachetest.Session, _ time.Duration) {
-	if p.nodes[s.ID].resident {
-		p.remove(s.ID)
-	}
-}
-
 // sieve is SIEVE: a queue that is never reordered, and a hand that evicts the
 // first session it finds unvisited (Zhang et al., SIEVE is Simpler than LRU, NSDI
 // 2024, algorithm 1).

@@ -56,7 +56,7 @@ var policies = []struct {
 	make func(ids, capacity int) cachetest.Policy // ids is more than any ID
 }{
 	{"OPT", newOPT},
-	{"LRU", newLRU},
+	{"LRU", func(_, capacity int) cachetest.Policy { return cachetest.NewLRU(capacity) }},
 	{"FIFO", newFIFO},
 	{"CLOCK", newCLOCK},
 	{"SIEVE", newSIEVE},
@@ -84,7 +84,7 @@ func main() {
 func measure(l cachetest.Load) (ratios [][]float64) {
 	trace := l.Trace(seed)
 	// Nothing is evicted: the capacity is more than all that could be stored.
-	stored := cachetest.Replay(trace, l, newLRU(len(trace), len(trace))).Stored
+	stored := cachetest.Replay(trace, l, cachetest.NewLRU(len(trace))).Stored
 	for _, percent := range capacities {
 		var row []float64
 		for _, p := range policies {

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/binary"
-	"sync/atomic"
 	"time"
 
 	"github.com/maypok86/otter/v2"
@@ -32,13 +30,6 @@ func (p *otterCache) Put(s cachetest.Session, _, _ time.Duration) { p.cache.Set(
 
 func (p *otterCache) Delete(s cachetest.Session, _ time.Duration) { p.cache.Invalidate(s.ID) }
 
-// sessions is the session cache of this project.
-type sessions struct {
-	cache *cache.Cache
-	now   atomic.Int64 // the time that the cache sees, in nanoseconds
-	buf   []byte
-}
-
 const (
 	// sessionBytes is the size of the sessions.
 	sessionBytes = 160
@@ -46,49 +37,19 @@ const (
 	sessionMemory = 1024
 )
 
+// sessions is the session cache of this project.
+type sessions struct{ *cachetest.Sessions }
+
 func newSessions(_, capacity int) cachetest.Policy {
-	p := &sessions{}
-	c, err := cache.New(cache.Config{
+	p, err := cachetest.NewSessions(cache.Config{
 		Memory:          cache.MinMemory + int64(capacity)*sessionMemory,
 		MaxSessions:     capacity,
 		MaxSessionBytes: sessionBytes,
-		Now:             func() time.Time { return time.Unix(0, p.now.Load()) },
-	})
+	}, func(uint32) int { return sessionBytes })
 	if err != nil {
 		panic(err)
 	}
-	p.cache = c
-	return p
+	return sessions{p}
 }
 
-func (p *sessions) Get(s cachetest.Session, now, _ time.Duration) bool {
-	p.now.Store(int64(now))
-	var ok bool
-	p.buf, _, ok = p.cache.Get(p.buf[:0], sessionID(s.ID))
-	return ok
-}
-
-func (p *sessions) Put(s cachetest.Session, now, _ time.Duration) {
-	p.now.Store(int64(now))
-	var data [sessionBytes]byte
-	_, err := p.cache.Put(sessionID(s.ID), data[:], cache.PutOptions{ExpiresAt: time.Unix(0, int64(s.End))})
-	if err != nil {
-		panic(err)
-	}
-}
-
-// Delete does also what the cache's own sweep would do at the end of a session.
-func (p *sessions) Delete(s cachetest.Session, now time.Duration) {
-	p.now.Store(int64(now))
-	_ = p.cache.Delete(sessionID(s.ID), nil)
-}
-
-func (p *sessions) close() { p.cache.Close() }
-
-func sessionID(id uint32) cache.ID {
-	made, err := cache.MakeID(binary.BigEndian.AppendUint32(nil, id))
-	if err != nil {
-		panic(err)
-	}
-	return made
-}
+func (p sessions) close() { p.Cache.Close() }

@@ -1,19 +1,18 @@
 package cache
 
-// The arena of a shard is filled by records and free pieces, one right behind
-// another, but for a gap. New records are written at its beginning, the hand. When
-// the gap is too small, it grows at the other end, the tail, by the record there,
-// which was written longest ago: that is evicted, or moves to the hand. So hand and
-// tail go round the arena, and the gap may go beyond its end and on from its start.
+// The arena of a shard holds records and free pieces, contiguous except for one gap.
+// New records are written at the front of the gap, the hand. If the gap is too small,
+// the tail behind it advances: the record there, which the hand passed longest ago, is
+// evicted or moved to the hand. Both go round the arena, so the gap may wrap.
 //
-// Free pieces are where records have ended. They are in lists by their length, and
-// records of that length are written there rather than into the gap.
+// A record that ends leaves a free piece. The next record of its length is written
+// there rather than into the gap.
 
-// A free piece has its length in its first word, and its neighbours in the list
-// in its second one.
-const maxListed = 512 // words; longer pieces are free only once the hand gets there
+// maxListed bounds the length of the free pieces that are listed by length, in words.
+// Longer ones are free only once the tail reaches them.
+const maxListed = 512
 
-// room is how many words of the gap follow on the hand in one piece.
+// room returns the number of contiguous gap words at the hand.
 func (s *shard) room() int {
 	switch {
 	case s.gap == 0:
@@ -24,10 +23,10 @@ func (s *shard) room() int {
 	return len(s.words) - int(s.hand)
 }
 
-// wrap takes the hand to the start of the arena. What is left at the end is free.
+// wrap moves the hand to the start of the arena and frees the words that it skips.
 func (s *shard) wrap() {
 	if n := len(s.words) - int(s.hand); n > 0 {
-		s.release(s.step(n), n)
+		s.release(s.advanceHand(n), n)
 	}
 	s.hand = 1
 }
@@ -59,8 +58,8 @@ func (s *shard) length(r ref) int {
 	return recordWords(s.idSize(r), s.size(r))
 }
 
-// take returns the place for a record of n words. It may evict others for it.
-func (s *shard) take(c *Cache, n int, now int64) ref {
+// allocate returns the place for a record of n words. It may evict others for it.
+func (s *shard) allocate(c *Cache, n int, now int64) ref {
 	if n < maxListed && s.free[n] != 0 {
 		r := s.free[n]
 		s.unlist(r, n)
@@ -70,14 +69,14 @@ func (s *shard) take(c *Cache, n int, now int64) ref {
 		if s.gap > 0 && s.tail <= s.hand {
 			s.wrap()
 		} else {
-			s.pass(c, now, &s.n.evicted.Memory)
+			s.advanceTail(c, now, &s.n.evicted.Memory)
 		}
 	}
-	return s.step(n)
+	return s.advanceHand(n)
 }
 
-// step moves the hand on by n words of the gap, and returns where they begin.
-func (s *shard) step(n int) ref {
+// advanceHand moves the hand by n words of the gap, and returns where they begin.
+func (s *shard) advanceHand(n int) ref {
 	r := s.hand
 	s.hand += ref(n)
 	s.gap -= n
@@ -85,7 +84,8 @@ func (s *shard) step(n int) ref {
 	return r
 }
 
-// release makes a free piece of n words that are zero.
+// release makes a free piece of n words, which hold nothing of a session. Its length
+// is in the first word, its neighbours in the list of that length in the second.
 func (s *shard) release(r ref, n int) {
 	s.words[r] = uint64(n)<<freeShift | flagFree
 	if n < maxListed && n > 1 {
@@ -115,20 +115,19 @@ func (s *shard) unlist(r ref, n int) {
 }
 
 const (
-	// While free pieces other than the gap are more than one spareShare of the
-	// arena, records move rather than being evicted.
+	// While more than 1/spareShare of the arena are free pieces, records move rather
+	// than being evicted, which merges the pieces into the gap.
 	spareShare = 16
-	// All that moves under one lock has so many words at most, and one record
-	// beyond. As many for each word that is stored as makes room for that when
-	// spareShare is reached.
+	// At most moveWords, plus movesPerWord for each word that is stored, move under
+	// one lock; the last record may exceed that. With 1/spareShare of the arena free,
+	// spareShare words move for each that is stored.
 	moveWords    = 4096
 	movesPerWord = spareShare
 )
 
-// pass has the gap grow by what is at the tail: a free piece, or a record that has
-// ended or is evicted, which counts for the reason. A record that stays moves to the
-// hand.
-func (s *shard) pass(c *Cache, now int64, reason *uint64) {
+// advanceTail adds the piece at the tail to the gap: a free piece, or a record that has
+// expired or is evicted for the reason. A record that is to be kept moves to the hand.
+func (s *shard) advanceTail(c *Cache, now int64, reason *uint64) {
 	r := s.tail
 	if int(r) == len(s.words) {
 		s.tail = 1
@@ -138,18 +137,18 @@ func (s *shard) pass(c *Cache, now int64, reason *uint64) {
 	spare := len(s.words) - 1 - s.gap - s.liveWords
 	switch {
 	case s.isFree(r):
-		s.unlist(r, n)
-		s.gap += n
-		s.tail += ref(n)
 	case s.end(r) <= now:
 		c.remove(s, r, &s.n.expired)
-	case s.moves > 0 && (s.words[r]&flagUsed != 0 || spare*spareShare > len(s.words) && reason == &s.n.evicted.Memory):
+	case s.moves > 0 && (s.words[r]&flagKeep != 0 || spare*spareShare > len(s.words) && reason == &s.n.evicted.Memory):
 		s.moves -= n
 		s.move(r, n)
+		return
 	default:
-		s.evicted(r, now)
-		c.remove(s, r, reason)
+		c.evictRecord(s, r, now, reason)
 	}
+	s.unlist(r, n)
+	s.gap += n
+	s.tail += ref(n)
 }
 
 // move moves the record at the tail, of n words, to the hand.
@@ -159,13 +158,13 @@ func (s *shard) move(from ref, n int) {
 	}
 	s.gap += n
 	s.tail += ref(n)
-	to := s.step(n)
-	s.words[from] &^= flagUsed
+	to := s.advanceHand(n)
+	s.words[from] &^= flagKeep
 	if to != from {
 		half := s.half(s.id(from))
 		s.index[s.slotOf(half, from)] = newSlot(half, to)
 		copy(s.words[to:int(to)+n], s.words[from:int(from)+n])
-		left := from // of the record at its old place
+		left := from // what is left of the record at its old place
 		if to < from {
 			left = max(from, to+ref(n))
 		}

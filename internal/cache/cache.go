@@ -10,9 +10,9 @@
 //     memory is taken from the system once, outside the Go heap, and is spent
 //     when it is first written to. It is kept out of core dumps and, where the
 //     limits of the process allow it, out of swap.
-//   - When room is needed, the place of a session that has ended is used first.
-//     Then the sessions that were not used for longest go, nearly as from an LRU
-//     cache: see docs/design/cache.md.
+//   - When room is needed, the sessions that were not used for longest are evicted,
+//     nearly as by an LRU cache. Room that sessions left that ended early is used
+//     first. See docs/design/cache.md.
 //   - The bytes of a session that was removed, replaced, evicted or flushed are
 //     zeroed in that very call, those of an expired one at most a second after
 //     its end.
@@ -303,7 +303,7 @@ func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 		return dst, Entry{}, false
 	}
 	s.hits++
-	s.use(r, now)
+	s.touch(r, now)
 	return append(dst, s.data(r)...), s.entry(r), true
 }
 
@@ -521,6 +521,14 @@ func (c *Cache) live(s *shard, half uint32, id *ID, now int64) ref {
 		return 0
 	}
 	return r
+}
+
+// evictRecord evicts a session for the reason. The shard is locked.
+func (c *Cache) evictRecord(s *shard, r ref, now int64, reason *uint64) {
+	idle := uint64(max(now-s.lastUsed(r), 0))
+	s.n.idle[idleBucket(idle)]++
+	s.n.idleSum += idle
+	c.remove(s, r, reason)
 }
 
 // remove ends a session, wipes it, and counts its end. The shard is locked.

@@ -1,12 +1,12 @@
 package cache
 
-// A block is a part of the arena. It has where the first record or free piece that
-// begins in it does (16 bits, in words from its start), and above that a time: no
-// record that begins in the block ends before; 0 when there is none.
+// A block is a part of the arena. The low 16 bits are the offset in words of the first
+// piece that begins in the block. The rest is a lower bound of the ends of the records
+// that begin there; 0 means that there are none.
 type block uint64
 
-// blockWords are 4 KiB: about 19 records are looked at to find one that has ended,
-// and a block takes 2 ‰ of what it describes.
+// blockWords are 4 KiB: a sweep reads about 19 records to find an expired one, and a
+// block takes 2 ‰ of what it describes.
 const (
 	blockWords = 512
 	dueShift   = 16
@@ -15,8 +15,7 @@ const (
 
 func (b block) due() int64 { return int64(b >> dueShift) }
 
-// setFirst notes that from r on, a piece that ends before next, blocks begin with
-// what begins at next.
+// setFirst notes that blocks that begin in (r, next] have their first piece at next.
 func (s *shard) setFirst(r, next ref) {
 	for i := r/blockWords + 1; i <= next/blockWords; i++ {
 		first := min(next-i*blockWords, blockWords)
@@ -24,7 +23,7 @@ func (s *shard) setFirst(r, next ref) {
 	}
 }
 
-// noteEnd notes when the record ends.
+// noteEnd notes the end of the record in its block.
 func (s *shard) noteEnd(r ref) {
 	b, end := &s.blocks[r/blockWords], s.end(r)
 	if due := b.due(); due == 0 || end < due {
@@ -32,15 +31,14 @@ func (s *shard) noteEnd(r ref) {
 	}
 }
 
-// The bound of the work under one lock. A block that has nothing to end is a step, a
-// record that is looked at is one, and one that is ended is several.
+// The bound of the work under one lock. Checking a block or a record costs a step,
+// wiping a record endSteps.
 const (
 	sweepSteps = 4096
 	endSteps   = 32
 )
 
-// sweep ends the records whose time has come. It locks the shard, and lets others
-// have the lock in between.
+// sweep removes expired sessions. It locks the shard and releases it in between.
 func (s *shard) sweep(c *Cache, now int64) {
 	for from := 0; from < len(s.blocks); {
 		s.lock()
@@ -49,8 +47,8 @@ func (s *shard) sweep(c *Cache, now int64) {
 	}
 }
 
-// sweepSome does what there is to do under one lock, from the given block on, and
-// returns where to go on and how many steps it took.
+// sweepSome does the part of a sweep that is done under one lock, from the given block
+// on. It returns the block to go on with and the steps taken.
 func (s *shard) sweepSome(c *Cache, from int, now int64) (next, steps int) {
 	if s.closed {
 		return len(s.blocks), 0
@@ -64,20 +62,19 @@ func (s *shard) sweepSome(c *Cache, from int, now int64) (next, steps int) {
 	return next, steps
 }
 
-// sweepBlock ends the records of a block whose time has come, and returns how many
-// steps that took.
+// sweepBlock removes the expired sessions of a block, and returns the steps taken.
 func (s *shard) sweepBlock(c *Cache, i ref, now int64) (steps int) {
 	due := int64(0)
 	r := i*blockWords + ref(s.blocks[i]&firstMask)
-	behind := min((i+1)*blockWords, ref(len(s.words)))
-	for r = s.skipGap(r); r < behind; {
+	end := min((i+1)*blockWords, ref(len(s.words)))
+	for r = s.skipGap(r); r < end; {
 		n := s.length(r)
 		if !s.isFree(r) {
-			if end := s.end(r); end <= now {
+			if e := s.end(r); e <= now {
 				c.remove(s, r, &s.n.expired)
 				steps += endSteps
-			} else if due == 0 || end < due {
-				due = end
+			} else if due == 0 || e < due {
+				due = e
 			}
 		}
 		steps++

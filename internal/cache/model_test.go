@@ -83,7 +83,8 @@ type model struct {
 func runModel(t *testing.T, ops io.ByteReader, steps int) {
 	m := &model{T: t, ops: ops, alive: map[cache.ID]*record{}}
 	m.cfg = cache.Config{Memory: cache.MinMemory, MaxSessionBytes: 300, Now: time.Now}
-	if shape := m.next(); shape&1 != 0 {
+	shape := m.next()
+	if shape&1 != 0 {
 		m.cfg.MaxSessionBytes = cache.MaxSize
 	} else if shape&2 != 0 {
 		m.cfg.MaxSessions = 1 + int(shape>>2)
@@ -93,10 +94,23 @@ func runModel(t *testing.T, ops io.ByteReader, steps int) {
 		t.Fatal(err)
 	}
 	defer m.c.Close()
+	if shape&4 != 0 {
+		m.c.Shrink(1000 + 40*int(shape))
+	}
 	for i := 0; i < steps && !m.done; i++ {
 		m.step()
+		if i%64 == 0 {
+			m.check()
+		}
 	}
 	m.reconcile()
+	m.check()
+}
+
+func (m *model) check() {
+	if err := m.c.CheckMemory(); err != nil {
+		m.Fatal(err)
+	}
 }
 
 // next returns the next byte of the operations, 0 at their end.

@@ -6,7 +6,7 @@ import "time"
 //
 //	0        end (44 bits), size - 1 (16), flags (4)
 //	1        start (44 bits), mark (8), length of the ID (12)
-//	2        when it was used last
+//	2        when it was last used
 //	3…       the ID, and right behind it the session
 //	the last 2, of a large session: its tag
 //
@@ -21,8 +21,8 @@ const (
 )
 
 const (
-	flagFree = 1 << iota // no record but a free piece of the arena
-	flagUsed             // moves rather than being evicted, when the hand gets there
+	flagFree = 1 << iota // a free piece of the arena, not a record
+	flagKeep             // moves rather than being evicted when the tail reaches it
 )
 
 const (
@@ -53,10 +53,10 @@ func recordWords(idSize, size int) int {
 	return n
 }
 
-func (s *shard) end(r ref) int64  { return int64(s.words[r] >> endShift) }
-func (s *shard) size(r ref) int   { return int(uint16(s.words[r]>>sizeShift)) + 1 }
-func (s *shard) idSize(r ref) int { return int(s.words[r+1] & idMask) }
-func (s *shard) used(r ref) int64 { return int64(s.words[r+2]) }
+func (s *shard) end(r ref) int64      { return int64(s.words[r] >> endShift) }
+func (s *shard) size(r ref) int       { return int(uint16(s.words[r]>>sizeShift)) + 1 }
+func (s *shard) idSize(r ref) int     { return int(s.words[r+1] & idMask) }
+func (s *shard) lastUsed(r ref) int64 { return int64(s.words[r+2]) }
 
 // id is the record's session ID, in the arena.
 func (s *shard) id(r ref) []byte {

@@ -26,7 +26,7 @@ type shard struct {
 
 	sessions  int
 	liveWords int // of all records
-	moves     int // words of records that may move yet, see pass
+	moves     int // words of records that may move yet, see advanceTail
 	hand      ref // where the gap begins
 	tail      ref // where it ends
 	gap       int // words that it has
@@ -66,19 +66,20 @@ func (s *shard) lock() {
 	}
 }
 
-// recentShare is the part of the records, 1 of so many, that the hand passed last.
-// They stay long enough as it is when they are used.
+// Records in the newest 1/recentShare of the arena are not marked when they are used,
+// for they are far from the tail. If they were, a session that is used only just after
+// it was stored would stay for two rounds.
 const recentShare = 4
 
-// use notes that a session was stored or asked for.
-func (s *shard) use(r ref, now int64) {
+// touch notes that a session was stored or read.
+func (s *shard) touch(r ref, now int64) {
 	s.words[r+2] = uint64(now)
 	passed := int(s.hand) - int(r) - s.length(r) // words since the hand was there
 	if passed < 0 {
 		passed += len(s.words)
 	}
 	if passed > (len(s.words)-s.gap)/recentShare {
-		s.words[r] |= flagUsed
+		s.words[r] |= flagKeep
 	}
 }
 
@@ -110,13 +111,11 @@ func (s *shard) add(c *Cache, half uint32, id *ID, x *session, now int64) {
 	for s.sessions >= maxLoad(s.homes) {
 		s.evict(c, now, &s.n.evicted.Memory)
 	}
-	r := s.take(c, n, now)
+	r := s.allocate(c, n, now)
 	s.write(r, id, x)
 	for at, _ := s.search(half, id); !s.insert(at, newSlot(half, r)); at, _ = s.search(half, id) {
 		// All slots from there on to the last are taken.
-		last := s.index[len(s.index)-1].ref()
-		s.evicted(last, now)
-		c.remove(s, last, &s.n.evicted.Memory)
+		c.evictRecord(s, s.index[len(s.index)-1].ref(), now, &s.n.evicted.Memory)
 	}
 	s.liveWords += n
 	s.stored(r, now)
@@ -128,15 +127,15 @@ func (s *shard) rewrite(r ref, x *session, now int64) {
 	s.n.dataBytes -= int64(s.size(r))
 	s.set(r, x)
 	// It ends in the same word as the one before.
-	behind := (int(r)+headerWords)*wordSize + s.idSize(r) + len(x.data)
-	clear(s.bytes[behind : (behind+wordSize-1)/wordSize*wordSize])
+	end := (int(r)+headerWords)*wordSize + s.idSize(r) + len(x.data)
+	clear(s.bytes[end : (end+wordSize-1)/wordSize*wordSize])
 	s.stored(r, now)
 }
 
 // stored notes that a record was written.
 func (s *shard) stored(r ref, now int64) {
 	s.noteEnd(r)
-	s.use(r, now)
+	s.touch(r, now)
 	size := s.size(r)
 	s.n.stored++
 	s.n.sizes[sizeBucket(size)]++
@@ -151,16 +150,9 @@ func (s *shard) evict(c *Cache, now int64, reason *uint64) bool {
 		return false
 	}
 	for before := s.sessions; s.sessions == before; {
-		s.pass(c, now, reason)
+		s.advanceTail(c, now, reason)
 	}
 	return true
-}
-
-// evicted counts how long the session that is about to be evicted was not used.
-func (s *shard) evicted(r ref, now int64) {
-	idle := uint64(max(now-s.used(r), 0))
-	s.n.idle[idleBucket(idle)]++
-	s.n.idleSum += idle
 }
 
 // wipeAll ends all records at once and returns how many were live.

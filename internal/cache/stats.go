@@ -3,7 +3,6 @@ package cache
 import (
 	"math/bits"
 	"sync/atomic"
-	"time"
 )
 
 // Stats is the state of a cache and what happened in it since New.
@@ -32,8 +31,8 @@ type Stats struct {
 	Flushed uint64
 	// Evicted counts sessions that had to make room.
 	Evicted Evicted
-	// Idle is the distribution of how long those had not been used, that is
-	// stored or returned by Get.
+	// Idle is the distribution of the idle times of evicted sessions, since they
+	// were last stored, or returned by Get.
 	Idle Idle
 
 	// Rejected counts Put calls that stored nothing.
@@ -85,7 +84,7 @@ type Sizes struct {
 type Idle struct {
 	Buckets [idleBuckets]Bucket // by rising UpperBound
 	Count   uint64              // all; more than the last bucket has
-	Sum     time.Duration       // of all times
+	Sum     float64             // of all times, in seconds
 }
 
 // Bucket counts the sessions of at most UpperBound bytes or seconds.
@@ -169,7 +168,7 @@ func (c *Cache) Stats() Stats {
 		for b, count := range n.sizes {
 			st.Sizes.Buckets[b].Count += count
 		}
-		st.Idle.Sum += time.Duration(n.idleSum) * time.Millisecond
+		st.Idle.Sum += float64(n.idleSum) / 1000
 		for b, count := range n.idle[:idleBuckets] {
 			st.Idle.Buckets[b].Count += count
 		}

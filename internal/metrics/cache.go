@@ -94,5 +94,5 @@ func (c *cacheCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstHistogram(d, count, sum, counts)
 	}
 	histogram(c.sizes, s.Sizes.Count, float64(s.Sizes.Sum), s.Sizes.Buckets[:])
-	histogram(c.idle, s.Idle.Count, s.Idle.Sum.Seconds(), s.Idle.Buckets[:])
+	histogram(c.idle, s.Idle.Count, s.Idle.Sum, s.Idle.Buckets[:])
 }

@@ -1,13 +1,9 @@
 // Package cachetest models TLS clients that come back, to judge what a session
 // cache keeps. It is for tests and benchmarks alone.
-//
-//	load := cachetest.Load{Clients: 1000, Once: 0.6, Connections: 4, Gap: 20 * time.Second,
-//		Visit: 3 * time.Hour, VisitSigma: 1.5, TTL: 24 * time.Hour}
-//	result := cachetest.Replay(load.Trace(1), load, policy)
-//	fmt.Println(result.Ratio())
 package cachetest
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -69,7 +65,7 @@ func (l Load) Trace(seed uint64) []Connection {
 			trace[i].Next = trace[i+1].At
 		}
 	}
-	slices.SortStableFunc(trace, func(a, b Connection) int { return int(a.At - b.At) })
+	slices.SortStableFunc(trace, func(a, b Connection) int { return cmp.Compare(a.At, b.At) })
 	return trace
 }
 
