@@ -454,10 +454,6 @@ func (s *service) start(reload <-chan os.Signal) {
 	for _, l := range s.listeners {
 		go serve(l)
 	}
-	if main := s.listeners[len(s.listeners)-1]; !main.secure { // connections with TLS are held in place
-		main.listener = s.api.Returning()
-		go serve(main)
-	}
 	s.log.Info("serving", "version", version())
 }
 
@@ -539,7 +535,7 @@ func (s *service) stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if s.api != nil {
-		s.api.Drain(ctx)
+		s.api.Drain()
 	}
 	var errs []error
 	for len(s.teardowns) > 0 {

@@ -260,7 +260,7 @@ func TestWaitersOfAConnection(t *testing.T) {
 	if status := get("/sessions/00"); status != http.StatusNotFound {
 		t.Errorf("another gets %d", status)
 	}
-	a.Drain(t.Context())
+	a.Drain()
 	clients.Wait()
 }
 
@@ -365,7 +365,7 @@ func TestShareOfAConnection(t *testing.T) {
 		_, _ = upload.Write([]byte("session"))
 		_ = upload.Close()
 	}
-	a.Drain(t.Context())
+	a.Drain()
 	for range cap(done) {
 		if err := <-done; err != nil {
 			t.Error(err)

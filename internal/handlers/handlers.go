@@ -9,7 +9,6 @@
 package handlers
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"log/slog"
@@ -147,9 +146,7 @@ type API struct {
 	cutOff                 chan struct{} // has a token for each connection that keepCutOff keeps
 	reset, refused, queued atomic.Uint64 // requests
 	alive, aliveOn         atomic.Int64  // requests of HTTP/2, and the connections that have some
-	waiting                chan struct{} // a token for each request that is held, or connection that was
-	held                   atomic.Int64
-	lobby                  *lobby
+	waiting                chan struct{} // has a token for each request that waits
 }
 
 var _ api.ServerInterface = (*API)(nil)
@@ -180,21 +177,19 @@ func New(c Config) *API {
 		opsInFlight: newPlaces(maxOpsInFlight),
 		waiting:     make(chan struct{}, c.MaxWaiting),
 		draining:    make(chan struct{}),
-		lobby:       newLobby(c.MaxWaiting),
 	}
 	_, _ = rand.Read(a.run[:]) // never fails
 	return a
 }
 
-// Drain makes /readyz say that the service is about to stop, and answers those
-// who wait for a change, until ctx ends. Requests are still served.
-func (a *API) Drain(ctx context.Context) {
+// Drain makes /readyz say that the service is about to stop, and has the requests
+// that wait for a change be answered. Requests are still served.
+func (a *API) Drain() {
 	a.drain.Do(func() { close(a.draining) })
-	a.lobby.left(ctx)
 }
 
-// Waiting is how many requests are held for a change of the ticket keys.
-func (a *API) Waiting() int { return int(a.held.Load()) }
+// Waiting is how many requests wait for a change of the ticket keys.
+func (a *API) Waiting() int { return len(a.waiting) }
 
 // CutOff is how many requests were cut off because their clients were slow while
 // others found no place.

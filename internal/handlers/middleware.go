@@ -24,7 +24,7 @@ func (a *API) observe(next http.Handler) http.Handler {
 		}
 		resp := newResponse(w, a.cfg.Now())
 		defer func() {
-			if resp.status != 0 { // else its connection is held; who does that records it
+			if resp.status != 0 {
 				route := chi.RouteContext(r.Context()).RoutePattern()
 				a.record(w, r, route, resp.status, resp.size, a.cfg.Now().Sub(resp.began))
 			}

@@ -1,22 +1,19 @@
 package handlers
 
 import (
-	"context"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/go-chi/chi/v5"
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 )
 
 const (
-	// maxWait is the longest that an answer is held.
+	// maxWait is the longest that a request waits.
 	maxWait = 10 * time.Minute
-	// answerTimeout is what a client has to take an answer that was held.
+	// answerTimeout is what a client that has waited has to take the answer.
 	answerTimeout = 30 * time.Second
 )
 
@@ -49,12 +46,6 @@ func preferredWait(prefer *string) (time.Duration, error) {
 	return 0, nil
 }
 
-// waiting is what a client waits for.
-type waiting struct {
-	has *etagList // another generation than these
-	end time.Time // or this time
-}
-
 // whenChanged answers once the client has not the current generation of the
 // ticket keys, or it has waited for as long as it prefers, or the service is
 // about to stop. Who has waited must still be permitted it.
@@ -74,29 +65,17 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 		a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
 		return
 	}
-	wait := waiting{has, time.Now().Add(prefer)}
-	answer = a.authorizeAgain(permit, answer)
-	a.held.Add(1)
-	if conn := a.detach(w, r); conn != nil {
-		route := chi.RouteContext(r.Context()).RoutePattern()
-		kept := chi.NewRouteContext() // the router's is another request's once this returns
-		kept.RoutePatterns = []string{route}
-		r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, kept))
-		a.lobby.enter(conn, a)
-		go a.hold(conn, r, route, w.Header(), wait, answer)
-		return
-	}
 	// The place is for others, also later: they answer in thousands at once.
 	a.inFlight.leaveEarly(w)
 	w.(*response).leave()
-	defer func() { <-a.waiting }()
-	a.awaitChange(w, r, wait)
-	a.held.Add(-1)
-	answer(w, r)
+	a.awaitChange(w, r, has, time.Now().Add(prefer))
+	<-a.waiting
+	a.authorizeAgain(permit, answer)(w, r)
 }
 
-// awaitChange waits in place.
-func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, wait waiting) {
+// awaitChange waits until the client's generation is not the current one any more, or
+// for no longer than it may.
+func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *etagList, end time.Time) {
 	if conn := connectionOf(r); conn != nil && r.ProtoMajor != 1 {
 		a.depart(conn) // it has a place among those that wait
 		defer a.arrive(conn)
@@ -105,13 +84,13 @@ func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, wait waiting) 
 	// One that cannot move them cuts the waiting short, no more.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
-	_ = control.SetWriteDeadline(wait.end.Add(answerTimeout))
+	_ = control.SetWriteDeadline(end.Add(answerTimeout))
 	defer func() { _ = control.SetWriteDeadline(time.Now().Add(answerTimeout)) }()
-	timeout := time.NewTimer(time.Until(wait.end))
+	timeout := time.NewTimer(time.Until(end))
 	defer timeout.Stop()
 	for {
 		changed := a.cfg.Ring.Changed()
-		if !isCurrent(wait.has, a.cfg.Ring.Generation()) {
+		if !isCurrent(has, a.cfg.Ring.Generation()) {
 			return
 		}
 		select {

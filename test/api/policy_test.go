@@ -218,24 +218,23 @@ func TestPolicyOfWaiters(t *testing.T) {
 	} {
 		t.Run(change.name, func(t *testing.T) {
 			p, configure := underPolicy(t)
-			inBothWays(t, func(t *testing.T, s *service) {
-				p.set(t, p.text.String())
-				key := "Bearer " + p.tokens["key-consume"]
-				etag := s.get("/ticket-keys", typeJSON, "Authorization", key).want(t, 200).Header.Get("ETag")
-				held := make(chan answer, 1)
-				go func() {
-					held <- s.get("/ticket-keys?format=ats", typeBytes, "Authorization", key,
-						"If-None-Match", etag, "Prefer", "wait="+strconv.Itoa(slow))
-				}()
-				s.awaitWaiters(t, 1)
-				changed := strings.Replace(p.text.String(), change.from, change.to, 1)
-				p.set(t, changed)
-				s.post("/ticket-keys/rotate", "", nil, "Authorization", "Bearer "+p.tokens["admin"]).want(t, 200)
-				a := (<-held).want(t, change.status)
-				if keys := a.Header.Get("Content-Type") == typeBytes; keys != (change.status == 200) {
-					t.Errorf("%d of type %s", a.StatusCode, a.Header.Get("Content-Type"))
-				}
-			}, configure)
+			s := startService(t, configure)
+			p.set(t, p.text.String())
+			key := "Bearer " + p.tokens["key-consume"]
+			etag := s.get("/ticket-keys", typeJSON, "Authorization", key).want(t, 200).Header.Get("ETag")
+			held := make(chan answer, 1)
+			go func() {
+				held <- s.get("/ticket-keys?format=ats", typeBytes, "Authorization", key,
+					"If-None-Match", etag, "Prefer", "wait="+strconv.Itoa(slow))
+			}()
+			s.awaitWaiters(t, 1)
+			changed := strings.Replace(p.text.String(), change.from, change.to, 1)
+			p.set(t, changed)
+			s.post("/ticket-keys/rotate", "", nil, "Authorization", "Bearer "+p.tokens["admin"]).want(t, 200)
+			a := (<-held).want(t, change.status)
+			if keys := a.Header.Get("Content-Type") == typeBytes; keys != (change.status == 200) {
+				t.Errorf("%d of type %s", a.StatusCode, a.Header.Get("Content-Type"))
+			}
 		})
 	}
 }
@@ -327,9 +326,7 @@ func TestPolicyOfUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: s.api.Handler(), ConnContext: auth.ConnContext, ReadHeaderTimeout: time.Minute}
-	returning := s.api.Returning()
 	go func() { _ = server.Serve(listener) }()
-	go func() { _ = server.Serve(returning) }()
 	defer server.Close()
 	dials := 0
 	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

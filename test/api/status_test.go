@@ -54,7 +54,7 @@ func TestHealth(t *testing.T) {
 	if h := decode[api.Health](t, s.get("/readyz", "*/*").want(t, 200)); h.Status != api.Ok || len(h.Checks) != 1 {
 		t.Errorf("ready is %+v", h)
 	}
-	s.api.Drain(t.Context())
+	s.api.Drain()
 	if h := decode[api.Health](t, s.get("/readyz", "*/*").want(t, 503)); h.Status != api.Failing {
 		t.Errorf("draining is %+v", h)
 	}
