@@ -3,15 +3,24 @@
 // one connection for each client:
 //
 //	go run ./watchers -n 10000
+//	go run ./watchers -n 10000 -http2
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -24,6 +33,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 const (
@@ -33,15 +44,16 @@ const (
 
 func main() {
 	n := flag.Int("n", 1000, "clients that wait")
+	secure := flag.Bool("http2", false, "speak HTTP/2 over TLS rather than HTTP/1.1")
 	flag.Parse()
-	if err := measure(*n); err != nil {
+	if err := measure(*n, *secure); err != nil {
 		fmt.Fprintln(os.Stderr, "watchers:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(n int) error {
-	s, err := start()
+func measure(n int, secure bool) error {
+	s, err := start(n, secure)
 	if err != nil {
 		return err
 	}
@@ -56,13 +68,10 @@ func measure(n int) error {
 	}
 	clients := make([]*client, n)
 	for i := range clients {
-		if clients[i], err = dial(s.address); err != nil {
+		if clients[i], err = s.dial(); err != nil {
 			return err
 		}
 		defer clients[i].conn.Close()
-		if err := clients[i].ask(etag); err != nil {
-			return err
-		}
 	}
 	var p50, p99, last []float64
 	for round := range rounds {
@@ -70,7 +79,7 @@ func measure(n int) error {
 		failures := make([]error, n)
 		var running sync.WaitGroup
 		for i, c := range clients {
-			running.Go(func() { answered[i], failures[i] = c.answer() })
+			running.Go(func() { answered[i], failures[i] = c.wait(etag) })
 		}
 		if err := s.awaitWaiting(n); err != nil {
 			return err
@@ -87,18 +96,15 @@ func measure(n int) error {
 				n, float64(held-idle)/(1<<20), float64(held-idle)/float64(n)/(1<<10), 100*used.Seconds()/idleTime.Seconds())
 		}
 		from := time.Now()
-		if etag, err = s.rotate(); err != nil {
+		next, err := s.rotate()
+		if err != nil {
 			return err
 		}
 		running.Wait()
 		if err := errors.Join(failures...); err != nil {
 			return err
 		}
-		for _, c := range clients { // for the next round
-			if err := c.ask(etag); err != nil {
-				return err
-			}
-		}
+		etag = next
 		slices.SortFunc(answered, time.Time.Compare)
 		after := func(i int) float64 { return float64(answered[i].Sub(from).Microseconds()) / 1000 }
 		p50, p99, last = append(p50, after(n/2)), append(p99, after(n*99/100)), append(last, after(n-1))
@@ -115,22 +121,30 @@ func measure(n int) error {
 type service struct {
 	cmd     *exec.Cmd
 	address string
+	url     string
 	dir     string
+	tls     *tls.Config // nil without
+	http    *http.Client
 }
 
-func start() (*service, error) {
+func start(n int, secure bool) (*service, error) {
 	dir, err := os.MkdirTemp("", "watchers")
 	if err != nil {
 		return nil, err
 	}
-	s := &service{dir: dir}
+	s := &service{dir: dir, http: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	binary := filepath.Join(dir, "sessapi")
 	build := exec.Command("go", "build", "-o", binary, "./cmd/sessapi")
 	build.Dir, build.Stderr = "..", os.Stderr
 	if err := build.Run(); err != nil {
 		return s, err
 	}
-	s.cmd = exec.Command(binary, "serve", "--listen=127.0.0.1:0", "--log-format=text")
+	s.cmd = exec.Command(binary, "serve", "--listen=127.0.0.1:0", "--log-format=text", fmt.Sprint("--max-connections=", n+100))
+	if secure {
+		if err := s.useTLS(); err != nil {
+			return s, err
+		}
+	}
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
 		return s, err
@@ -142,13 +156,48 @@ func start() (*service, error) {
 	log := bufio.NewScanner(stderr)
 	for log.Scan() {
 		if match := listening.FindStringSubmatch(log.Text()); match != nil {
-			s.address = match[1]
+			s.address, s.url = match[1], "http://"+match[1]
+			if secure {
+				s.url = "https://" + match[1]
+			}
 			go func() { _, _ = io.Copy(io.Discard, stderr) }()
 			time.Sleep(time.Second) // what the start leaves to do
 			return s, nil
 		}
 	}
 	return s, errors.New("the service does not listen")
+}
+
+// useTLS gives the service a certificate, which the clients trust.
+func (s *service) useTLS() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	cert, certKey := filepath.Join(s.dir, "cert.pem"), filepath.Join(s.dir, "key.pem")
+	if err := errors.Join(os.WriteFile(cert, certPEM, 0o600), os.WriteFile(certKey, keyPEM, 0o600)); err != nil {
+		return err
+	}
+	s.cmd.Args = append(s.cmd.Args, "--tls-cert="+cert, "--tls-key="+certKey)
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(certPEM)
+	s.tls = &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", NextProtos: []string{"h2"}}
+	s.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool}
+	return nil
 }
 
 func (s *service) stop() {
@@ -184,7 +233,7 @@ func (s *service) cpu() time.Duration {
 }
 
 func (s *service) rotate() (etag string, err error) {
-	response, err := http.Post("http://"+s.address+"/ticket-keys/rotate", "", nil)
+	response, err := s.http.Post(s.url+"/ticket-keys/rotate", "", nil)
 	if err != nil {
 		return "", err
 	}
@@ -196,7 +245,7 @@ func (s *service) rotate() (etag string, err error) {
 func (s *service) awaitWaiting(n int) error {
 	want := fmt.Sprintf("\nsessapi_ticket_keys_waiting_requests %v\n", float64(n))
 	for range 300 {
-		response, err := http.Get("http://" + s.address + "/metrics")
+		response, err := s.http.Get(s.url + "/metrics")
 		if err != nil {
 			return err
 		}
@@ -216,24 +265,43 @@ func (s *service) awaitWaiting(n int) error {
 // client is a connection that waits for keys.
 type client struct {
 	conn net.Conn
-	in   *bufio.Reader
+	in   *bufio.Reader     // of HTTP/1.1
+	h2   *http2.ClientConn // of HTTP/2
+	url  string
 }
 
-func dial(address string) (*client, error) {
-	conn, err := net.Dial("tcp", address)
+func (s *service) dial() (*client, error) {
+	conn, err := net.Dial("tcp", s.address)
 	if err != nil {
 		return nil, err
 	}
-	return &client{conn, bufio.NewReaderSize(conn, 1<<10)}, nil
+	c := &client{conn: conn, url: s.url}
+	if s.tls == nil {
+		c.in = bufio.NewReaderSize(conn, 1<<10)
+		return c, nil
+	}
+	secure := tls.Client(conn, s.tls)
+	if err := secure.HandshakeContext(context.Background()); err != nil {
+		return nil, err
+	}
+	c.h2, err = new(http2.Transport).NewClientConn(secure)
+	return c, err
 }
 
-func (c *client) ask(etag string) error {
-	_, err := fmt.Fprintf(c.conn, "GET /ticket-keys?format=ats HTTP/1.1\r\nHost: sessapi\r\nIf-None-Match: %s\r\nPrefer: wait=300\r\n\r\n", etag)
-	return err
-}
-
-func (c *client) answer() (time.Time, error) {
-	response, err := http.ReadResponse(c.in, nil)
+// wait asks for another set than that of the ETag, and returns when the answer came.
+func (c *client) wait(etag string) (time.Time, error) {
+	request, err := http.NewRequest(http.MethodGet, c.url+"/ticket-keys?format=ats", nil)
+	if err != nil {
+		return time.Time{}, err
+	}
+	request.Header.Set("If-None-Match", etag)
+	request.Header.Set("Prefer", "wait=300")
+	var response *http.Response
+	if c.h2 != nil {
+		response, err = c.h2.RoundTrip(request)
+	} else if err = request.Write(c.conn); err == nil {
+		response, err = http.ReadResponse(c.in, nil)
+	}
 	at := time.Now()
 	if err != nil {
 		return at, err

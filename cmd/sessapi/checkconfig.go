@@ -68,7 +68,7 @@ func (c checkConfigCommand) Run(env environment) error {
 		}
 	}
 	if c.TLSCert != "" {
-		if _, err := newTransport(c.Config, slog.New(slog.DiscardHandler), nil); err != nil {
+		if _, err := openTLS(c.Config, slog.New(slog.DiscardHandler), nil); err != nil {
 			return err
 		}
 	}

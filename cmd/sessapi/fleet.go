@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -107,14 +106,11 @@ func redisTLS(c config.Config) (*tls.Config, error) {
 	}
 	t := new(tls.Config)
 	if c.RedisCA != "" {
-		pem, _, err := files.Read(c.RedisCA, maxPEM)
+		certs, err := files.ReadCertificates(c.RedisCA)
 		if err != nil {
-			return nil, fmt.Errorf("--redis-ca %s: %w", c.RedisCA, err)
+			return nil, fmt.Errorf("--redis-ca: %s: %w", c.RedisCA, err)
 		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("--redis-ca has no certificate in it")
-		}
+		t.RootCAs = files.Pool(certs)
 	}
 	if c.RedisCert != "" {
 		pair, err := tls.LoadX509KeyPair(c.RedisCert, c.RedisKey)

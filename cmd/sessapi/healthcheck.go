@@ -33,11 +33,11 @@ func (c healthcheckCommand) Run(env environment) error {
 	var tlsConfig *tls.Config
 	if c.TLSCert != "" && address.Network == "tcp" {
 		scheme = "https"
-		t, err := newTransport(c.Config, slog.New(slog.DiscardHandler), nil)
+		t, err := openTLS(c.Config, slog.New(slog.DiscardHandler), nil)
 		if err != nil {
 			return err
 		}
-		tlsConfig = trustOnly(t.leaf())
+		tlsConfig = trustOnly(t.Leaf())
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+dialable(address)+"/readyz", nil)
 	if err != nil {

@@ -19,23 +19,23 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// server is the address of a service.
-type server string
+// serviceAddress is where a service is.
+type serviceAddress string
 
 // UnmarshalText checks the address.
-func (s *server) UnmarshalText(text []byte) error {
-	*s = server(text)
+func (s *serviceAddress) UnmarshalText(text []byte) error {
+	*s = serviceAddress(text)
 	_, err := client.New(string(text))
 	return err
 }
 
 // remote is the flag of the commands that speak to a service.
 type remote struct {
-	Server    server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
-	CA        string `name:"ca" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
-	Cert      string `placeholder:"FILE" help:"Certificate of this client, as PEM."`
-	KeyFile   string `placeholder:"FILE" help:"Key of the certificate, as PEM."`
-	TokenFile string `placeholder:"FILE" help:"File with a bearer token."`
+	Server    serviceAddress `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+	CA        string         `name:"ca" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
+	Cert      string         `placeholder:"FILE" help:"Certificate of this client, as PEM."`
+	KeyFile   string         `placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	TokenFile string         `placeholder:"FILE" help:"File with a bearer token."`
 }
 
 // client is one of the service.
@@ -46,15 +46,11 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 	if r.CA != "" || r.Cert != "" || r.KeyFile != "" {
 		c := &tls.Config{MinVersion: tls.VersionTLS12}
 		if r.CA != "" {
-			data, _, err := files.Read(r.CA, maxPEM)
-			var certs []*x509.Certificate
-			if err == nil {
-				certs, err = parseCertificates(data)
-			}
+			certs, err := files.ReadCertificates(r.CA)
 			if err != nil {
 				return nil, fmt.Errorf("--ca: %s: %w", r.CA, err)
 			}
-			c.RootCAs = poolOf(certs)
+			c.RootCAs = files.Pool(certs)
 		}
 		if r.Cert != "" || r.KeyFile != "" {
 			pair, err := tls.LoadX509KeyPair(r.Cert, r.KeyFile)

@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/term"
@@ -27,39 +24,16 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/metrics"
 	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/server"
 	"github.com/sessapi/sessapi/internal/state"
 )
 
-// Limits of the listeners. A request is small and is answered from memory: who
-// needs longer is broken or hostile.
 const (
-	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 15 * time.Second
-	writeTimeout      = 30 * time.Second
-	opsWriteTimeout   = 2 * time.Minute // a profile takes as long as it was asked to
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 12 << 10 // net/http takes 4 KiB more
-	maxStreams        = 128      // concurrent requests of one HTTP/2 connection
-
-	// maxConnections bounds the open connections of a listener, each of which
-	// costs some 20 KiB, or 40 over HTTP/2. It is as many as clients may wait for ticket keys.
-	maxConnections = handlers.DefaultMaxWaiting
-	// stuckTimeout is how long an HTTP/2 connection may take nothing while there
-	// is something to send. net/http sets no other limit to that.
-	stuckTimeout = 5 * time.Second
-	// receiveBuffer is how much an HTTP/2 connection may send ahead of what is
-	// read, in bytes: the largest body fits. net/http would take 1 MiB.
-	receiveBuffer = 128 << 10
-
-	// maxFrame is the size of the largest HTTP/2 frame, the smallest that is allowed (RFC
-	// 9113, section 6.5.2). A connection keeps as much; net/http would take 1 MiB.
-	maxFrame = 16 << 10
-
-	// heapReserve is never touched, and so takes no memory. It lets the heap grow
-	// to twice that before garbage is collected: sessions are not in the heap, which
-	// without them is so small that it would be collected 100 times a second under load.
-	heapReserve = 16 << 20
-
+	// What an answer may take to be sent; a profile takes as long as it was asked to.
+	writeTimeout    = 30 * time.Second
+	opsWriteTimeout = 2 * time.Minute
+	// opsConnections may be open on the operations listener.
+	opsConnections = 256
 	// drainTimeout bounds how long requests may take to finish once the
 	// service is to stop. Kubernetes kills after 30 s by default.
 	drainTimeout = 20 * time.Second
@@ -79,8 +53,6 @@ func (c serveCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	reserve := make([]byte, heapReserve)
-	defer runtime.KeepAlive(reserve)
 	s.start(env.reload)
 	select {
 	case <-env.ctx.Done():
@@ -101,19 +73,12 @@ type service struct {
 	state     *state.File     // nil without one
 	fleet     *fleet.Node     // nil without one
 	shared    *fleet.Sessions // nil without fleet or sessions
-	tls       *transport      // nil without it
+	tls       *server.TLS     // nil without it
 	policy    *auth.File      // nil without one
 	audit     *audit.Log      // nil without one
-	listeners []boundServer
+	listeners []*server.Server
 	failed    chan error // a server that stopped by itself
 	teardowns []teardown
-}
-
-// boundServer is a server with the listener it will serve.
-type boundServer struct {
-	*http.Server
-	listener net.Listener
-	secure   bool // with TLS; net/http sets TLSConfig also without it
 }
 
 // teardown undoes one step of building a service, before ctx ends if it can.
@@ -200,10 +165,12 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 
 	if c.TLSCert != "" {
-		if s.tls, err = newTransport(c, log, s.recordTLS); err != nil {
+		if s.tls, err = openTLS(c, log, s.recordTLS); err != nil {
 			return s, err
 		}
-		m.AddTLS(s.tls.figures)
+		m.AddTLS(func() metrics.TLS {
+			return metrics.TLS{NotAfter: s.tls.Leaf().NotAfter, ReloadFailures: s.tls.Status().Failures}
+		})
 	}
 	m.SetInsecureListen(c.InsecureListen)
 	if c.InsecureListen {
@@ -234,12 +201,14 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		Recorder:        m,
 		Metrics:         m.Handler(),
 
+		MaxOpen: 2 * c.MaxConnections, // over HTTP/2 a connection has several
+
 		AllowedHosts:             allowedHosts(c),
 		RequireClientCertificate: c.TLSClientCA != "" && c.Policy == "",
 	}
 	if s.tls != nil {
-		handlersConfig.CertificateNames = s.tls.names
-		handlersConfig.TrustsClient = s.tls.trusts
+		handlersConfig.CertificateNames = s.tls.Names
+		handlersConfig.TrustsClient = s.tls.Trusts
 	}
 	if s.state != nil {
 		handlersConfig.State = s.state
@@ -253,16 +222,20 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 	}
 	s.api = handlers.New(handlersConfig)
 	m.AddWaiting(s.api.Waiting)
-	m.AddOverload(s.api.CutOff, s.api.Refused, s.api.Reset, s.api.Queued)
 	if c.OpsListen == nil {
-		return s, s.listen("main", c.Listen, s.api.Handler(), writeTimeout, m)
+		return s, s.listen("main", c.Listen, s.api.Handler(), c.MaxConnections, writeTimeout, m)
 	}
 	// The operations listener is first in and so last out: probes see the
 	// service drain.
-	if err := s.listen("operations", *c.OpsListen, s.api.OpsHandler(), opsWriteTimeout, m); err != nil {
+	if err := s.listen("operations", *c.OpsListen, s.api.OpsHandler(), opsConnections, opsWriteTimeout, m); err != nil {
 		return s, err
 	}
-	return s, s.listen("main", c.Listen, s.api.MainHandler(), writeTimeout, m)
+	return s, s.listen("main", c.Listen, s.api.MainHandler(), c.MaxConnections, writeTimeout, m)
+}
+
+// openTLS loads the TLS files of the settings.
+func openTLS(c config.Config, log *slog.Logger, record func(string) error) (*server.TLS, error) {
+	return server.OpenTLS(server.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, ClientCA: c.TLSClientCA}, log, record)
 }
 
 // insecurity says what --insecure-listen lets pass.
@@ -352,68 +325,23 @@ func newRing(c config.Config, clock func() time.Time, store keys.Store) (*keys.R
 }
 
 // listen binds a server to an address.
-func (s *service) listen(name string, address config.Address, handler http.Handler, writeTimeout time.Duration, m *metrics.Metrics) error {
+func (s *service) listen(name string, address config.Address, handler http.Handler, connections int, writeTimeout time.Duration, m *metrics.Metrics) error {
 	mode := os.FileMode(0o600)
 	if s.policy != nil {
 		mode = 0o666 // it says which users may do what
 	}
-	turns, err := newTurns()
-	if err != nil {
-		return err
-	}
-	listener, err := listen(address, mode)
-	if err != nil {
-		return err
-	}
-	// A Unix socket knows its peers without TLS.
-	secure := s.tls != nil && address.Network == "tcp"
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(secure)
-	protocols.SetUnencryptedHTTP2(!secure)
-	var connections connections
-	m.AddConnections(name, connections.figures, turns.pauses.Load)
-	handshakeFailures := new(atomic.Uint64)
-	if secure {
-		handshakeFailures = &s.tls.handshakeFailures
-	}
-	server := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		Protocols:         &protocols,
-		ConnContext:       handlers.ConnContext,
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          maxStreams,
-			MaxReadFrameSize:              maxFrame,
-			MaxReceiveBufferPerConnection: receiveBuffer,
-			MaxReceiveBufferPerStream:     receiveBuffer,
-			WriteByteTimeout:              stuckTimeout,
-			CountError:                    m.ProtocolError,
-		},
-		ConnState: connections.changed,
-		ErrorLog:  slog.NewLogLogger(connections.log(s.log.Handler(), handshakeFailures), slog.LevelWarn),
-		// By itself net/http would answer OPTIONS *, which connections would not learn of.
-		DisableGeneralOptionsHandler: true,
-	}
-	if secure {
-		server.TLSConfig = s.tls.config()
-	}
-	s.listeners = append(s.listeners, boundServer{server, clientListener{listener, turns, secure}, secure})
-	s.onStop(name+" listener", func(ctx context.Context) error {
-		if err := server.Shutdown(ctx); err != nil {
-			return errors.Join(fmt.Errorf("requests were cut off: %w", err), server.Close())
-		}
-		// Shutdown closes only what is being served.
-		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
+	listener, err := server.Listen(server.Config{
+		Network: address.Network, Address: address.Address, SocketMode: mode,
+		Handler: handler, TLS: s.tls, MaxConnections: connections, WriteTimeout: writeTimeout,
+		ProtocolError: m.ProtocolError, Log: s.log,
 	})
-	s.log.Info("listening", "name", name, "address", listener.Addr().String(), "tls", secure)
+	if err != nil {
+		return err
+	}
+	m.AddConnections(name, connections, listener.Connections)
+	s.listeners = append(s.listeners, listener)
+	s.onStop(name+" listener", listener.Stop)
+	s.log.Info("listening", "name", name, "address", listener.Addr().String(), "tls", listener.TLS())
 	return nil
 }
 
@@ -442,17 +370,12 @@ func (s *service) start(reload <-chan os.Signal) {
 		cancel()
 		return within(ctx, func() error { running.Wait(); return nil })
 	})
-	serve := func(l boundServer) {
-		do := l.Serve
-		if l.secure {
-			do = func(listener net.Listener) error { return l.ServeTLS(listener, "", "") }
-		}
-		if err := do(l.listener); !errors.Is(err, http.ErrServerClosed) {
-			s.failed <- err
-		}
-	}
 	for _, l := range s.listeners {
-		go serve(l)
+		go func() {
+			if err := l.Serve(); err != nil {
+				s.failed <- err
+			}
+		}()
 	}
 	s.log.Info("serving", "version", version())
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 // identity is a certificate with its key, as PEM and for crypto/tls.
@@ -98,7 +99,7 @@ func tlsSettings(t *testing.T, id identity) config.Config {
 	return c
 }
 
-func (s *service) address(listener int) string { return s.listeners[listener].listener.Addr().String() }
+func (s *service) address(listener int) string { return s.listeners[listener].Addr().String() }
 
 // handshake connects, makes a request, so that tickets of TLS 1.3 arrive, and
 // returns what was agreed on.
@@ -143,13 +144,8 @@ func TestTLS(t *testing.T) {
 			t.Error("TLS 1.1 is served")
 		}
 	}
-	for deadline := time.Now().Add(20 * time.Second); s.tls.handshakeFailures.Load() != 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d failed handshakes", s.tls.handshakeFailures.Load())
-		}
-	}
 	_, body := do(t, &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: id.pool()}}}, "GET", "https://"+s.address(0)+"/metrics", nil)
-	for _, want := range []string{"sessapi_tls_handshake_failures_total 2", "sessapi_tls_reload_failures_total 0", "sessapi_tls_certificate_not_after_timestamp_seconds 1."} {
+	for _, want := range []string{"sessapi_tls_reload_failures_total 0", "sessapi_tls_certificate_not_after_timestamp_seconds 1."} {
 		if !strings.Contains(body, "\n"+want) {
 			t.Errorf("there is no %s", want)
 		}
@@ -292,7 +288,7 @@ func TestAuditedByItself(t *testing.T) {
 	}
 	write(t, c.TLSClientCA, one.cert)
 	s.tls.Reload()
-	if s.tls.Status().Failures == 0 || len(events()) != 3 || !s.tls.current.Load().ClientCAs.Equal(two.pool()) {
+	if s.tls.Status().Failures == 0 || len(events()) != 3 || s.tls.Trusts([][]*x509.Certificate{{one.pair.Leaf}}) {
 		t.Error("a CA is taken that was not recorded")
 	}
 }
@@ -398,7 +394,7 @@ func TestFormerCAOnKeptConnections(t *testing.T) {
 	}
 }
 
-func TestTransportFails(t *testing.T) {
+func TestTLSFails(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	for name, change := range map[string]func(c *config.Config){
 		"no certificate": func(c *config.Config) { c.TLSCert += ".missing" },
@@ -408,12 +404,12 @@ func TestTransportFails(t *testing.T) {
 		"key as CA":      func(c *config.Config) { c.TLSClientCA = c.TLSKey },
 		"empty CA":       func(c *config.Config) { c.TLSClientCA = os.DevNull },
 		"large": func(c *config.Config) {
-			write(t, c.TLSCert, bytes.Repeat([]byte{'\n'}, maxPEM+1))
+			write(t, c.TLSCert, bytes.Repeat([]byte{'\n'}, files.MaxPEM+1))
 		},
 	} {
 		c := tlsSettings(t, id)
 		change(&c)
-		if _, err := newTransport(c, slog.New(slog.DiscardHandler), nil); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
+		if _, err := openTLS(c, slog.New(slog.DiscardHandler), nil); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -32,8 +32,9 @@ const EnvPrefix = "SESSAPI"
 type Config struct {
 	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings; its keys are the names of the flags."`
 
-	Listen    Address  `default:"127.0.0.1:8440" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600, or 0666 with --policy."`
-	OpsListen *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
+	Listen         Address  `default:"127.0.0.1:8440" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600, or 0666 with --policy."`
+	MaxConnections int      `default:"4096" validate:"min=16,max=1000000" help:"Connections that may be open at --listen; further ones wait to be accepted. Each client that waits for ticket keys has one."`
+	OpsListen      *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
 
 	TLSCert        string   `name:"tls-cert" placeholder:"FILE" help:"Certificate of the TCP addresses, with its chain, as PEM. SIGHUP or a change reloads it."`
 	TLSKey         string   `name:"tls-key" placeholder:"FILE" help:"Key of the certificate, as PEM."`

@@ -45,6 +45,7 @@ func TestDefaults(t *testing.T) {
 		SessionMaxBytes:   16 << 10,
 		SessionDefaultTTL: 300 * time.Second,
 		SessionMaxTTL:     7 * 24 * time.Hour,
+		MaxConnections:    4096,
 		RotateEvery:       12 * time.Hour,
 		TicketLifetime:    24 * time.Hour,
 		RedisReadTimeout:  50 * time.Millisecond,

@@ -129,7 +129,7 @@ func bodyType(r *http.Request, taken ...string) (string, error) {
 func isCoded(coding string) bool { return coding != "" && !strings.EqualFold(coding, "identity") }
 
 // readBody reads the request's body into dst, which is empty and has room for
-// more than limit bytes. A body over the limit is tooLarge; a connection of HTTP/1 is
+// more than the body or, when its length is not known, more than limit bytes. A body over the limit is tooLarge; a connection of HTTP/1 is
 // closed rather than the rest of it read.
 func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, tooLarge error) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
@@ -137,7 +137,7 @@ func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, too
 		return dst, tooLarge
 	}
 	for len(dst) <= limit {
-		n, err := r.Body.Read(dst[len(dst) : limit+1])
+		n, err := r.Body.Read(dst[len(dst):min(cap(dst), limit+1)])
 		dst = dst[:len(dst)+n]
 		if err == io.EOF {
 			return dst, nil

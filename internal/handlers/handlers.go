@@ -25,21 +25,6 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-const (
-	// DefaultMaxInFlight is how many requests are served at a time when
-	// [Config.MaxInFlight] is 0. Each holds a buffer for the largest body and
-	// what it makes of that, about three times the largest session: 1024 stay
-	// within 64 MiB with sessions of up to 16 KiB.
-	DefaultMaxInFlight = 1024
-	// DefaultMaxWaiting is how many requests are held at a time, for a change of
-	// the ticket keys, when [Config.MaxWaiting] is 0. They have places of their
-	// own: a fleet that follows the keys takes none from those who want a session.
-	DefaultMaxWaiting = 16 << 10
-	// maxOpsInFlight is the same for health and metrics, which have places of
-	// their own: they answer however busy the service is.
-	maxOpsInFlight = 32
-)
-
 // Config is what an [API] is made from. Everything but Ring, Log and Metrics
 // may be zero.
 type Config struct {
@@ -99,12 +84,11 @@ type Config struct {
 	Recorder Recorder
 	// Metrics answers GET /metrics.
 	Metrics http.Handler
-	// MaxInFlight bounds the requests that are served at a time, health and
-	// metrics aside; 0 is DefaultMaxInFlight.
+	// MaxInFlight is the number of slots for requests being served; 0 is
+	// [DefaultMaxInFlight].
 	MaxInFlight int
-	// MaxWaiting bounds the requests that are held for a change of the ticket
-	// keys; 0 is DefaultMaxWaiting.
-	MaxWaiting int
+	// MaxOpen is the number of requests that may be open; 0 is [DefaultMaxOpen].
+	MaxOpen int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -142,11 +126,8 @@ type API struct {
 	draining chan struct{} // closed by Drain
 	buffers  *bufferPool
 
-	inFlight, opsInFlight  *places
-	cutOff                 chan struct{} // has a token for each connection that keepCutOff keeps
-	reset, refused, queued atomic.Uint64 // requests
-	alive, aliveOn         atomic.Int64  // requests of HTTP/2, and the connections that have some
-	waiting                chan struct{} // has a token for each request that waits
+	slots         chan struct{} // has a token for each request being served
+	open, waiting atomic.Int64  // requests
 }
 
 var _ api.ServerInterface = (*API)(nil)
@@ -159,8 +140,8 @@ func New(c Config) *API {
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = DefaultMaxInFlight
 	}
-	if c.MaxWaiting == 0 {
-		c.MaxWaiting = DefaultMaxWaiting
+	if c.MaxOpen == 0 {
+		c.MaxOpen = DefaultMaxOpen
 	}
 	if c.Sessions == nil {
 		c.Sessions = c.Cache
@@ -169,14 +150,11 @@ func New(c Config) *API {
 		c.Flush = func() (int, error) { return c.Cache.Flush(), nil }
 	}
 	a := &API{
-		cfg:         c,
-		started:     c.Now(),
-		buffers:     newBufferPool(maxUploadBytes(c.MaxSessionBytes) + 1),
-		inFlight:    newPlaces(c.MaxInFlight),
-		cutOff:      make(chan struct{}, maxCutOff),
-		opsInFlight: newPlaces(maxOpsInFlight),
-		waiting:     make(chan struct{}, c.MaxWaiting),
-		draining:    make(chan struct{}),
+		cfg:      c,
+		started:  c.Now(),
+		buffers:  newBufferPool(maxUploadBytes(c.MaxSessionBytes) + 1),
+		slots:    make(chan struct{}, c.MaxInFlight),
+		draining: make(chan struct{}),
 	}
 	_, _ = rand.Read(a.run[:]) // never fails
 	return a
@@ -189,22 +167,7 @@ func (a *API) Drain() {
 }
 
 // Waiting is how many requests wait for a change of the ticket keys.
-func (a *API) Waiting() int { return len(a.waiting) }
-
-// CutOff is how many requests were cut off because their clients were slow while
-// others found no place.
-func (a *API) CutOff() uint64 { return a.inFlight.cut.Load() + a.opsInFlight.cut.Load() }
-
-// Reset is how many requests ended before they were served, reset by their clients or
-// with their connection.
-func (a *API) Reset() uint64 { return a.reset.Load() }
-
-// Refused is how many requests were more than the share of their connection while too many
-// were alive.
-func (a *API) Refused() uint64 { return a.refused.Load() }
-
-// Queued is how many requests waited for others of their connection.
-func (a *API) Queued() uint64 { return a.queued.Load() }
+func (a *API) Waiting() int { return int(a.waiting.Load()) }
 
 func (a *API) isDraining() bool {
 	select {

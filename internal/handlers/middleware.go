@@ -7,11 +7,8 @@ import (
 	"net/url"
 	"runtime"
 	"strings"
-	"time"
 
 	"github.com/go-chi/chi/v5"
-
-	"github.com/sessapi/sessapi/internal/api"
 )
 
 // observe records each request, and logs it when there is an access log. The
@@ -22,32 +19,21 @@ func (a *API) observe(next http.Handler) http.Handler {
 		if a.cfg.AccessLog {
 			requestID(w, r)
 		}
-		resp := newResponse(w, a.cfg.Now())
+		resp := &response{ResponseWriter: w}
+		began := a.cfg.Now()
 		defer func() {
-			if resp.status != 0 {
-				route := chi.RouteContext(r.Context()).RoutePattern()
-				a.record(w, r, route, resp.status, resp.size, a.cfg.Now().Sub(resp.began))
-			}
-			cutOff := resp.cutOff
-			resp.release()
-			if cutOff && r.ProtoMajor == 1 { // else its stream is reset, and the connection stays anyway
-				a.keepCutOff()
+			route, took := chi.RouteContext(r.Context()).RoutePattern(), a.cfg.Now().Sub(began)
+			a.cfg.Recorder.Request(route, r.Method, resp.status, took)
+			if a.cfg.AccessLog {
+				a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
+					slog.String("request_id", requestID(w, r)),
+					slog.String("method", r.Method), slog.String("route", route),
+					slog.Int("status", resp.status), slog.Int("bytes", resp.size),
+					slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
 			}
 		}()
 		next.ServeHTTP(resp, r)
 	})
-}
-
-// record tells of a request that was answered.
-func (a *API) record(w http.ResponseWriter, r *http.Request, route string, status, size int, took time.Duration) {
-	a.cfg.Recorder.Request(route, r.Method, status, took)
-	if a.cfg.AccessLog {
-		a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
-			slog.String("request_id", requestID(w, r)),
-			slog.String("method", r.Method), slog.String("route", route),
-			slog.Int("status", status), slog.Int("bytes", size),
-			slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
-	}
 }
 
 // recoverPanics turns a panic into an internal problem. The log gets where it
@@ -92,30 +78,6 @@ func callers() string {
 		fmt.Fprintf(&b, "%s:%d ", f.Function, f.Line)
 	}
 	return strings.TrimSpace(b.String())
-}
-
-// limitInFlight answers overloaded when there is no place among the requests
-// being served, and none that a slow client has to give up: a queue would only
-// make all of them late. Before that a request waits for others of its connection.
-func (a *API) limitInFlight(from *places, next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		resp := w.(*response)
-		at := resp.began
-		defer resp.leave()
-		switch waited, ok := a.enter(resp, r); {
-		case !ok:
-			return
-		case waited: // which is not its client's fault
-			at = time.Now()
-		}
-		place := from.take(w, at)
-		if place == nil {
-			a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
-			return
-		}
-		defer func() { resp.cutOff = from.leave(place, w) }()
-		next(w, r)
-	}
 }
 
 // checkInput refuses a query string that net/url would silently drop parts of,

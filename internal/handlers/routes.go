@@ -23,9 +23,11 @@ type route struct {
 	// the bytes rather than for their description; nil where there is no such choice.
 	secret     auth.Roles
 	asksSecret func(*http.Request) bool
-	// ops marks health and metrics: they move to the operations listener when
-	// there is one, and have places of their own among the requests in flight.
+	// ops marks health and metrics, which move to the operations listener when
+	// there is one.
 	ops bool
+	// admission is when a request takes a slot on the main listener.
+	admission admission
 }
 
 // The permissions of ticket keys, which are asked for again when a request that
@@ -44,12 +46,12 @@ func (a *API) routes() []route {
 	return []route{
 		{method: http.MethodGet, pattern: "/sessions", handler: op.ListSessions, permit: auth.Admin},
 		{method: http.MethodDelete, pattern: "/sessions", handler: op.FlushSessions, permit: auth.Admin},
-		{method: http.MethodGet, pattern: "/sessions/{id}", handler: unbound(op.GetSession, a.getSession), permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
-		{method: http.MethodHead, pattern: "/sessions/{id}", handler: unbound(op.HeadSession, a.getSession), permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
-		{method: http.MethodPut, pattern: "/sessions/{id}", handler: unbound(op.PutSession, a.putSession), permit: auth.SessionWrite},
+		{method: http.MethodGet, pattern: "/sessions/{id}", handler: op.GetSession, permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
+		{method: http.MethodHead, pattern: "/sessions/{id}", handler: op.HeadSession, permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
+		{method: http.MethodPut, pattern: "/sessions/{id}", handler: op.PutSession, permit: auth.SessionWrite, admission: admitLater},
 		{method: http.MethodDelete, pattern: "/sessions/{id}", handler: op.DeleteSession, permit: auth.SessionWrite},
-		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys, permit: permitKeyDescription, secret: permitKeySecrets, asksSecret: asksKeyBytes},
-		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys, permit: auth.KeyPublish},
+		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys, permit: permitKeyDescription, secret: permitKeySecrets, asksSecret: asksKeyBytes, admission: admitLater},
+		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys, permit: auth.KeyPublish, admission: admitLater},
 		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys, permit: auth.KeyPublish},
 		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey, permit: auth.KeyPublish},
 		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe},
@@ -57,48 +59,29 @@ func (a *API) routes() []route {
 		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile, permit: auth.Anyone},
-		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, ops: true},
-		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, permit: auth.Anyone, ops: true},
+		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, ops: true, admission: admitAlways},
+		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, permit: auth.Anyone, ops: true, admission: admitAlways},
 		{method: http.MethodGet, pattern: "/metrics", handler: op.GetMetrics, permit: auth.Observe, ops: true},
-	}
-}
-
-// boundHeaders are the headers that the generated binding of sessions reads.
-var boundHeaders = [...]string{"Range", "If-Range", "If-Match", "If-None-Match"}
-
-// unbound calls direct for a request without parameters, as TLS servers send, and
-// else bind, the generated handler: it makes five allocations to find that there
-// are none.
-func unbound(bind http.HandlerFunc, direct func(w http.ResponseWriter, r *http.Request, id string)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.RawQuery != "" || r.URL.RawPath != "" {
-			bind(w, r)
-			return
-		}
-		for _, name := range boundHeaders {
-			if r.Header[name] != nil {
-				bind(w, r)
-				return
-			}
-		}
-		direct(w, r, chi.URLParam(r, "id"))
 	}
 }
 
 // Handler serves everything, for a service with a single listener.
 func (a *API) Handler() http.Handler {
-	return a.onConnection(a.router(func(route) bool { return true }))
+	return a.router(func(*route) bool { return true })
 }
 
 // MainHandler serves everything but health and metrics, for a service that has
 // an operations listener too.
 func (a *API) MainHandler() http.Handler {
-	return a.onConnection(a.router(func(rt route) bool { return !rt.ops }))
+	return a.router(func(rt *route) bool { return !rt.ops })
 }
 
 // OpsHandler serves health, metrics and, under /debug/pprof, profiles.
 func (a *API) OpsHandler() http.Handler {
-	r := a.router(func(rt route) bool { return rt.ops })
+	r := a.router(func(rt *route) bool {
+		rt.admission = admitAlways // the limits of its listener are enough
+		return rt.ops
+	})
 	profile := func(name string, handler http.HandlerFunc) {
 		handler = a.authorize(route{permit: auth.Admin}, handler)
 		r.Get("/debug/pprof/"+name, handler)
@@ -111,23 +94,19 @@ func (a *API) OpsHandler() http.Handler {
 	for _, p := range runtimepprof.Profiles() {
 		profile(p.Name(), pprof.Handler(p.Name()).ServeHTTP)
 	}
-	return a.onConnection(r)
+	return r
 }
 
-func (a *API) router(include func(route) bool) chi.Router {
+func (a *API) router(include func(*route) bool) chi.Router {
 	r := chi.NewRouter()
 	r.Use(a.observe, a.recoverPanics, a.refuseForeignPages, a.checkClientCertificate, a.checkInput)
 	r.NotFound(a.routeNotFound)
 	r.MethodNotAllowed(a.methodNotAllowed)
 	for _, rt := range a.routes() {
-		if !include(rt) {
+		if !include(&rt) {
 			continue
 		}
-		from := a.inFlight
-		if rt.ops {
-			from = a.opsInFlight
-		}
-		handler := a.authorize(rt, a.limitInFlight(from, rt.handler))
+		handler := a.authorize(rt, a.bound(rt.admission, rt.handler))
 		r.MethodFunc(rt.method, rt.pattern, handler)
 		if rt.method == http.MethodGet { // where HEAD has a row, that is behind this one and counts
 			r.Head(rt.pattern, handler)

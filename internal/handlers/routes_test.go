@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"reflect"
-	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -14,7 +12,6 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/sessapi/sessapi"
-	"github.com/sessapi/sessapi/internal/api"
 )
 
 // chiContext gives a handler the router's context, as a router does.
@@ -72,21 +69,5 @@ func TestRoutes(t *testing.T) {
 	}
 	if table.String() != string(golden) {
 		t.Errorf("testdata/routes.golden should be, after review:\n%s", &table)
-	}
-}
-
-// A header that is a parameter of the contract makes a request be bound.
-func TestBoundHeaders(t *testing.T) {
-	for _, params := range []any{api.GetSessionParams{}, api.HeadSessionParams{}, api.PutSessionParams{}} {
-		kind := reflect.TypeOf(params)
-		for field := range kind.Fields() {
-			if field.Tag.Get("form") != "" {
-				continue // of the query
-			}
-			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-			if !slices.Contains(boundHeaders[:], name) {
-				t.Errorf("%v: %q is not among them", kind, name)
-			}
-		}
 	}
 }

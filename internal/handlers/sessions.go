@@ -61,16 +61,6 @@ func (a *API) HeadSession(w http.ResponseWriter, r *http.Request, id api.Session
 	})
 }
 
-// getSession is GetSession and HeadSession without parameters.
-func (a *API) getSession(w http.ResponseWriter, r *http.Request, id string) {
-	a.serveSession(w, r, id, api.GetSessionParams{})
-}
-
-// putSession is PutSession without parameters.
-func (a *API) putSession(w http.ResponseWriter, r *http.Request, id string) {
-	a.PutSession(w, r, id, api.PutSessionParams{})
-}
-
 func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string, params api.GetSessionParams) {
 	id, err := a.sessionID(rawID)
 	if err != nil {
@@ -285,6 +275,9 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 	}
 	body, err := readBody(*buf, w, r, limit, cache.ErrTooLarge)
 	*buf = body
+	if err == nil {
+		err = a.admit(w)
+	}
 	if err != nil {
 		return upload{}, err
 	}
@@ -386,20 +379,14 @@ func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
-	var removed int
-	err := a.inFlight.spare(w, func() error {
-		err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied})
-		if err != nil {
-			return err
-		}
-		if removed, err = a.cfg.Flush(); err != nil {
-			failed := audit.Event{Outcome: audit.Failed, Detail: "the flush before this line was not made, or not of all sessions"}
-			return errors.Join(fmt.Errorf("%w: %w", errNotFlushed, err), a.recordEvent(w, r, failed))
-		}
-		return nil
-	})
-	if err != nil {
+	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied}); err != nil {
 		a.fail(w, r, err)
+		return
+	}
+	removed, err := a.cfg.Flush()
+	if err != nil {
+		failed := audit.Event{Outcome: audit.Failed, Detail: "the flush before this line was not made, or not of all sessions"}
+		a.fail(w, r, errors.Join(fmt.Errorf("%w: %w", errNotFlushed, err), a.recordEvent(w, r, failed)))
 		return
 	}
 	noStore(w)

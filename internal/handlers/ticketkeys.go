@@ -176,8 +176,11 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 		a.fail(w, r, err)
 		return
 	}
-	body, err := readBody(make([]byte, 0, maxKeysBody+1), w, r, maxKeysBody, errTooManyKeys)
+	body, err := readBody(make([]byte, 0, keysBodySize(r)+1), w, r, maxKeysBody, errTooManyKeys)
 	defer func() { clear(body) }()
+	if err == nil {
+		err = a.admit(w)
+	}
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -188,6 +191,14 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 		}
 		return a.cfg.Ring.Load(format, body, u)
 	})
+}
+
+// keysBodySize is the room that the body needs, as far as the request tells.
+func keysBodySize(r *http.Request) int {
+	if r.ContentLength < 0 || r.ContentLength > maxKeysBody {
+		return maxKeysBody
+	}
+	return int(r.ContentLength)
 }
 
 var errTooManyKeys = &problem{
@@ -314,11 +325,7 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 // it, or with why there was none.
 func (a *API) update(w http.ResponseWriter, r *http.Request, u keys.Update, do func(keys.Update) (keys.Description, error)) {
 	u.Record = a.recordChange(w, r)
-	var description keys.Description
-	err := a.inFlight.spare(w, func() (err error) {
-		description, err = do(u)
-		return err
-	})
+	description, err := do(u)
 	if err != nil {
 		a.fail(w, r, err)
 		return

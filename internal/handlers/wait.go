@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 )
 
@@ -50,36 +49,35 @@ func preferredWait(prefer *string) (time.Duration, error) {
 // ticket keys, or it has waited for as long as it prefers, or the service is
 // about to stop. Who has waited must still be permitted it.
 func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList, prefer time.Duration, permit auth.Roles, answer http.HandlerFunc) {
-	if has == nil || prefer == 0 {
+	waits := has != nil && prefer > 0
+	if waits {
+		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(prefer/time.Second)))
+	}
+	if !waits || !isCurrent(has, a.cfg.Ring.Generation()) || a.isDraining() {
+		if err := a.admit(w); err != nil {
+			a.fail(w, r, err)
+			return
+		}
 		answer(w, r)
 		return
 	}
-	w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(prefer/time.Second)))
-	if !isCurrent(has, a.cfg.Ring.Generation()) || a.isDraining() {
-		answer(w, r)
-		return
-	}
-	select {
-	case a.waiting <- struct{}{}:
-	default:
-		a.fail(w, r, &problem{code: api.ProblemCodeOverloaded})
-		return
-	}
-	// The place is for others, also later: they answer in thousands at once.
-	a.inFlight.leaveEarly(w)
-	w.(*response).leave()
+	a.waiting.Add(1)
 	a.awaitChange(w, r, has, time.Now().Add(prefer))
-	<-a.waiting
-	a.authorizeAgain(permit, answer)(w, r)
+	a.waiting.Add(-1)
+	answer = a.authorizeAgain(permit, answer)
+	// All that wait are woken at once: they are served one after the other.
+	select {
+	case a.slots <- struct{}{}:
+		w.(*response).slot = a.slots
+		answer(w, r)
+	case <-r.Context().Done():
+		w.WriteHeader(http.StatusNotModified) // nobody is there to read it
+	}
 }
 
 // awaitChange waits until the client's generation is not the current one any more, or
 // for no longer than it may.
 func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *etagList, end time.Time) {
-	if conn := connectionOf(r); conn != nil && r.ProtoMajor != 1 {
-		a.depart(conn) // it has a place among those that wait
-		defer a.arrive(conn)
-	}
 	// The timeouts of the listener are for requests that are answered at once.
 	// One that cannot move them cuts the waiting short, no more.
 	control := http.NewResponseController(w)

@@ -94,7 +94,7 @@ func New(version string) *Metrics {
 	})
 	m.protocolErrors = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: namespace, Name: "http_protocol_errors_total",
-		Help: "Violations of the protocol by clients of HTTP/2.",
+		Help: "HTTP/2 errors caused by clients.",
 	})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
@@ -209,19 +209,18 @@ func (m *Metrics) AddAuthentication(a *auth.Authenticator) {
 	}
 }
 
-// AddWaiting adds how many requests are held for a change of the ticket keys.
+// AddWaiting adds how many requests wait for a change of the ticket keys.
 func (m *Metrics) AddWaiting(waiting func() int) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: namespace, Subsystem: "ticket_keys", Name: "waiting_requests",
-		Help: "Requests that are held until the ticket keys change.",
+		Help: "Requests that wait for the ticket keys to change.",
 	}, func() float64 { return float64(waiting()) }))
 }
 
 // TLS is how the TLS of the listeners is doing.
 type TLS struct {
-	NotAfter          time.Time // end of the certificate
-	ReloadFailures    uint64    // how often a change of the files could not be taken
-	HandshakeFailures uint64    // handshakes that clients did not get through
+	NotAfter       time.Time // end of the certificate
+	ReloadFailures uint64    // how often a change of the files could not be loaded
 }
 
 // AddTLS adds the figures of the listeners' TLS.
@@ -235,10 +234,6 @@ func (m *Metrics) AddTLS(figures func() TLS) {
 			Namespace: namespace, Subsystem: "tls", Name: "reload_failures_total",
 			Help: "Times that a change of the TLS files could not be taken, so that what was there stayed.",
 		}, func() float64 { return float64(figures().ReloadFailures) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Subsystem: "tls", Name: "handshake_failures_total",
-			Help: "TLS handshakes that failed.",
-		}, func() float64 { return float64(figures().HandshakeFailures) }),
 	)
 }
 
@@ -251,67 +246,14 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 	m.insecureListen.Set(value)
 }
 
-// AddOverload adds how many requests of slow clients had to give up their place, how
-// many were more than the share of their connection, how many were reset before their turn
-// came, and how many waited for it.
-func (m *Metrics) AddOverload(cutOff, refused, reset, queued func() uint64) {
+// AddConnections adds how many connections of a listener are open, of how many.
+func (m *Metrics) AddConnections(listener string, most int, open func() int) {
+	opts := func(name, help string) prometheus.GaugeOpts {
+		return prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: prometheus.Labels{"listener": listener}}
+	}
 	m.registry.MustRegister(
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_requests_cut_off_total",
-			Help: "Requests cut off because their clients were slow while others found no place.",
-		}, func() float64 { return float64(cutOff()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_requests_refused_total",
-			Help: "Requests of HTTP/2 reset because too many were under way, on their connection as well.",
-		}, func() float64 { return float64(refused()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_requests_reset_total",
-			Help: "Requests of HTTP/2 that their clients reset before they were served, or that ended with their connection.",
-		}, func() float64 { return float64(reset()) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_requests_queued_total",
-			Help: "Requests of HTTP/2 that waited for others of their connection.",
-		}, func() float64 { return float64(queued()) }))
-}
-
-// Connections is how the connections of a listener are doing.
-type Connections struct {
-	Open     int64
-	Accepted uint64 // with those that were refused
-	Refused  uint64 // because too many were open
-	Failed   uint64 // by an error of HTTP/2
-	Unserved uint64 // requests of them that ended before they reached the service
-}
-
-// AddConnections adds the figures of the connections of a listener, and how often one had
-// to pause.
-func (m *Metrics) AddConnections(listener string, figures func() Connections, pauses func() uint64) {
-	labels := prometheus.Labels{"listener": listener}
-	m.registry.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: namespace, Name: "http_connections", ConstLabels: labels,
-			Help: "Open connections, without those that are held until the ticket keys change.",
-		}, func() float64 { return float64(figures().Open) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_connections_accepted_total", ConstLabels: labels,
-			Help: "Connections that clients made.",
-		}, func() float64 { return float64(figures().Accepted) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_connections_refused_total", ConstLabels: labels,
-			Help: "Connections closed at once because too many were open.",
-		}, func() float64 { return float64(figures().Refused) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_connections_failed_total", ConstLabels: labels,
-			Help: "Connections of HTTP/2 that ended by an error.",
-		}, func() float64 { return float64(figures().Failed) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_requests_unserved_total", ConstLabels: labels,
-			Help: "Requests that ended before they reached the service: headers too large, late, malformed or broken off.",
-		}, func() float64 { return float64(figures().Unserved) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Namespace: namespace, Name: "http_connection_pauses_total", ConstLabels: labels,
-			Help: "Times that a connection paused because it left others no time.",
-		}, func() float64 { return float64(pauses()) }))
+		prometheus.NewGaugeFunc(opts("http_connections", "Open connections, by listener."), func() float64 { return float64(open()) }),
+		prometheus.NewGaugeFunc(opts("http_max_connections", "Connections that may be open, by listener."), func() float64 { return float64(most) }))
 }
 
 // ProtocolError records that a client broke the protocol of HTTP/2.

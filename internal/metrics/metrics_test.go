@@ -70,7 +70,7 @@ func everything(t *testing.T) *Metrics {
 	m.AddTicketKeyFile(file)
 	m.AddWaiting(func() int { return 3 })
 	m.AddTLS(func() TLS {
-		return TLS{NotAfter: time.Unix(1800000000, 0), ReloadFailures: 1, HandshakeFailures: 2}
+		return TLS{NotAfter: time.Unix(1800000000, 0), ReloadFailures: 1}
 	})
 	m.SetInsecureListen(true)
 	sealKeys, err := seal.ParseKeys(seal.GenerateKey())
@@ -94,8 +94,7 @@ func everything(t *testing.T) *Metrics {
 		t.Fatal(err)
 	}
 	m.AddAudit(events)
-	m.AddOverload(func() uint64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 }, func() uint64 { return 1 })
-	m.AddConnections("main", func() Connections { return Connections{1, 1, 1, 1, 1} }, func() uint64 { return 1 })
+	m.AddConnections("main", 4096, func() int { return 1 })
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +165,6 @@ func TestFigures(t *testing.T) {
 		`sessapi_ticket_key_file_reload_failures_total 1`,
 		`sessapi_tls_certificate_not_after_timestamp_seconds 1.8e+09`,
 		`sessapi_tls_reload_failures_total 1`,
-		`sessapi_tls_handshake_failures_total 2`,
 		`sessapi_insecure_listen 1`,
 		`sessapi_http_requests_total{code="200",method="GET",route="/sessions/{id}"} 1`,
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,

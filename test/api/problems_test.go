@@ -3,7 +3,6 @@ package api_test
 import (
 	"encoding/hex"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -23,9 +22,12 @@ func TestProblems(t *testing.T) {
 	t.Parallel()
 	s := startService(t)
 	off := startService(t, func(c *handlers.Config) { c.Cache = nil })
-	busy := startService(t, func(c *handlers.Config) { c.MaxInFlight = 1 })
-	release := busy.occupy()
-	defer release()
+	slow := slowMetrics{entered: make(chan struct{}), release: make(chan struct{})}
+	busy := startService(t, func(c *handlers.Config) { c.MaxInFlight, c.Metrics = 1, slow })
+	scraped := make(chan int)
+	go func() { scraped <- busy.get("/metrics", "*/*").StatusCode }()
+	<-slow.entered // and has the only slot
+	defer func() { close(slow.release); <-scraped }()
 	broken := startService(t, func(c *handlers.Config) { c.Metrics = panicking{} })
 
 	s.put("/sessions/01", typeBytes, []byte("opaque")).want(t, 201)
@@ -96,9 +98,7 @@ func TestProblems(t *testing.T) {
 			}
 		}
 	}
-	// Health and metrics have places of their own.
-	busy.get("/livez", "*/*").want(t, 200)
-	busy.get("/metrics", "*/*").want(t, 200)
+	busy.get("/livez", "*/*").want(t, 200) // needs no slot
 
 	if strings.Contains(broken.log.String(), panicSecret) || !strings.Contains(broken.log.String(), `"request_id":"req-1"`) ||
 		!strings.Contains(broken.log.String(), "panicking") {
@@ -156,32 +156,13 @@ type panicking struct{}
 
 func (panicking) ServeHTTP(http.ResponseWriter, *http.Request) { panic(panicSecret) }
 
-// occupy starts a request that stays under way until release is called.
-func (s *service) occupy() (release func()) {
-	s.tb.Helper()
-	body := &waitingBody{entered: make(chan struct{}), release: make(chan struct{})}
-	request := httptest.NewRequest(http.MethodPut, "/sessions/ff", body)
-	request.Header.Set("Content-Type", typeBytes)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.api.Handler().ServeHTTP(httptest.NewRecorder(), request)
-	}()
-	<-body.entered
-	return func() { close(body.release); <-done }
-}
+// slowMetrics takes its time to answer.
+type slowMetrics struct{ entered, release chan struct{} }
 
-// waitingBody is the body of a slow client.
-type waitingBody struct{ entered, release chan struct{} }
-
-func (b *waitingBody) Read([]byte) (int, error) {
-	select {
-	case <-b.entered:
-	default:
-		close(b.entered)
-	}
-	<-b.release
-	return 0, http.ErrBodyReadAfterClose
+func (m slowMetrics) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	close(m.entered)
+	<-m.release
+	w.Header().Set("Content-Type", "text/plain")
 }
 
 // What the page of another origin makes a browser send is refused as the

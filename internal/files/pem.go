@@ -1,0 +1,52 @@
+package files
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+)
+
+// MaxPEM is more than a chain, a key or a bundle of private CAs needs, in bytes.
+const MaxPEM = 1 << 20
+
+// ReadCertificates reads a PEM file of certificates and nothing else.
+func ReadCertificates(path string) ([]*x509.Certificate, error) {
+	data, _, err := Read(path, MaxPEM)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCertificates(data)
+}
+
+// ParseCertificates parses PEM blocks of certificates. Unlike
+// [x509.CertPool.AppendCertsFromPEM] it skips nothing.
+func ParseCertificates(data []byte) (certs []*x509.Certificate, err error) {
+	for rest := bytes.TrimSpace(data); len(rest) > 0; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, errors.New("has something other than certificates in it")
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("has no certificate in it")
+	}
+	return certs, nil
+}
+
+// Pool is a pool of the certificates.
+func Pool(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool
+}

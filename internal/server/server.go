@@ -1,0 +1,177 @@
+// Package server listens: TCP addresses and Unix sockets, with TLS or without,
+// HTTP/1.1 and HTTP/2. It bounds what a client can take, and drains.
+//
+// Each limit but the first is net/http's own. Together they bound the time that
+// anything is waited for, and the memory that a connection can hold.
+//
+//	limit                     default          protects against                  set by
+//	open connections          4096 (ops: 256)  running out of files and memory   limitListener
+//	headers: time             5 s              slow headers                      ReadHeaderTimeout
+//	headers: size             16 KiB           large and many headers            MaxHeaderBytes
+//	request: time             15 s             slow bodies                       ReadTimeout
+//	answer: time              30 s (ops: 2 m)  answers that are not taken        WriteTimeout
+//	idle connection           2 m              connections that are forgotten    IdleTimeout
+//	HTTP/2 streams            16               many requests on one connection,  MaxConcurrentStreams
+//	                                           reset or not
+//	HTTP/2 frame              16 KiB           large frames                      MaxReadFrameSize
+//	HTTP/2 unread bytes       64 KiB, 32 KiB   bodies ahead of their reader      MaxReceiveBufferPerConnection,
+//	                          of a stream                                        MaxReceiveBufferPerStream
+//	HTTP/2 stuck connection   5 s              peers that read nothing           WriteByteTimeout
+//
+// How many requests are served at a time, and how large a body may be, are for the
+// handler to decide: internal/handlers has a semaphore for the former, and the
+// length of each kind of body for the latter. A waiting request moves its own
+// deadlines, by [http.ResponseController].
+//
+// These are enough for what a single host can send: whatever it sends, the process
+// stays within its memory and goes on once it is over. They do not share the
+// processors out, nor what many hosts fill; the network in front of the service does.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/auth"
+)
+
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 15 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 12 << 10 // net/http allows 4 KiB more
+	maxStreams        = 16
+	maxFrame          = 16 << 10 // the smallest that HTTP/2 allows (RFC 9113, section 6.5.2)
+	connectionBuffer  = 64 << 10
+	streamBuffer      = 32 << 10
+	stuckTimeout      = 5 * time.Second
+)
+
+// Config says where a [Server] listens and what it serves.
+type Config struct {
+	Network, Address string      // "tcp" and HOST:PORT, or "unix" and a path
+	SocketMode       os.FileMode // of a Unix socket
+	Handler          http.Handler
+	TLS              *TLS          // of a TCP address; nil for none
+	MaxConnections   int           // that are open at a time
+	WriteTimeout     time.Duration // for an answer
+	// ProtocolError, if it is not nil, is called when a client violates HTTP/2.
+	ProtocolError func(kind string)
+	Log           *slog.Logger
+}
+
+// Server is an HTTP server that is bound to its address.
+type Server struct {
+	http     http.Server
+	listener *limitListener
+	tls      bool
+}
+
+// Listen binds the address, without serving yet. The owner calls Stop.
+func Listen(c Config) (*Server, error) {
+	listener, err := listen(c)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{listener: limit(listener, c.MaxConnections, c.Log), tls: c.TLS != nil && c.Network == "tcp"}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(s.tls)
+	protocols.SetUnencryptedHTTP2(!s.tls)
+	s.http = http.Server{
+		Handler:           c.Handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      c.WriteTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         &protocols,
+		ConnContext:       auth.ConnContext,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
+			MaxReceiveBufferPerConnection: connectionBuffer,
+			MaxReceiveBufferPerStream:     streamBuffer,
+			WriteByteTimeout:              stuckTimeout,
+			CountError:                    c.ProtocolError,
+		},
+		ErrorLog: slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // any client can fill it
+		// The handler knows which paths and methods there are, and what an error looks like.
+		DisableGeneralOptionsHandler: true,
+	}
+	if s.tls {
+		s.http.TLSConfig = c.TLS.config()
+	}
+	return s, nil
+}
+
+// Addr is the address that the server is bound to.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// TLS reports whether connections are encrypted.
+func (s *Server) TLS() bool { return s.tls }
+
+// Connections is how many are open.
+func (s *Server) Connections() int { return len(s.listener.open) }
+
+// Serve serves until Stop is called, and then returns nil.
+func (s *Server) Serve() error {
+	serve := s.http.Serve
+	if s.tls {
+		serve = func(l net.Listener) error { return s.http.ServeTLS(l, "", "") }
+	}
+	if err := serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Stop closes the listener, and waits for the requests in flight until ctx ends.
+func (s *Server) Stop(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return errors.Join(fmt.Errorf("requests were cut off: %w", err), s.http.Close())
+	}
+	return s.listener.Close() // which Shutdown does only when it is served
+}
+
+// listen binds the address. A socket that a dead process left behind is replaced,
+// one that a live process serves is not.
+func listen(c Config) (net.Listener, error) {
+	listener, err := net.Listen(c.Network, c.Address)
+	if c.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && isStale(c.Address) {
+		if err := os.Remove(c.Address); err != nil {
+			return nil, err
+		}
+		listener, err = net.Listen(c.Network, c.Address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if c.Network == "unix" {
+		// Connecting needs write permission; the umask lets nobody else in until here.
+		if err := os.Chmod(c.Address, c.SocketMode); err != nil {
+			return nil, errors.Join(err, listener.Close())
+		}
+	}
+	return listener, nil
+}
+
+// isStale reports whether the path is a socket that nobody listens at.
+func isStale(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode().Type() != os.ModeSocket {
+		return false
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
