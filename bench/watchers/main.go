@@ -1,9 +1,10 @@
 // Command watchers measures what clients cost that wait for new ticket keys, and
 // how soon they get them. It builds the service, starts it on loopback, and holds
-// one connection for each client:
+// one connection for each client, or for some:
 //
 //	go run ./watchers -n 10000
 //	go run ./watchers -n 10000 -http2
+//	go run ./watchers -n 10000 -http2 -streams 16
 package main
 
 import (
@@ -45,14 +46,15 @@ const (
 func main() {
 	n := flag.Int("n", 1000, "clients that wait")
 	secure := flag.Bool("http2", false, "speak HTTP/2 over TLS rather than HTTP/1.1")
+	streams := flag.Int("streams", 1, "clients that share a connection of HTTP/2, as behind a proxy")
 	flag.Parse()
-	if err := measure(*n, *secure); err != nil {
+	if err := measure(*n, *streams, *secure); err != nil {
 		fmt.Fprintln(os.Stderr, "watchers:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(n int, secure bool) error {
+func measure(n, streams int, secure bool) error {
 	s, err := start(n, secure)
 	if err != nil {
 		return err
@@ -68,6 +70,10 @@ func measure(n int, secure bool) error {
 	}
 	clients := make([]*client, n)
 	for i := range clients {
+		if i%streams != 0 {
+			clients[i] = clients[i-1]
+			continue
+		}
 		if clients[i], err = s.dial(); err != nil {
 			return err
 		}
