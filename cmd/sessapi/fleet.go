@@ -9,12 +9,15 @@ import (
 	"os"
 	"time"
 
+	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/fleet"
+	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/metrics"
 	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
 )
 
 const (
@@ -66,16 +69,23 @@ func exists(path string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// flushFleet removes the sessions of all nodes, and those of the state file, which
-// may have some from before the service was of a fleet.
-func (s *service) flushFleet() (removed int, err error) {
-	if s.state != nil {
-		if _, err := s.state.FlushSessions(s.sessions); err != nil {
-			return 0, err
-		}
+// fleetStatus adds how the link to the other nodes is.
+func (s *service) fleetStatus(status *api.Status) {
+	stats := s.fleet.Stats()
+	status.Fleet = &api.FleetStatus{
+		Namespace: s.fleet.Namespace(), Connected: stats.Connected, Since: stats.Since.UTC(),
+		NearHits: stats.NearHits, FarHits: stats.FarHits, Misses: stats.Misses,
 	}
-	return s.shared.Flush()
 }
+
+// flushing removes the sessions of the state file, too, which may have some from
+// before the service was of a fleet.
+type flushing struct {
+	handlers.Sessions
+	file *state.File
+}
+
+func (s flushing) Flush() (int, error) { return s.file.FlushSessions(s.Sessions.Flush) }
 
 // newNode makes the link to Redis from the settings, without making a connection.
 func newNode(c config.Config, sealKeys *seal.Keys, log *slog.Logger) (*fleet.Node, error) {

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/term"
 
+	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
@@ -210,14 +211,29 @@ func newService(c config.Config, log *slog.Logger) (s *service, err error) {
 		handlersConfig.CertificateNames = s.tls.Names
 		handlersConfig.TrustsClient = s.tls.Trusts
 	}
-	if s.state != nil {
-		handlersConfig.State = s.state
-		handlersConfig.Flush = func() (int, error) { return s.state.FlushSessions(s.sessions) }
+	if s.sessions != nil {
+		handlersConfig.Sessions = handlers.Local(s.sessions)
+	}
+	if s.keyFile != nil {
+		handlersConfig.Checks = append(handlersConfig.Checks, handlers.Check{Name: "ticket_key_file", Degraded: s.keyFile.Health})
 	}
 	if s.fleet != nil {
-		handlersConfig.Fleet = s.fleet
+		handlersConfig.Checks = append(handlersConfig.Checks, handlers.Check{Name: "fleet", Degraded: s.fleet.Health})
+		handlersConfig.Status = append(handlersConfig.Status, s.fleetStatus)
 		if s.shared != nil {
-			handlersConfig.Sessions, handlersConfig.Flush = s.shared, s.flushFleet
+			handlersConfig.Sessions = s.shared
+		}
+	}
+	if s.audit != nil {
+		handlersConfig.Checks = append(handlersConfig.Checks, handlers.Check{Name: "audit_log", Degraded: s.audit.Health})
+	}
+	if s.state != nil {
+		handlersConfig.Checks = append(handlersConfig.Checks, handlers.Check{Name: "state_file", Degraded: s.state.Health})
+		handlersConfig.Status = append(handlersConfig.Status, func(status *api.Status) {
+			status.StateFile = &api.StateFileStatus{Failing: s.state.Failing()}
+		})
+		if handlersConfig.Sessions != nil {
+			handlersConfig.Sessions = flushing{handlersConfig.Sessions, s.state}
 		}
 	}
 	s.api = handlers.New(handlersConfig)

@@ -197,8 +197,13 @@ func (l *Log) Record(e Event) error {
 	return nil
 }
 
-// Failing reports whether the last event could not be recorded.
-func (l *Log) Failing() bool { return l.failing.Load() }
+// Health says why the log is not as it should be; "" when it is.
+func (l *Log) Health() string {
+	if l.failing.Load() {
+		return "cannot be written; ticket keys neither change nor leave"
+	}
+	return ""
+}
 
 // inTurn calls do while nobody else uses the file, and returns its error. When it
 // fails, or takes so long that nobody waits for it any more, undo is called, in

@@ -122,14 +122,14 @@ func TestReopen(t *testing.T) {
 	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
 		t.Fatal(err)
 	}
-	if log.Reopen() == nil || log.Record(Event{Outcome: Applied}) == nil || !log.Failing() {
+	if log.Reopen() == nil || log.Record(Event{Outcome: Applied}) == nil || log.Health() == "" {
 		t.Error("a log goes on without its directory")
 	}
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	record()
-	if log.Failing() {
+	if log.Health() != "" {
 		t.Error("failing when it is not")
 	}
 }
@@ -195,7 +195,7 @@ func TestPipe(t *testing.T) {
 		t.Errorf("a full pipe: %v", err)
 	}
 	start := time.Now()
-	if err := log.Record(Event{Outcome: Denied}); !errors.Is(err, ErrStuck) || time.Since(start) > patience/2 || !log.Failing() {
+	if err := log.Record(Event{Outcome: Denied}); !errors.Is(err, ErrStuck) || time.Since(start) > patience/2 || log.Health() == "" {
 		t.Errorf("after an event that hangs: %v", err)
 	}
 	if err := log.Reopen(); !errors.Is(err, ErrStuck) {
@@ -211,7 +211,7 @@ func TestPipe(t *testing.T) {
 	for log.Record(Event{Outcome: Applied}) != nil { // until the turn of the late one is over
 		runtime.Gosched()
 	}
-	if log.Failing() {
+	if log.Health() != "" {
 		t.Error("failing when it is read again")
 	}
 	if err := log.Close(); err != nil {
@@ -279,7 +279,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.file.Close()
-	if log.Record(Event{Outcome: Applied}) == nil || log.Failures() != 1 || !log.Failing() {
+	if log.Record(Event{Outcome: Applied}) == nil || log.Failures() != 1 || log.Health() == "" {
 		t.Fatal("recorded where nothing can be written")
 	}
 	log.file = file

@@ -45,8 +45,8 @@ import (
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
-// ErrUnavailable reports that Redis did not confirm a write. The error wraps the
-// cause, too.
+// ErrUnavailable reports that Redis did not confirm a write. Such an error is an
+// [*UnavailableError].
 var ErrUnavailable = errors.New("fleet: Redis did not confirm")
 
 // ErrRefused is a cause of [ErrUnavailable]: Redis answered that it does not make
@@ -54,8 +54,38 @@ var ErrUnavailable = errors.New("fleet: Redis did not confirm")
 var ErrRefused = errors.New("it refuses")
 
 // ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, for Redis did
-// not answer lately.
+// not answer lately. The node logs that when it begins.
 var ErrNotConnected = errors.New("it does not answer")
+
+// UnavailableError is a write that Redis did not confirm.
+type UnavailableError struct{ cause error }
+
+// unavailable makes an error of Redis, or nil, the package's.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &UnavailableError{err}
+}
+
+func (e *UnavailableError) Error() string { return ErrUnavailable.Error() + ": " + e.cause.Error() }
+
+// Unwrap returns the cause, too.
+func (e *UnavailableError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
+
+// Outcome tells a client what became of the write.
+func (e *UnavailableError) Outcome() string {
+	switch {
+	case errors.Is(e.cause, ErrNotConnected):
+		return "Redis does not answer; nothing was changed."
+	case errors.Is(e.cause, ErrRefused):
+		return "Redis refuses the change; nothing was changed. The log has the cause under the request ID."
+	}
+	return "Redis did not confirm the change in time; whether it was made is not known."
+}
+
+// Logged reports whether the node has logged the cause.
+func (e *UnavailableError) Logged() bool { return errors.Is(e.cause, ErrNotConnected) }
 
 const (
 	// writeTimeout is how long a write waits for Redis.
@@ -533,7 +563,7 @@ func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.Redis
 			n.cfg.Log.Error("Redis refuses writes", "error", reason)
 		}
 		n.refused.Store(time.Now().UnixNano())
-		return m, fmt.Errorf("%w: %w: %s", ErrUnavailable, ErrRefused, reason)
+		return m, unavailable(fmt.Errorf("%w: %s", ErrRefused, reason))
 	}
 	return m, unavailable(err)
 }
@@ -590,6 +620,17 @@ else
 end
 return 1`)
 })
+
+// Health says why the link is not as it should be; "" when it is.
+func (n *Node) Health() string {
+	switch s := n.Stats(); {
+	case !s.Connected:
+		return "Redis does not answer since " + s.Since.UTC().Format(time.RFC3339) + "; writes are refused, ticket keys stay"
+	case s.Refusing:
+		return "Redis refuses writes, or its ticket keys do not open; the log has the cause"
+	}
+	return ""
+}
 
 // Stats is the state of a node and what happened in it since it was made.
 type Stats struct {

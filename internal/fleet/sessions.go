@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -278,7 +277,12 @@ func (s *Sessions) swap(id cache.ID, record string, ttl time.Duration, cond cach
 		}
 		s.node.counts.conflicts.Add(1)
 	}
-	return false, fmt.Errorf("%w: others write the same session", ErrUnavailable)
+	return false, unavailable(errors.New("others write the same session"))
+}
+
+// List is [cache.Cache.List] of the sessions that this node has.
+func (s *Sessions) List(after cache.ID, limit int) (page []cache.Listed, more bool) {
+	return s.near.List(after, limit)
 }
 
 // Flush removes the sessions of the whole fleet and returns how many there were. A
@@ -319,14 +323,6 @@ func (s *Sessions) Flush() (removed int, err error) {
 		}
 	}
 	return removed, nil
-}
-
-// unavailable makes an error of Redis, or nil, the package's.
-func unavailable(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }

@@ -21,21 +21,17 @@ import (
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
-	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // Config is what an [API] is made from. Everything but Ring, Log and Metrics
 // may be zero.
 type Config struct {
-	// Cache keeps the sessions; nil turns them off: every session call then
-	// fails with cache_disabled.
-	Cache *cache.Cache
-	// Sessions has the sessions of all nodes of a fleet, with Cache in front; nil
-	// is Cache alone.
+	// Sessions keeps the sessions; nil is Cache alone. Without either, every
+	// session call fails with cache_disabled.
 	Sessions Sessions
-	// Fleet is the link to the other nodes; nil without any.
-	Fleet *fleet.Node
+	// Cache is what /status tells of: the cache of this node.
+	Cache *cache.Cache
 	// MaxSessionBytes is the largest session that is taken, the same as the
 	// cache's.
 	MaxSessionBytes int
@@ -48,12 +44,10 @@ type Config struct {
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
 
-	// Flush removes all sessions, for good, and returns how many there were; nil
-	// is that of Cache.
-	Flush func() (int, error)
-
-	// State keeps sessions and ticket keys over a restart; nil without one.
-	State State
+	// Checks are what /readyz asks, beside whether the service is stopping.
+	Checks []Check
+	// Status adds to /status what Cache, Ring and KeyFile do not tell.
+	Status []func(*api.Status)
 
 	// Auth says who sent a request; nil permits everything to everybody.
 	Auth *auth.Authenticator
@@ -93,18 +87,30 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Sessions is where sessions are looked up and stored. The methods are those of
-// [cache.Cache], and may fail with [fleet.ErrUnavailable], too.
+// Sessions keeps sessions. The methods are those of [cache.Cache]; an error that
+// they add is an [Unavailable].
 type Sessions interface {
 	Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool)
 	Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error)
 	Delete(id cache.ID, cond cache.Condition) error
+	// List is that of this node.
+	List(after cache.ID, limit int) (page []cache.Listed, more bool)
+	// Flush removes all sessions for good, and returns how many there were.
+	Flush() (removed int, err error)
 }
 
-// State keeps sessions and ticket keys over a restart.
-type State interface {
-	// Failing reports whether it could not be saved the last time.
-	Failing() bool
+// Local is the sessions of a node that shares them with nobody.
+func Local(c *cache.Cache) Sessions { return local{c} }
+
+type local struct{ *cache.Cache }
+
+func (l local) Flush() (int, error) { return l.Cache.Flush(), nil }
+
+// Check is a named part of the service's health.
+type Check struct {
+	Name string
+	// Degraded says why it is not as it should be; "" when it is.
+	Degraded func() string
 }
 
 // Recorder is told of what was answered. Calls come from many goroutines.
@@ -143,11 +149,8 @@ func New(c Config) *API {
 	if c.MaxOpen == 0 {
 		c.MaxOpen = DefaultMaxOpen
 	}
-	if c.Sessions == nil {
-		c.Sessions = c.Cache
-	}
-	if c.Flush == nil {
-		c.Flush = func() (int, error) { return c.Cache.Flush(), nil }
+	if c.Sessions == nil && c.Cache != nil {
+		c.Sessions = Local(c.Cache)
 	}
 	a := &API{
 		cfg:      c,

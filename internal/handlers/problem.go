@@ -15,7 +15,6 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
-	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
@@ -64,6 +63,15 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeBackendUnavailable:   {status: 503, title: "Backend unavailable", detail: "The change could not be stored; nothing was changed. The log has the cause under the request ID.", header: [2]string{"Retry-After", "1"}},
 }
 
+// Unavailable is the error of a backend that did not make or confirm a change.
+type Unavailable interface {
+	error
+	// Outcome tells the client what became of the change, in sentences.
+	Outcome() string
+	// Logged reports whether the backend has logged the cause itself.
+	Logged() bool
+}
+
 // problemTypePrefix leads, with the code behind it, to the heading of the code
 // in the reference page.
 const problemTypePrefix = "/docs#section/Problems/"
@@ -82,6 +90,7 @@ func (a *API) asProblem(err error) *problem {
 	keysErr, isKeysErr := errors.AsType[*keys.InvalidError](err)
 	cannotCarry, isCannotCarry := errors.AsType[*keys.CannotCarryError](err)
 	tooManyValues, isTooManyValues := errors.AsType[*api.TooManyValuesForParamError](err)
+	unavailable, isUnavailable := errors.AsType[Unavailable](err)
 	badParam, isBadParam := errors.AsType[*api.InvalidParamFormatError](err)
 	switch {
 	case isProblem:
@@ -114,12 +123,8 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
-	case errors.Is(err, fleet.ErrNotConnected):
-		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis does not answer; nothing was changed."}
-	case errors.Is(err, fleet.ErrRefused):
-		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis refuses the change; nothing was changed. The log has the cause under the request ID."}
-	case errors.Is(err, fleet.ErrUnavailable):
-		return &problem{code: api.ProblemCodeBackendUnavailable, detail: "Redis did not confirm the change in time; whether it was made is not known."}
+	case isUnavailable:
+		return &problem{code: api.ProblemCodeBackendUnavailable, detail: unavailable.Outcome()}
 	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
@@ -154,8 +159,8 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := a.asProblem(err)
 	id := requestID(w, r)
 	a.cfg.Recorder.Problem(string(p.code))
-	// That Redis does not answer is logged once, by the node.
-	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable && !errors.Is(err, fleet.ErrNotConnected) {
+	unavailable, isUnavailable := errors.AsType[Unavailable](err)
+	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable && !(isUnavailable && unavailable.Logged()) {
 		a.cfg.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
 			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
 	}

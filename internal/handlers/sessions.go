@@ -113,7 +113,7 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 
 // sessionID reads the ID of the path, when there is a cache to look it up in.
 func (a *API) sessionID(raw string) (cache.ID, error) {
-	if a.cfg.Cache == nil {
+	if a.cfg.Sessions == nil {
 		return cache.ID{}, &problem{code: api.ProblemCodeCacheDisabled}
 	}
 	return cache.ParseID(raw)
@@ -375,7 +375,7 @@ var errNotFlushed = errors.New("the sessions cannot all be removed")
 
 // FlushSessions implements [api.ServerInterface].
 func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
-	if a.cfg.Cache == nil {
+	if a.cfg.Sessions == nil {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
@@ -383,7 +383,7 @@ func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	removed, err := a.cfg.Flush()
+	removed, err := a.cfg.Sessions.Flush()
 	if err != nil {
 		failed := audit.Event{Outcome: audit.Failed, Detail: "the flush before this line was not made, or not of all sessions"}
 		a.fail(w, r, errors.Join(fmt.Errorf("%w: %w", errNotFlushed, err), a.recordEvent(w, r, failed)))
@@ -400,7 +400,7 @@ const (
 
 // ListSessions implements [api.ServerInterface].
 func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.ListSessionsParams) {
-	if a.cfg.Cache == nil {
+	if a.cfg.Sessions == nil {
 		a.fail(w, r, &problem{code: api.ProblemCodeCacheDisabled})
 		return
 	}
@@ -424,7 +424,7 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 		a.fail(w, r, err)
 		return
 	}
-	entries, more := a.cfg.Cache.List(after, int(limit))
+	entries, more := a.cfg.Sessions.List(after, int(limit))
 	page := api.SessionPage{Sessions: make([]api.Session, len(entries))}
 	for i, entry := range entries {
 		page.Sessions[i] = describeEntry(entry.ID, entry.Entry)

@@ -20,10 +20,9 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 		Cache:         a.cacheStatus(),
 		TicketKeys:    describeKeys(a.cfg.Ring.Description()),
 		TicketKeyFile: a.keyFileStatus(),
-		Fleet:         a.fleetStatus(),
 	}
-	if a.cfg.State != nil {
-		status.StateFile = &api.StateFileStatus{Failing: a.cfg.State.Failing()}
+	for _, add := range a.cfg.Status {
+		add(&status)
 	}
 	noStore(w)
 	writeJSON(w, http.StatusOK, status)
@@ -69,17 +68,6 @@ func (a *API) keyFileStatus() *api.TicketKeyFileStatus {
 	return status
 }
 
-func (a *API) fleetStatus() *api.FleetStatus {
-	if a.cfg.Fleet == nil {
-		return nil
-	}
-	s := a.cfg.Fleet.Stats()
-	return &api.FleetStatus{
-		Namespace: a.cfg.Fleet.Namespace(), Connected: s.Connected, Since: s.Since.UTC(),
-		NearHits: s.NearHits, FarHits: s.FarHits, Misses: s.Misses,
-	}
-}
-
 // GetLivez implements [api.ServerInterface].
 func (a *API) GetLivez(w http.ResponseWriter, _ *http.Request) {
 	noStore(w)
@@ -93,50 +81,15 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 		server.Status, server.Detail = api.Failing, new("draining")
 	}
 	health := api.Health{Status: server.Status, Checks: []api.HealthCheck{server}}
-	if a.cfg.KeyFile != nil {
-		file := api.HealthCheck{Name: "ticket_key_file", Status: api.Ok}
-		if s := a.cfg.KeyFile.Status(); s.LastError != "" {
-			file.Status, file.Detail = api.Degraded, new("cannot be taken; the keys from before stay active")
+	for _, c := range a.cfg.Checks {
+		check := api.HealthCheck{Name: c.Name, Status: api.Ok}
+		if why := c.Degraded(); why != "" {
+			check.Status, check.Detail = api.Degraded, &why
 			if health.Status == api.Ok {
 				health.Status = api.Degraded
 			}
 		}
-		health.Checks = append(health.Checks, file)
-	}
-	if a.cfg.Fleet != nil {
-		link := api.HealthCheck{Name: "fleet", Status: api.Ok}
-		s := a.cfg.Fleet.Stats()
-		if s.Refusing {
-			link.Status, link.Detail = api.Degraded, new("Redis refuses writes, or its ticket keys do not open; the log has the cause")
-		}
-		if !s.Connected {
-			link.Status = api.Degraded
-			link.Detail = new("Redis does not answer since " + s.Since.UTC().Format(time.RFC3339) + "; writes are refused, ticket keys stay")
-		}
-		if link.Status == api.Degraded && health.Status == api.Ok {
-			health.Status = api.Degraded
-		}
-		health.Checks = append(health.Checks, link)
-	}
-	if a.cfg.Audit != nil {
-		log := api.HealthCheck{Name: "audit_log", Status: api.Ok}
-		if a.cfg.Audit.Failing() {
-			log.Status, log.Detail = api.Degraded, new("cannot be written; ticket keys neither change nor leave")
-			if health.Status == api.Ok {
-				health.Status = api.Degraded
-			}
-		}
-		health.Checks = append(health.Checks, log)
-	}
-	if a.cfg.State != nil {
-		file := api.HealthCheck{Name: "state_file", Status: api.Ok}
-		if a.cfg.State.Failing() {
-			file.Status, file.Detail = api.Degraded, new("could not be saved; a restart may go on from an older state")
-			if health.Status == api.Ok {
-				health.Status = api.Degraded
-			}
-		}
-		health.Checks = append(health.Checks, file)
+		health.Checks = append(health.Checks, check)
 	}
 	status := http.StatusOK
 	if health.Status == api.Failing {

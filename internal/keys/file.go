@@ -79,6 +79,14 @@ func (f *File) Status() FileStatus {
 	return FileStatus{Path: f.path, LoadedAt: *f.loadedAt.Load(), Status: f.Followed.Status()}
 }
 
+// Health says why the file is not as it should be; "" when it is.
+func (f *File) Health() string {
+	if f.Followed.Status().LastError != "" {
+		return "cannot be loaded; the keys from before stay active"
+	}
+	return ""
+}
+
 // take makes the keys of the file the active ones, unless its content is what
 // was taken last.
 func (f *File) take() (changed bool, err error) {

@@ -178,6 +178,14 @@ func (f *File) Failing() bool {
 	return s.Keys.Failing || s.Sessions.Failing
 }
 
+// Health says why the files are not as they should be; "" when they are.
+func (f *File) Health() string {
+	if f.Failing() {
+		return "could not be saved; a restart may go on from an older state"
+	}
+	return ""
+}
+
 // count notes how saving a file went.
 func (f *File) count(file *FileStatus, err error) {
 	f.mu.Lock()
@@ -350,13 +358,13 @@ func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
 	return err
 }
 
-// FlushSessions removes all sessions, from the file first and then from the cache,
-// and returns how many there were in it. No restart brings one of them back. It
-// does not wait for a save that is under way.
+// FlushSessions removes all sessions, from the file first and then by flush, whose
+// result it returns. No restart brings one of them back. It does not wait for a save
+// that is under way.
 //
-// After an error the cache is as it was. The file may be gone already: then a
+// After an error of the file flush was not called. The file may be gone already: then a
 // crash before the next save loses the sessions, which is what was asked for.
-func (f *File) FlushSessions(c *cache.Cache) (removed int, err error) {
+func (f *File) FlushSessions(flush func() (int, error)) (removed int, err error) {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
 	f.flushes.Add(1)
@@ -369,7 +377,7 @@ func (f *File) FlushSessions(c *cache.Cache) (removed int, err error) {
 		return 0, err
 	}
 	f.count(&f.status.Sessions, nil)
-	return c.Flush(), nil
+	return flush()
 }
 
 // writeSessions writes the sessions of the cache. goOn is asked after each page of

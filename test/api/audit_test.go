@@ -30,22 +30,24 @@ func auditLog(t *testing.T) (l *audit.Log, configure func(*handlers.Config), eve
 		t.Fatal(err)
 	}
 	read := 0
-	return l, func(c *handlers.Config) { c.Audit = l }, func() (fresh []audit.Event) {
-		t.Helper()
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range bytes.Lines(data[read:]) {
-			var e audit.Event
-			if err := json.Unmarshal(line, &e); err != nil {
-				t.Fatalf("%q: %v", line, err)
+	return l, func(c *handlers.Config) {
+			c.Audit, c.Checks = l, []handlers.Check{{Name: "audit_log", Degraded: l.Health}}
+		}, func() (fresh []audit.Event) {
+			t.Helper()
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
 			}
-			fresh = append(fresh, e)
+			for line := range bytes.Lines(data[read:]) {
+				var e audit.Event
+				if err := json.Unmarshal(line, &e); err != nil {
+					t.Fatalf("%q: %v", line, err)
+				}
+				fresh = append(fresh, e)
+			}
+			read = len(data)
+			return fresh
 		}
-		read = len(data)
-		return fresh
-	}
 }
 
 // What is to be recorded is, once, with who it was; and nothing else is.

@@ -79,7 +79,9 @@ func TestTicketKeyFileStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := startService(t, func(c *handlers.Config) { c.Ring, c.KeyFile = ring, file })
+	s := startService(t, func(c *handlers.Config) {
+		c.Ring, c.KeyFile, c.Checks = ring, file, []handlers.Check{{Name: "ticket_key_file", Degraded: file.Health}}
+	})
 	if status := decode[api.Status](t, s.get("/status", "*/*")); status.TicketKeyFile == nil || status.TicketKeyFile.Path != path ||
 		status.TicketKeyFile.LastError != nil || status.TicketKeys.Source != api.File {
 		t.Errorf("status is %s", s.get("/status", "*/*").body)
