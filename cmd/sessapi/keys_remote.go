@@ -19,23 +19,23 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// serviceAddress is where a service is.
-type serviceAddress string
+// server is the address of a service.
+type server string
 
 // UnmarshalText checks the address.
-func (s *serviceAddress) UnmarshalText(text []byte) error {
-	*s = serviceAddress(text)
+func (s *server) UnmarshalText(text []byte) error {
+	*s = server(text)
 	_, err := client.New(string(text))
 	return err
 }
 
 // remote is the flag of the commands that speak to a service.
 type remote struct {
-	Server    serviceAddress `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
-	CA        string         `name:"ca" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
-	Cert      string         `placeholder:"FILE" help:"Certificate of this client, as PEM."`
-	KeyFile   string         `placeholder:"FILE" help:"Key of the certificate, as PEM."`
-	TokenFile string         `placeholder:"FILE" help:"File with a bearer token."`
+	Server    server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+	CA        string `name:"ca" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
+	Cert      string `placeholder:"FILE" help:"Certificate of this client, as PEM."`
+	KeyFile   string `placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	TokenFile string `placeholder:"FILE" help:"File with a bearer token."`
 }
 
 // client is one of the service.

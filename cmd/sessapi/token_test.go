@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -62,12 +63,10 @@ func TestPolicyOfService(t *testing.T) {
 		}
 	}
 	write(line)
-	c := settings()
-	c.Policy = path
-	s := startService(t, c)
+	address, reload, _ := serve(t, "--policy="+path)
 	status := func(token string) int {
 		t.Helper()
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url(0)+"/status", nil)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/status", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,12 +82,20 @@ func TestPolicyOfService(t *testing.T) {
 		t.Errorf("status %d, and %d with another token", got, wrong)
 	}
 	write(otherLine)
-	s.policy.Reload()
-	if got, wrong := status(other), status(token); got != 200 || wrong != 401 {
-		t.Errorf("after the reload: status %d, and %d with the old token", got, wrong)
+	reload <- syscall.SIGHUP
+	for deadline := time.Now().Add(time.Minute); status(other) != 200; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the policy is not reloaded")
+		}
+	}
+	if old := status(token); old != 401 {
+		t.Errorf("after the reload: status %d with the old token", old)
 	}
 	write("- {}")
-	if _, err := newService(c, s.log); err == nil || !strings.HasPrefix(err.Error(), "--policy: ") {
-		t.Errorf("a broken policy: %v", err)
+	var stderr strings.Builder
+	code := run([]string{"serve", "--listen=127.0.0.1:0", "--dumpable", "--policy=" + path},
+		environment{ctx: t.Context(), stdout: io.Discard, stderr: &stderr})
+	if code != exitFailure || !strings.Contains(stderr.String(), "sessapi: --policy: ") {
+		t.Errorf("a broken policy: exit code %d, %s", code, &stderr)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"bytes"
@@ -99,7 +99,7 @@ func tlsSettings(t *testing.T, id identity) config.Config {
 	return c
 }
 
-func (s *service) address(listener int) string { return s.listeners[listener].Addr().String() }
+func (a *App) address(listener int) string { return a.servers[listener].Addr().String() }
 
 // handshake connects, makes a request, so that tickets of TLS 1.3 arrive, and
 // returns what was agreed on.
@@ -122,8 +122,8 @@ func TestTLS(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	c := tlsSettings(t, id)
 	c.OpsListen = &config.Address{Network: "tcp", Address: "127.0.0.1:0"}
-	s := startService(t, c)
-	for i := range s.listeners {
+	s := start(t, c)
+	for i := range s.servers {
 		for _, http2 := range []bool{false, true} {
 			var protocols http.Protocols
 			protocols.SetHTTP1(!http2)
@@ -156,7 +156,7 @@ func TestTLS(t *testing.T) {
 // while a server that does serve with them takes it.
 func TestRingKeysForgeNoTicket(t *testing.T) {
 	id := newIdentity(t, "server", nil)
-	s := startService(t, tlsSettings(t, id))
+	s := start(t, tlsSettings(t, id))
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: id.pool()}}}
 	status, body := do(t, client, "GET", "https://"+s.address(0)+"/ticket-keys?format=go", nil)
 	if status != 200 {
@@ -209,7 +209,7 @@ func TestRingKeysForgeNoTicket(t *testing.T) {
 func TestTLSReload(t *testing.T) {
 	one, two := newIdentity(t, "one", nil), newIdentity(t, "two", nil)
 	c := tlsSettings(t, one)
-	s := startService(t, c)
+	s := start(t, c)
 	served := func() string {
 		state, err := handshake(t, s.address(0), &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
@@ -250,7 +250,7 @@ func TestAuditedByItself(t *testing.T) {
 	c := tlsSettings(t, one)
 	c.TLSClientCA, c.AuditLog = filepath.Join(t.TempDir(), "ca.pem"), filepath.Join(t.TempDir(), "audit.log")
 	write(t, c.TLSClientCA, one.cert)
-	s := startService(t, c)
+	s := start(t, c)
 	events := func() (all []audit.Event) {
 		t.Helper()
 		data, err := os.ReadFile(c.AuditLog)
@@ -272,7 +272,7 @@ func TestAuditedByItself(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	if e := got[0]; e.Operation != "ticket keys" || e.Outcome != audit.Applied || e.Source != "start" ||
-		e.Before != nil || e.After.Generation != s.ring.Generation() || len(e.After.Fingerprints) != 2 {
+		e.Before != nil || e.After.Generation != s.handlers.Ring.Generation() || len(e.After.Fingerprints) != 2 {
 		t.Errorf("%+v", e)
 	}
 	if e := got[1]; e.Operation != "tls certificate" || e.Outcome != audit.Applied || !strings.Contains(e.Detail, hash(one)) {
@@ -283,7 +283,7 @@ func TestAuditedByItself(t *testing.T) {
 	if got = events(); len(got) != 3 || !strings.Contains(got[2].Detail, fmt.Sprintf("%x", sha256.Sum256(two.cert))) {
 		t.Errorf("%+v", got)
 	}
-	if err := s.audit.Close(); err != nil {
+	if err := s.handlers.Audit.Close(); err != nil {
 		t.Fatal(err)
 	}
 	write(t, c.TLSClientCA, one.cert)
@@ -300,7 +300,7 @@ func TestClientCertificates(t *testing.T) {
 	c := tlsSettings(t, server)
 	c.TLSClientCA = filepath.Join(t.TempDir(), "ca.pem")
 	write(t, c.TLSClientCA, ca.cert)
-	s := startService(t, c)
+	s := start(t, c)
 	get := func(path string, sessions tls.ClientSessionCache, certs ...tls.Certificate) (int, error) {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
 			RootCAs: server.pool(), Certificates: certs, ClientSessionCache: sessions,
@@ -355,7 +355,7 @@ func TestFormerCAOnKeptConnections(t *testing.T) {
 		c.Policy = policy
 		c.TLSClientCA = filepath.Join(t.TempDir(), "ca.pem")
 		write(t, c.TLSClientCA, append(bytes.Clone(former.cert), kept.cert...))
-		s := startService(t, c)
+		s := start(t, c)
 		for _, http2 := range []bool{false, true} {
 			write(t, c.TLSClientCA, append(bytes.Clone(former.cert), kept.cert...))
 			s.tls.Reload()
@@ -409,7 +409,7 @@ func TestTLSFails(t *testing.T) {
 	} {
 		c := tlsSettings(t, id)
 		change(&c)
-		if _, err := openTLS(c, slog.New(slog.DiscardHandler), nil); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
+		if _, err := loadTLS(c, slog.New(slog.DiscardHandler), nil); err == nil || !strings.HasPrefix(err.Error(), "--tls-") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -420,15 +420,14 @@ func TestHealthcheckTLS(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	c := tlsSettings(t, id)
 	c.TLSClientCA = c.TLSCert
-	s := startService(t, c)
+	s := start(t, c)
 	c.Listen.Address = s.address(0)
-	env := environment{ctx: t.Context(), stdout: io.Discard, stderr: io.Discard}
-	if err := (healthcheckCommand{c}).Run(env); err != nil {
+	if err := Healthcheck(t.Context(), c); err != nil {
 		t.Error(err)
 	}
 	other := tlsSettings(t, newIdentity(t, "server", nil))
 	other.Listen.Address = s.address(0)
-	if err := (healthcheckCommand{other}).Run(env); err == nil {
+	if err := Healthcheck(t.Context(), other); err == nil {
 		t.Error("another certificate is trusted")
 	}
 }
@@ -438,7 +437,7 @@ func TestServiceNames(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	c := tlsSettings(t, id)
 	c.AllowedHosts = []string{"allowed.example"}
-	s := startService(t, c)
+	s := start(t, c)
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: id.pool(), ServerName: "localhost"}}}
 	for host, want := range map[string]int{"sessapi.example": 200, "allowed.example:1": 200, "evil.example": 403} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+s.address(0)+"/status", nil)

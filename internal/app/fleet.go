@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -13,11 +13,9 @@ import (
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/fleet"
-	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/metrics"
 	"github.com/sessapi/sessapi/internal/seal"
-	"github.com/sessapi/sessapi/internal/state"
 )
 
 const (
@@ -27,39 +25,64 @@ const (
 	joinRetry   = 250 * time.Millisecond
 )
 
-// joinFleet links the service to Redis. It returns where the ticket keys are.
-func (s *service) joinFleet(c config.Config, sealKeys *seal.Keys, m *metrics.Metrics) (*fleet.KeyStore, error) {
-	var err error
-	if s.fleet, err = newNode(c, sealKeys, s.log); err != nil {
-		return nil, err
+// openFleet links the service to Redis.
+func openFleet(a *App) (part, error) {
+	if a.cfg.Redis == "" {
+		return part{}, nil
 	}
-	s.onStop("link to Redis", func(context.Context) error { s.fleet.Close(); return nil })
-	if s.sessions != nil {
-		s.shared = s.fleet.Sessions(s.sessions, m.FleetRead)
+	node, err := newNode(a.cfg, a.sealKeys, a.log)
+	if err != nil {
+		return part{}, err
 	}
-	m.AddFleet(s.fleet)
+	a.fleet = node
+	if a.handlers.Cache != nil {
+		a.handlers.Sessions = node.Sessions(a.handlers.Cache, a.metrics.FleetRead)
+	}
+	p := part{
+		name: "fleet",
+		run:  func(ctx context.Context) { node.Run(ctx, a.handlers.Ring.Refresh) },
+		stop: func(context.Context) error { node.Close(); return nil },
+
+		health: node.Health,
+		status: func(status *api.Status) {
+			s := node.Stats()
+			status.Fleet = &api.FleetStatus{
+				Namespace: node.Namespace(), Connected: s.Connected, Since: s.Since.UTC(),
+				NearHits: s.NearHits, FarHits: s.FarHits, Misses: s.Misses,
+			}
+		},
+		metrics: func(m *metrics.Metrics) { m.AddFleet(node) },
+	}
+	if err := a.connect(node); err != nil {
+		return p, fmt.Errorf("--redis: %w; without a state file there are no ticket keys to start with", err)
+	}
+	var local keys.Store
+	if a.state != nil {
+		local = a.state
+	}
+	a.keyStore = node.KeyStore(local)
+	return p, nil
+}
+
+// connect waits for Redis, unless there is a state file to start from.
+func (a *App) connect(node *fleet.Node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
 	defer cancel()
 	for {
-		err := s.fleet.Connect(ctx)
+		err := node.Connect(ctx)
 		if err == nil {
-			break
+			return nil
 		}
-		if c.StateFile != "" && exists(c.StateFile) {
-			s.log.Warn("Redis does not answer; starting with the ticket keys of the state file", "error", err.Error())
-			break
+		if a.cfg.StateFile != "" && exists(a.cfg.StateFile) {
+			a.log.Warn("Redis does not answer; starting with the ticket keys of the state file", "error", err.Error())
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("--redis: %w; without a state file there are no ticket keys to start with", err)
+			return err
 		case <-time.After(joinRetry):
 		}
 	}
-	var local keys.Store
-	if s.state != nil {
-		local = s.state
-	}
-	return s.fleet.KeyStore(local), nil
 }
 
 // exists reports whether there is a file of that name. What cannot be told is
@@ -68,24 +91,6 @@ func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, os.ErrNotExist)
 }
-
-// fleetStatus adds how the link to the other nodes is.
-func (s *service) fleetStatus(status *api.Status) {
-	stats := s.fleet.Stats()
-	status.Fleet = &api.FleetStatus{
-		Namespace: s.fleet.Namespace(), Connected: stats.Connected, Since: stats.Since.UTC(),
-		NearHits: stats.NearHits, FarHits: stats.FarHits, Misses: stats.Misses,
-	}
-}
-
-// flushing removes the sessions of the state file, too, which may have some from
-// before the service was of a fleet.
-type flushing struct {
-	handlers.Sessions
-	file *state.File
-}
-
-func (s flushing) Flush() (int, error) { return s.file.FlushSessions(s.Sessions.Flush) }
 
 // newNode makes the link to Redis from the settings, without making a connection.
 func newNode(c config.Config, sealKeys *seal.Keys, log *slog.Logger) (*fleet.Node, error) {

@@ -1,0 +1,292 @@
+// Package app is the service as a whole, and the only package that knows all
+// others.
+//
+// An [App] is a list of parts. [New] opens them in order and binds the listeners,
+// [App.Start] serves, [App.Reload] loads the files of the settings again, and
+// [App.Stop] drains and closes the parts, the last one first.
+//
+// A new subsystem is a package of its own, a function that opens its part and that
+// function's line in New, its routes in internal/handlers, and its metrics in
+// internal/metrics.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
+	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/fleet"
+	"github.com/sessapi/sessapi/internal/handlers"
+	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/metrics"
+	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/server"
+	"github.com/sessapi/sessapi/internal/state"
+)
+
+// stopTimeout bounds how long stopping may take, requests in flight included.
+// Kubernetes kills after 30 s by default.
+const stopTimeout = 20 * time.Second
+
+// App is the service. It listens from New on; its owner calls Stop.
+type App struct {
+	cfg     config.Config
+	log     *slog.Logger
+	metrics *metrics.Metrics
+	parts   []part
+	failed  chan error
+
+	cancel  context.CancelFunc // ends what runs
+	running sync.WaitGroup
+
+	// What parts leave for those behind them; nil without it.
+	handlers handlers.Config
+	sealKeys *seal.Keys
+	state    *state.File
+	fleet    *fleet.Node
+	keyStore *fleet.KeyStore
+	tls      *server.TLS
+	policy   *auth.File
+	api      *handlers.API
+	servers  []*server.Server
+}
+
+// part is a piece of the service. All but its name may be nil.
+type part struct {
+	name    string
+	run     func(ctx context.Context)       // from Start until ctx ends
+	serve   func() error                    // from Start until stop; its error ends the service
+	reload  func()                          // when the operator asks for it
+	stop    func(ctx context.Context) error // before ctx ends, if it can
+	health  func() string                   // why it is degraded; "" when it is not
+	status  func(*api.Status)               // adds to /status
+	metrics func(*metrics.Metrics)          // registers its metrics
+}
+
+// New opens all parts. After an error nothing is left open.
+func New(c config.Config, version string, log *slog.Logger) (*App, error) {
+	a := &App{cfg: c, log: log, metrics: metrics.New(version), failed: make(chan error, 2), cancel: func() {}}
+	a.handlers = handlers.Config{
+		MaxSessionBytes: int(c.SessionMaxBytes),
+		DefaultTTL:      c.SessionDefaultTTL,
+		MaxTTL:          c.SessionMaxTTL,
+		Version:         version,
+		Log:             log,
+		AccessLog:       bool(c.AccessLog),
+		Recorder:        a.metrics,
+		Metrics:         a.metrics.Handler(),
+		MaxOpen:         2 * c.MaxConnections, // over HTTP/2 a connection has several
+		AllowedHosts:    allowedHosts(c),
+	}
+	for _, open := range []func(*App) (part, error){
+		openAudit,
+		openSealKeys,
+		openState,
+		openCache,
+		openFleet,
+		openKeys,
+		openKeyFile,
+		openTLS,
+		openPolicy,
+		openAPI,
+		openOperations, // stops behind the main listener, so that probes see the service drain
+		openMain,
+	} {
+		p, err := open(a)
+		if p.name != "" { // else the settings have no such part
+			a.add(p)
+		}
+		if err != nil {
+			return nil, errors.Join(err, a.Stop())
+		}
+	}
+	return a, nil
+}
+
+func (a *App) add(p part) {
+	a.parts = append(a.parts, p)
+	if p.health != nil {
+		a.handlers.Checks = append(a.handlers.Checks, handlers.Check{Name: p.name, Degraded: p.health})
+	}
+	if p.status != nil {
+		a.handlers.Status = append(a.handlers.Status, p.status)
+	}
+	if p.metrics != nil {
+		p.metrics(a.metrics)
+	}
+}
+
+// Start serves, and runs what runs beside.
+func (a *App) Start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.cancel = cancel
+	for _, p := range a.parts {
+		if p.run != nil {
+			a.running.Go(func() { p.run(ctx) })
+		}
+		if p.serve != nil {
+			go func() {
+				if err := p.serve(); err != nil {
+					a.failed <- fmt.Errorf("%s: %w", p.name, err)
+				}
+			}()
+		}
+	}
+	a.log.Info("serving", "version", a.handlers.Version)
+}
+
+// Failed has the error of a part that ended by itself: the service is to stop.
+func (a *App) Failed() <-chan error { return a.failed }
+
+// Reload loads the files of the settings again. A file that cannot be loaded
+// keeps its previous version in use.
+func (a *App) Reload() {
+	reloaded := false
+	for _, p := range a.parts {
+		if p.reload != nil {
+			p.reload()
+			reloaded = true
+		}
+	}
+	if !reloaded {
+		a.log.Info("nothing to reload: there is neither --ticket-key-file nor --tls-cert nor --policy nor --audit-log")
+	}
+}
+
+// Stop drains the listeners and closes all parts, the last one first.
+func (a *App) Stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if a.api != nil {
+		a.api.Drain()
+	}
+	a.cancel()
+	errs := []error{within(ctx, func() error { a.running.Wait(); return nil })}
+	for len(a.parts) > 0 {
+		last := a.parts[len(a.parts)-1]
+		a.parts = a.parts[:len(a.parts)-1]
+		if last.stop == nil {
+			continue
+		}
+		if err := last.stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", last.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// within calls do and returns its error. What a disk or a network file system
+// holds up is left behind when ctx ends.
+func within(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// openKeys opens the ring, with the keys of the fleet or the state file or, without
+// either, keys of its own.
+func openKeys(a *App) (part, error) {
+	var store keys.Store
+	clock, setting := time.Now, "--state-file"
+	open := keys.OpenRing
+	switch {
+	case a.keyStore != nil:
+		store, clock, setting, open = a.keyStore, a.fleet.Now, "--redis", keys.JoinRing
+	case a.state != nil:
+		store = a.state
+	}
+	life, err := lifecycle(a.cfg)
+	if err != nil {
+		return part{}, err
+	}
+	var ring *keys.Ring
+	if store == nil {
+		ring = keys.NewRing(clock, life)
+	} else if ring, err = open(clock, life, store); err != nil {
+		if a.fleet == nil && errors.Is(err, keys.ErrInvalidState) {
+			err = fmt.Errorf("%s: %w; start the version that wrote it, or move it away to start without it", a.cfg.StateFile, err)
+		}
+		return part{}, fmt.Errorf("%s: %w", setting, err)
+	}
+	a.handlers.Ring = ring
+	if a.handlers.Audit != nil {
+		if err := a.recordKeys("start")(keys.Description{}, ring.Description(), nil); err != nil {
+			return part{}, fmt.Errorf("--audit-log: %w", err)
+		}
+	}
+	return part{
+		name:    "ticket_keys",
+		run:     func(ctx context.Context) { ring.RotateWhenDue(ctx, a.log, a.recordKeys("rotation")) },
+		metrics: func(m *metrics.Metrics) { m.AddTicketKeys(ring) },
+	}, nil
+}
+
+// lifecycle is how the ring keeps its keys.
+func lifecycle(c config.Config) (keys.Lifecycle, error) {
+	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
+	if kept := life.Retention(); kept > keys.MaxKeys {
+		return life, fmt.Errorf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
+			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)
+	}
+	return life, nil
+}
+
+func openKeyFile(a *App) (part, error) {
+	if a.cfg.TicketKeyFile == "" {
+		return part{}, nil
+	}
+	open := keys.OpenFile
+	if a.keyStore != nil && a.keyStore.Found() {
+		open = keys.JoinFile
+	}
+	file, err := open(a.cfg.TicketKeyFile, a.handlers.Ring, a.log, a.recordKeys("ticket-key file"))
+	if err != nil {
+		return part{}, fmt.Errorf("--ticket-key-file: %w", err)
+	}
+	a.handlers.KeyFile = file
+	return part{
+		name: "ticket_key_file", run: file.Watch, reload: file.Reload, health: file.Health,
+		metrics: func(m *metrics.Metrics) { m.AddTicketKeyFile(file) },
+	}, nil
+}
+
+func openPolicy(a *App) (part, error) {
+	if a.cfg.Policy == "" {
+		return part{}, nil
+	}
+	file, err := auth.OpenFile(a.cfg.Policy, a.log, func(identities int) error {
+		return a.recordFile("policy", "policy file", fmt.Sprintf("%d identities", identities))
+	})
+	if err != nil {
+		return part{}, fmt.Errorf("--policy: %w", err)
+	}
+	a.policy = file
+	a.handlers.Auth = auth.New(file.Policy, time.Now)
+	return part{
+		name: "policy", run: file.Watch, reload: file.Reload,
+		metrics: func(m *metrics.Metrics) {
+			m.AddPolicy(file)
+			m.AddAuthentication(a.handlers.Auth)
+		},
+	}, nil
+}
+
+func openAPI(a *App) (part, error) {
+	if a.handlers.Sessions != nil && a.state != nil {
+		a.handlers.Sessions = flushing{a.handlers.Sessions, a.state}
+	}
+	a.handlers.RequireClientCertificate = a.cfg.TLSClientCA != "" && a.policy == nil
+	a.api = handlers.New(a.handlers)
+	return part{name: "api", metrics: func(m *metrics.Metrics) { m.AddWaiting(a.api.Waiting) }}, nil
+}

@@ -1,0 +1,88 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/config"
+)
+
+const healthcheckTimeout = 5 * time.Second
+
+// Healthcheck asks /readyz of the service that runs with the same settings, which
+// is how a container checks itself, and returns why it is not ready.
+func Healthcheck(ctx context.Context, c config.Config) error {
+	address := c.Listen
+	if c.OpsListen != nil {
+		address = *c.OpsListen
+	}
+	ctx, cancel := context.WithTimeout(ctx, healthcheckTimeout)
+	defer cancel()
+	scheme := "http"
+	var tlsConfig *tls.Config
+	if c.TLSCert != "" && address.Network == "tcp" {
+		scheme = "https"
+		t, err := loadTLS(c, slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			return err
+		}
+		tlsConfig = trustOnly(t.Leaf())
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+dialable(address)+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	client := http.Client{Transport: &http.Transport{
+		TLSClientConfig:   tlsConfig,
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			var dialer net.Dialer
+			if address.Network == "unix" {
+				network, addr = "unix", address.Address
+			}
+			return dialer.DialContext(ctx, network, addr)
+		},
+	}}
+	response, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("the service at %s does not answer: %w", address, err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("the service at %s is not ready: %s", address, response.Status)
+	}
+	return nil
+}
+
+// trustOnly trusts one certificate, whatever names it has.
+func trustOnly(leaf *x509.Certificate) *tls.Config {
+	return &tls.Config{
+		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does more
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if !state.PeerCertificates[0].Equal(leaf) {
+				return errors.New("it serves another certificate than that of --tls-cert")
+			}
+			return nil
+		},
+	}
+}
+
+// dialable is the host and port of a URL for a listener's address: one that
+// listens on all addresses is asked on loopback.
+func dialable(a config.Address) string {
+	if a.Network == "unix" {
+		return "localhost"
+	}
+	host, port, _ := net.SplitHostPort(a.Address) // it is an address that was parsed
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,102 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/handlers"
+	"github.com/sessapi/sessapi/internal/metrics"
+	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/state"
+)
+
+func openSealKeys(a *App) (_ part, err error) {
+	a.sealKeys, err = readSealKeys(a.cfg, a.log)
+	return part{}, err
+}
+
+// readSealKeys reads the seal keys, nil without a file of them. It warns when
+// others can read them, too.
+func readSealKeys(c config.Config, log *slog.Logger) (*seal.Keys, error) {
+	if c.SealKeyFile == "" {
+		return nil, nil
+	}
+	sealKeys, mode, err := seal.ReadKeys(c.SealKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--seal-key-file: %w", err)
+	}
+	files.WarnLoose(log, "seal key file", c.SealKeyFile, mode, files.Secret)
+	return sealKeys, nil
+}
+
+func openState(a *App) (part, error) {
+	if a.cfg.StateFile == "" {
+		return part{}, nil
+	}
+	file, err := state.Open(a.cfg.StateFile, a.sealKeys, a.log)
+	if err != nil {
+		return part{}, fmt.Errorf("--state-file: %w", err)
+	}
+	a.state = file
+	return part{
+		name:    "state_file",
+		stop:    func(context.Context) error { return file.Close() },
+		health:  file.Health,
+		status:  func(s *api.Status) { s.StateFile = &api.StateFileStatus{Failing: file.Failing()} },
+		metrics: func(m *metrics.Metrics) { m.AddState(file) },
+	}, nil
+}
+
+// openCache makes the session cache. Unless the fleet has the sessions, those of
+// the state file are restored into it, and saved from it.
+func openCache(a *App) (part, error) {
+	if !a.cfg.Cache {
+		return part{}, nil
+	}
+	sessions, err := cache.New(cache.Config{
+		Memory:          int64(a.cfg.CacheMemory),
+		MaxSessions:     a.cfg.CacheMaxSessions,
+		MaxSessionBytes: int(a.cfg.SessionMaxBytes),
+	})
+	if err != nil {
+		return part{}, fmt.Errorf("--cache-memory: %w", err)
+	}
+	a.handlers.Cache, a.handlers.Sessions = sessions, handlers.Local(sessions)
+	a.log.Info("session cache", "bytes", int64(a.cfg.CacheMemory),
+		"memory_locked", sessions.Locked(), "memory_dumpable", sessions.Dumpable())
+	p := part{
+		name:    "session_cache",
+		stop:    func(context.Context) error { sessions.Close(); return nil },
+		metrics: func(m *metrics.Metrics) { m.AddCache(sessions) },
+	}
+	if a.state == nil || a.cfg.Redis != "" {
+		return p, nil
+	}
+	restored, err := a.state.RestoreSessions(sessions, a.cfg.SessionMaxTTL)
+	if err != nil {
+		return p, fmt.Errorf("--state-file: %w", err)
+	}
+	a.log.Info("sessions restored", "sessions", restored)
+	p.run = func(ctx context.Context) { a.state.KeepSessions(ctx, sessions) }
+	p.stop = func(ctx context.Context) error {
+		err := within(ctx, func() error { return a.state.SaveSessions(ctx, sessions) })
+		sessions.Close()
+		return err
+	}
+	return p, nil
+}
+
+// flushing removes the sessions of the state file, too, which may have some from
+// before the service was of a fleet.
+type flushing struct {
+	handlers.Sessions
+	file *state.File
+}
+
+// Flush is part of [handlers.Sessions].
+func (s flushing) Flush() (int, error) { return s.file.FlushSessions(s.Sessions.Flush) }
