@@ -39,6 +39,10 @@ lint: tools/openapi-lint/node_modules ## Lint the code, the modules and openapi.
 	REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
 		$</.bin/redocly lint --config tools/openapi-lint/redocly.yaml openapi.yaml
 
+.PHONY: vulncheck
+vulncheck: ## Look for known vulnerabilities in what is called; asks vuln.go.dev.
+	set -e; for module in $(MODULES); do (cd $$module && go tool -modfile=$(CURDIR)/tools/govulncheck/go.mod govulncheck ./...); done
+
 .PHONY: fmt
 fmt: ## Format the code.
 	set -e; for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) fmt ./...); done
@@ -63,7 +67,7 @@ bench-http: ## Compare the service over HTTP with others; installs them as root 
 
 .PHONY: bench-watchers
 bench-watchers: ## Measure clients that wait for new ticket keys.
-	cd bench && go run ./watchers -n 1000 && go run ./watchers -n 10000
+	cd bench && go run ./watchers -n 10000 && go run ./watchers -n 10000 -http2 -streams 16 && go run ./watchers -n 10000 -http2
 
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME (30s).
