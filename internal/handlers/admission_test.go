@@ -50,8 +50,11 @@ func TestSlots(t *testing.T) {
 		a.slots <- struct{}{}
 	}
 	for _, request := range [][2]string{
-		{http.MethodGet, "/sessions/01"}, {http.MethodPut, "/sessions/01"}, {http.MethodGet, "/ticket-keys"},
-		{http.MethodPost, "/ticket-keys"}, {http.MethodGet, "/metrics"},
+		{http.MethodGet, "/sessions/01"},
+		{http.MethodPut, "/sessions/01"},
+		{http.MethodGet, "/ticket-keys"},
+		{http.MethodPost, "/ticket-keys"},
+		{http.MethodGet, "/metrics"},
 	} {
 		w := serve(h, request[0], request[1], strings.NewReader("x"), "Content-Type", mediaBytes)
 		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || !strings.Contains(w.Body.String(), `"overloaded"`) {

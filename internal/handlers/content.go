@@ -202,7 +202,7 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	h.Set("Content-Type", mediaJSON)
 	h.Set("Content-Length", strconv.Itoa(len(body)+1))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) //nolint:gosec // JSON, which no browser takes for a page; a client that went away is no error of ours
+	_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours
 }
 
 // Header values that do not change, so that no answer allocates them.

@@ -118,7 +118,7 @@ func TestLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Stop(t.Context())
+	defer func() { _ = s.Stop(t.Context()) }()
 	h := &s.http
 	if h.ReadHeaderTimeout <= 0 || h.ReadTimeout <= 0 || h.WriteTimeout <= 0 || h.IdleTimeout <= 0 || h.MaxHeaderBytes <= 0 ||
 		h.HTTP2.MaxConcurrentStreams <= 0 || h.HTTP2.WriteByteTimeout <= 0 || h.HTTP2.MaxReadFrameSize <= 0 {
