@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -133,30 +133,15 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 	return err
 }
 
-// replaceFile puts a file of mode 0600 in place of the one at path, if any: who
-// reads it meanwhile sees the one or the other, whole. A link is replaced by the
-// file.
-func replaceFile(path string, data []byte) (err error) {
+// replaceFile puts the data in the place of the file at path, if any.
+func replaceFile(path string, data []byte) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
 	}
-	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
+	return files.Replace(path, func(w io.Writer) error {
+		_, err := w.Write(data)
 		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(file.Name()))
-		}
-	}()
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Sync() // or the name may outlive a crash without the content
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return err
-	}
-	return os.Rename(file.Name(), path)
+	})
 }
 
 // keyTable writes a line for each key.

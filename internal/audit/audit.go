@@ -31,6 +31,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 // Stderr is the path that stands for the standard error stream.
@@ -142,20 +144,9 @@ func open(path string) (file *os.File, info os.FileInfo, err error) {
 	case err != nil:
 		return nil, nil, fmt.Errorf("lock %s: %w", path, err)
 	case info.Size() == 0: // it may have been made right now
-		err = syncDir(filepath.Dir(path))
+		err = files.OS{}.SyncDir(filepath.Dir(path))
 	}
 	return file, info, err
-}
-
-// syncDir makes sure that a file that was made in the directory is there after
-// a crash.
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	return dir.Sync()
 }
 
 // Reopen lets go of a file that who rotates logs has renamed. The next event

@@ -1,4 +1,4 @@
-// Package files reads and follows the small files that a service takes secrets
+// Package files reads, follows and replaces the small files that a service takes secrets
 // and rules from: key files, certificates.
 //
 // [Read] takes no more memory than it is told to, and never waits for a writer.

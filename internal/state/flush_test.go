@@ -14,6 +14,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -29,7 +30,7 @@ func put(t *testing.T, c *cache.Cache, n int) {
 
 // pausingDisk stops once at a step until it is told to go on.
 type pausingDisk struct {
-	osDisk
+	files.OS
 	step    string
 	after   int // this many times of it that go by
 	syncs   int // how many files were synced
@@ -50,30 +51,30 @@ func (d *pausingDisk) pause(step string) {
 	<-d.goOn
 }
 
-func (d *pausingDisk) Create(name string) (diskFile, error) {
-	file, err := d.osDisk.Create(name)
+func (d *pausingDisk) Create(name string) (files.DiskFile, error) {
+	file, err := d.OS.Create(name)
 	return pausingFile{file, d}, err
 }
 
 func (d *pausingDisk) Rename(from, to string) error {
 	d.pause("rename")
-	return d.osDisk.Rename(from, to)
+	return d.OS.Rename(from, to)
 }
 
 type pausingFile struct {
-	diskFile
+	files.DiskFile
 	disk *pausingDisk
 }
 
 func (f pausingFile) Write(p []byte) (int, error) {
 	f.disk.pause("write")
-	return f.diskFile.Write(p)
+	return f.DiskFile.Write(p)
 }
 
 func (f pausingFile) Sync() error {
 	f.disk.pause("sync")
 	f.disk.syncs++
-	return f.diskFile.Sync()
+	return f.DiskFile.Sync()
 }
 
 // A save that is under way does not bring back what a flush removes, and has what

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -166,7 +167,7 @@ func TestKilledWhileSaving(t *testing.T) {
 		if _, err := os.Stat(path + sessionsSuffix + temporarySuffix); err == nil {
 			halfWritten++
 		}
-		f := openState(t, path, sealKeys, osDisk{})
+		f := openState(t, path, sealKeys, files.OS{})
 		numbers, err := sessionsOf(f, newCache(t))
 		if err != nil {
 			t.Fatalf("round %d: %v", round, err)

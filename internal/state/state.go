@@ -73,7 +73,7 @@ type File struct {
 	path string // absolute
 	keys *seal.Keys
 	log  *slog.Logger
-	disk disk
+	disk files.Disk
 	lock *os.File
 
 	saving    sync.Mutex // held while the sessions are written
@@ -106,10 +106,10 @@ type FileStatus struct {
 // left half-written. It warns of files that others can read or write. A relative
 // path is one of the working directory as it is now. The errors are [ErrLocked] and those of the file system.
 func Open(path string, keys *seal.Keys, log *slog.Logger) (*File, error) {
-	return open(path, keys, log, osDisk{})
+	return open(path, keys, log, files.OS{})
 }
 
-func open(path string, keys *seal.Keys, log *slog.Logger, d disk) (*File, error) {
+func open(path string, keys *seal.Keys, log *slog.Logger, d files.Disk) (*File, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -258,46 +258,14 @@ func (f *File) Save(state []byte) error {
 }
 
 func (f *File) replaceKeys(sealed []byte) (renamed bool, err error) {
-	err = f.write(f.path, func(w io.Writer) error {
+	err = files.Write(f.disk, f.path+temporarySuffix, func(w io.Writer) error {
 		_, err := w.Write(sealed)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	return f.rename(f.path)
-}
-
-// write makes what content writes the temporary file beside path, for good. After
-// an error there is none.
-func (f *File) write(path string, content func(io.Writer) error) error {
-	temporary := path + temporarySuffix
-	file, err := f.disk.Create(temporary)
-	if err != nil {
-		return err
-	}
-	err = content(file)
-	if err == nil {
-		err = file.Sync()
-	}
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return errors.Join(err, f.disk.Remove(temporary))
-	}
-	return nil
-}
-
-// rename makes the temporary file beside path the file, as a whole and for good.
-// After an error the file is as it was, unless it was renamed already: then it is
-// new, but may be the old one again after a crash.
-func (f *File) rename(path string) (renamed bool, err error) {
-	temporary := path + temporarySuffix
-	if err := f.disk.Rename(temporary, path); err != nil {
-		return false, errors.Join(err, f.disk.Remove(temporary))
-	}
-	return true, f.disk.SyncDir(filepath.Dir(path))
+	return files.Move(f.disk, f.path+temporarySuffix, f.path)
 }
 
 // The sessions are, in big-endian order, a version (1) and for each
@@ -332,7 +300,7 @@ func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
 	f.flushing.Lock()
 	before := f.flushes.Load() // what is in the cache from here on was not flushed by it
 	f.flushing.Unlock()
-	err := f.write(path, func(w io.Writer) error {
+	err := files.Write(f.disk, path+temporarySuffix, func(w io.Writer) error {
 		stream, err := f.keys.NewWriter(w, sessionsBinding)
 		if err != nil {
 			return err
@@ -354,7 +322,7 @@ func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
 	if f.flushes.Load() != before {
 		return errors.Join(errFlushed, f.disk.Remove(path+temporarySuffix))
 	}
-	_, err = f.rename(path)
+	_, err = files.Move(f.disk, path+temporarySuffix, path)
 	return err
 }
 

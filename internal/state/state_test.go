@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -43,7 +44,7 @@ func newCache(t testing.TB) *cache.Cache {
 	return c
 }
 
-func openState(t *testing.T, path string, k *seal.Keys, d disk) *File {
+func openState(t *testing.T, path string, k *seal.Keys, d files.Disk) *File {
 	t.Helper()
 	f, err := open(path, k, discard, d)
 	if err != nil {
@@ -60,7 +61,7 @@ func sessionID(n int) cache.ID {
 
 func TestSessions(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
-	f := openState(t, path, newKeys(t), osDisk{})
+	f := openState(t, path, newKeys(t), files.OS{})
 	c := newCache(t)
 	if n, err := f.RestoreSessions(c, maxTTL); n != 0 || err != nil {
 		t.Fatal(n, err)
@@ -110,7 +111,7 @@ func TestSessions(t *testing.T) {
 func TestUnreadable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	sealKeys := newKeys(t)
-	f := openState(t, path, sealKeys, osDisk{})
+	f := openState(t, path, sealKeys, files.OS{})
 	c := newCache(t)
 	if _, err := c.Put(sessionID(1), []byte("session"), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
@@ -154,7 +155,7 @@ func TestUnreadable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		f := openState(t, path, test.with, osDisk{})
+		f := openState(t, path, test.with, files.OS{})
 		_, err := keys.OpenRing(time.Now, keys.Lifecycle{}, f)
 		_, sessionsErr := f.RestoreSessions(newCache(t), maxTTL)
 		for _, err := range []error{err, sessionsErr, Check(path, test.with), CheckSessions(path, test.with)} {
@@ -176,7 +177,7 @@ func TestLock(t *testing.T) {
 	if err := os.WriteFile(path+temporarySuffix, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f := openState(t, path, newKeys(t), osDisk{})
+	f := openState(t, path, newKeys(t), files.OS{})
 	if _, err := os.Stat(path + temporarySuffix); !errors.Is(err, os.ErrNotExist) {
 		t.Error("what a crash left is still there")
 	}
@@ -184,12 +185,12 @@ func TestLock(t *testing.T) {
 		t.Error(err)
 	}
 	_ = f.Close()
-	openState(t, path, newKeys(t), osDisk{})
+	openState(t, path, newKeys(t), files.OS{})
 }
 
 // faultyDisk fails at one step.
 type faultyDisk struct {
-	osDisk
+	files.OS
 	step string
 	err  error
 	once bool // and then works again
@@ -205,11 +206,11 @@ func (d *faultyDisk) fails(step string) error {
 	return d.err
 }
 
-func (d *faultyDisk) Create(name string) (diskFile, error) {
+func (d *faultyDisk) Create(name string) (files.DiskFile, error) {
 	if err := d.fails("create"); err != nil {
 		return nil, err
 	}
-	file, err := d.osDisk.Create(name)
+	file, err := d.OS.Create(name)
 	return faultyFile{file, d}, err
 }
 
@@ -217,25 +218,25 @@ func (d *faultyDisk) Rename(from, to string) error {
 	if err := d.fails("rename"); err != nil {
 		return err
 	}
-	return d.osDisk.Rename(from, to)
+	return d.OS.Rename(from, to)
 }
 
 func (d *faultyDisk) Remove(name string) error {
 	if err := d.fails("remove"); err != nil {
 		return err
 	}
-	return d.osDisk.Remove(name)
+	return d.OS.Remove(name)
 }
 
 func (d *faultyDisk) SyncDir(name string) error {
 	if err := d.fails("sync directory"); err != nil {
 		return err
 	}
-	return d.osDisk.SyncDir(name)
+	return d.OS.SyncDir(name)
 }
 
 type faultyFile struct {
-	diskFile
+	files.DiskFile
 	disk *faultyDisk
 }
 
@@ -244,14 +245,14 @@ func (f faultyFile) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if err := f.disk.fails("short write"); err != nil {
-		n, _ := f.diskFile.Write(p[:len(p)/2])
+		n, _ := f.DiskFile.Write(p[:len(p)/2])
 		return n, err
 	}
-	return f.diskFile.Write(p)
+	return f.DiskFile.Write(p)
 }
 
-func (f faultyFile) Sync() error  { return errors.Join(f.disk.fails("sync"), f.diskFile.Sync()) }
-func (f faultyFile) Close() error { return errors.Join(f.disk.fails("close"), f.diskFile.Close()) }
+func (f faultyFile) Sync() error  { return errors.Join(f.disk.fails("sync"), f.DiskFile.Sync()) }
+func (f faultyFile) Close() error { return errors.Join(f.disk.fails("close"), f.DiskFile.Close()) }
 
 type noRecorder struct{}
 
@@ -297,7 +298,7 @@ func TestFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		other := openState(t, copied, sealKeys, osDisk{})
+		other := openState(t, copied, sealKeys, files.OS{})
 		r, err := keys.OpenRing(time.Now, keys.Lifecycle{}, other)
 		if err != nil {
 			t.Fatal(err)
@@ -366,7 +367,7 @@ func TestNotUndone(t *testing.T) {
 
 // A session does not outlive a longest life that was made shorter.
 func TestRestoreShortens(t *testing.T) {
-	f := openState(t, filepath.Join(t.TempDir(), "state"), newKeys(t), osDisk{})
+	f := openState(t, filepath.Join(t.TempDir(), "state"), newKeys(t), files.OS{})
 	c := newCache(t)
 	now := time.Now()
 	stored := func(n int, ago time.Duration) {
