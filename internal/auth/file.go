@@ -63,7 +63,7 @@ func (f *File) take() (changed bool, err error) {
 	}
 	f.policy.Store(policy)
 	f.taken = sum
-	f.log.Info("policy taken", slog.String("path", f.path), slog.Int("identities", policy.Identities()))
+	f.log.Info("policy loaded", slog.String("path", f.path), slog.Int("identities", policy.Identities()))
 	files.WarnLoose(f.log, "policy", f.path, mode, files.Trusted)
 	return true, nil
 }

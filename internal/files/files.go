@@ -75,5 +75,5 @@ func WarnLoose(log *slog.Logger, name, path string, mode, permissions fs.FileMod
 	if permissions == Trusted {
 		advice = "chmod go-w"
 	}
-	log.Warn("others than the owner of a file can get at it", slog.String("advice", advice), slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
+	log.Warn("file permissions are too open", slog.String("advice", advice), slog.String("name", name), slog.String("path", path), slog.String("mode", mode.Perm().String()))
 }

@@ -75,7 +75,7 @@ func (f *Followed) check(tell bool) {
 		}
 		f.set(func(s *Status) { s.LastError, s.FailedAt = "", time.Time{} })
 	case tell || err.Error() != f.Status().LastError:
-		f.log.Error("cannot be taken; what was taken before stays", slog.String("name", f.name), slog.String("error", err.Error()))
+		f.log.Error("reload failed; keeping the previous version", slog.String("name", f.name), slog.String("error", err.Error()))
 		f.set(func(s *Status) { s.LastError, s.FailedAt, s.Failures = err.Error(), time.Now(), s.Failures+1 })
 	}
 }

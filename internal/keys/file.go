@@ -120,7 +120,7 @@ func (f *File) take() (changed bool, err error) {
 			return false, err
 		}
 		f.taken, changed = sum, true
-		f.log.Info("ticket key file taken", slog.String("path", f.path), slog.Uint64("generation", d.Generation))
+		f.log.Info("ticket key file loaded", slog.String("path", f.path), slog.Uint64("generation", d.Generation))
 	}
 	if changed || f.loadedAt.Load() == nil {
 		f.loadedAt.Store(new(f.ring.now()))

@@ -129,7 +129,7 @@ func (m *Metrics) AddTicketKeys(r *keys.Ring) { m.registry.MustRegister(newKeysC
 func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Subsystem: "ticket_key_file", Name: "reload_failures_total",
-		Help: "Times that the ticket-key file could not be taken, so that the keys from before stayed.",
+		Help: "Times that the ticket-key file could not be loaded, so that the keys from before stayed.",
 	}, func() float64 { return float64(f.Status().Failures) }))
 }
 
@@ -183,10 +183,10 @@ func (m *Metrics) AddPolicy(f *auth.File) {
 	}
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("reload_failures_total",
-			"Times that the policy's file could not be taken, so that the policy from before held.")),
+			"Times that the policy file could not be loaded, so that the policy from before held.")),
 			func() float64 { return float64(f.Status().Failures) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("last_reload_successful",
-			"1 when the policy that holds is that of the file, 0 when the file cannot be taken.")),
+			"1 when the policy that holds is that of the file, 0 when the file cannot be loaded.")),
 			func() float64 {
 				if f.Status().LastError != "" {
 					return 0
@@ -232,7 +232,7 @@ func (m *Metrics) AddTLS(figures func() TLS) {
 		}, func() float64 { return float64(figures().NotAfter.Unix()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: "tls", Name: "reload_failures_total",
-			Help: "Times that a change of the TLS files could not be taken, so that what was there stayed.",
+			Help: "Times that a change of the TLS files could not be loaded, so that what was there stayed.",
 		}, func() float64 { return float64(figures().ReloadFailures) }),
 	)
 }

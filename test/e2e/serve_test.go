@@ -75,7 +75,7 @@ func TestTicketKeyFileAndAPI(t *testing.T) {
 	}
 	s.out.await(t, `"msg":"unchanged","name":"ticket key file"`)
 	write(first[:47])
-	s.out.await(t, `"msg":"cannot be taken; what was taken before stays","name":"ticket key file"`)
+	s.out.await(t, `"msg":"reload failed; keeping the previous version","name":"ticket key file"`)
 	if d := description(t, s); d.Generation != before.Generation || d.Source != api.API {
 		t.Errorf("an unchanged or broken file overrode the API: %+v", d)
 	}
