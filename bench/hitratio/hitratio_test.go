@@ -16,8 +16,8 @@ func TestPolicies(t *testing.T) {
 	}
 	for _, load.SingleUse = range []bool{false, true} {
 		trace := load.Trace(seed)
-		ratio := func(make func(ids, capacity int) cachetest.Policy, capacity int) float64 {
-			p := make(len(trace), capacity)
+		ratio := func(open func(ids, capacity int) cachetest.Policy, capacity int) float64 {
+			p := open(len(trace), capacity)
 			if closer, ok := p.(interface{ close() }); ok {
 				defer closer.close()
 			}

@@ -34,8 +34,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 const (
@@ -201,7 +199,7 @@ func (s *service) useTLS() error {
 	s.cmd.Args = append(s.cmd.Args, "--tls-cert="+cert, "--tls-key="+certKey)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(certPEM)
-	s.tls = &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", NextProtos: []string{"h2"}}
+	s.tls = &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}
 	s.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: pool}
 	return nil
 }
@@ -270,28 +268,17 @@ func (s *service) awaitWaiting(n int) error {
 
 // client is a connection that waits for keys.
 type client struct {
-	conn net.Conn
-	in   *bufio.Reader     // of HTTP/1.1
-	h2   *http2.ClientConn // of HTTP/2
+	conn *http.ClientConn
 	url  string
 }
 
 func (s *service) dial() (*client, error) {
-	conn, err := net.Dial("tcp", s.address)
-	if err != nil {
-		return nil, err
-	}
-	c := &client{conn: conn, url: s.url}
-	if s.tls == nil {
-		c.in = bufio.NewReaderSize(conn, 1<<10)
-		return c, nil
-	}
-	secure := tls.Client(conn, s.tls)
-	if err := secure.HandshakeContext(context.Background()); err != nil {
-		return nil, err
-	}
-	c.h2, err = new(http2.Transport).NewClientConn(secure)
-	return c, err
+	transport := &http.Transport{TLSClientConfig: s.tls, Protocols: new(http.Protocols), ReadBufferSize: 1 << 10}
+	transport.Protocols.SetHTTP1(s.tls == nil)
+	transport.Protocols.SetHTTP2(s.tls != nil)
+	scheme, _, _ := strings.Cut(s.url, ":")
+	conn, err := transport.NewClientConn(context.Background(), scheme, s.address)
+	return &client{conn, s.url}, err
 }
 
 // wait asks for another set than that of the ETag, and returns when the answer came.
@@ -302,12 +289,7 @@ func (c *client) wait(etag string) (time.Time, error) {
 	}
 	request.Header.Set("If-None-Match", etag)
 	request.Header.Set("Prefer", "wait=300")
-	var response *http.Response
-	if c.h2 != nil {
-		response, err = c.h2.RoundTrip(request)
-	} else if err = request.Write(c.conn); err == nil {
-		response, err = http.ReadResponse(c.in, nil)
-	}
+	response, err := c.conn.RoundTrip(request)
 	at := time.Now()
 	if err != nil {
 		return at, err
