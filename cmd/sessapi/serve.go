@@ -26,23 +26,15 @@ func (c serveCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	service.Start()
-	go func() { // beside, for a slow disk must not delay the stop
-		for {
-			select {
-			case <-env.reload:
-				service.Reload()
-			case <-env.ctx.Done():
-				return
-			}
-		}
-	}()
+	service.Start(env.reload)
 	select {
 	case <-env.ctx.Done():
 		log.Info("stopping")
 	case err = <-service.Failed():
 	}
-	return errors.Join(err, service.Stop())
+	err = errors.Join(err, service.Stop())
+	log.Info("stopped")
+	return err
 }
 
 // newLogger logs to w. auto is text for a terminal and JSON for everything

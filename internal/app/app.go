@@ -2,8 +2,8 @@
 // others.
 //
 // An [App] is a list of parts. [New] opens them in order and binds the listeners,
-// [App.Start] serves, [App.Reload] loads the files of the settings again, and
-// [App.Stop] drains and closes the parts, the last one first.
+// [App.Start] serves and reloads, and [App.Stop] drains and closes the parts, the last
+// one first.
 //
 // A new subsystem is a package of its own, a function that opens its part and that
 // function's line in New, its routes in internal/handlers, and its metrics in
@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -30,9 +31,14 @@ import (
 	"github.com/sessapi/sessapi/internal/state"
 )
 
-// stopTimeout bounds how long stopping may take, requests in flight included.
-// Kubernetes kills after 30 s by default.
-const stopTimeout = 20 * time.Second
+const (
+	// stopTimeout bounds how long stopping may take. Kubernetes kills after 30 s by
+	// default.
+	stopTimeout = 20 * time.Second
+	// closeTimeout is the part of it that requests in flight leave for the parts behind
+	// the listeners, such as sessions that are saved.
+	closeTimeout = 5 * time.Second
+)
 
 // App is the service. It listens from New on; its owner calls Stop.
 type App struct {
@@ -110,6 +116,9 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 }
 
 func (a *App) add(p part) {
+	if a.api != nil && (p.health != nil || p.status != nil) {
+		panic("app: " + p.name + " is opened after the API, which has its checks by then")
+	}
 	a.parts = append(a.parts, p)
 	if p.health != nil {
 		a.handlers.Checks = append(a.handlers.Checks, handlers.Check{Name: p.name, Degraded: p.health})
@@ -122,8 +131,9 @@ func (a *App) add(p part) {
 	}
 }
 
-// Start serves, and runs what runs beside.
-func (a *App) Start() {
+// Start serves and runs the parts. Whatever comes from reload has the files of the
+// settings loaded again.
+func (a *App) Start(reload <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
 	for _, p := range a.parts {
@@ -138,15 +148,25 @@ func (a *App) Start() {
 			}()
 		}
 	}
+	a.running.Go(func() {
+		for {
+			select {
+			case <-reload:
+				a.reload()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	a.log.Info("serving", "version", a.handlers.Version)
 }
 
 // Failed has the error of a part that ended by itself: the service is to stop.
 func (a *App) Failed() <-chan error { return a.failed }
 
-// Reload loads the files of the settings again. A file that cannot be loaded
-// keeps its previous version in use.
-func (a *App) Reload() {
+// reload loads the files of the settings again. If a file cannot be loaded, its
+// previous version stays in use.
+func (a *App) reload() {
 	reloaded := false
 	for _, p := range a.parts {
 		if p.reload != nil {
@@ -167,7 +187,9 @@ func (a *App) Stop() error {
 		a.api.Drain()
 	}
 	a.cancel()
-	errs := []error{within(ctx, func() error { a.running.Wait(); return nil })}
+	stopping, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	errs := []error{within(stopping, func() error { a.running.Wait(); return nil })}
 	for len(a.parts) > 0 {
 		last := a.parts[len(a.parts)-1]
 		a.parts = a.parts[:len(a.parts)-1]
@@ -288,5 +310,5 @@ func openAPI(a *App) (part, error) {
 	}
 	a.handlers.RequireClientCertificate = a.cfg.TLSClientCA != "" && a.policy == nil
 	a.api = handlers.New(a.handlers)
-	return part{name: "api", metrics: func(m *metrics.Metrics) { m.AddWaiting(a.api.Waiting) }}, nil
+	return part{name: "api", metrics: func(m *metrics.Metrics) { m.AddRequests(a.api.Open, a.api.Waiting) }}, nil
 }

@@ -43,7 +43,7 @@ func start(t *testing.T, c config.Config) *App {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.Start()
+	a.Start(nil)
 	t.Cleanup(func() {
 		if err := a.Stop(); err != nil {
 			t.Error(err)
@@ -220,7 +220,7 @@ func TestDrain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Start()
+	s.Start(nil)
 	ops, main := s.url(0), s.url(1)
 
 	conn, err := net.Dial("tcp", strings.TrimPrefix(main, "http://"))

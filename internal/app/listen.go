@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"log/slog"
 	"net/http"
 	"os"
@@ -106,7 +107,14 @@ func (a *App) listen(name string, address config.Address, handler http.Handler, 
 	a.log.Info("listening", "name", name, "address", s.Addr().String(), "tls", s.TLS())
 	return part{
 		name: name + "_listener", serve: s.Serve,
-		stop:    s.Stop,
+		stop: func(ctx context.Context) error {
+			if end, ok := ctx.Deadline(); ok {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithDeadline(ctx, end.Add(-closeTimeout))
+				defer cancel()
+			}
+			return s.Stop(ctx)
+		},
 		metrics: func(m *metrics.Metrics) { m.AddConnections(name, connections, s.Connections) },
 	}, nil
 }

@@ -8,14 +8,17 @@ import (
 
 const (
 	// DefaultMaxInFlight is how many requests are served at a time. A request takes
-	// its slot once its body has arrived, and gives it back when its answer is ready:
-	// what a client does not send, or does not take, keeps nobody else out.
+	// its slot once its body has arrived, and returns it when its answer is ready.
 	DefaultMaxInFlight = 1024
-	// DefaultMaxOpen is how many requests may be open: their body arrives, they wait
-	// for ticket keys, are served, or their answer is being taken. Over HTTP/1 a
-	// connection has one; over HTTP/2 it has up to its number of streams, each with up
-	// to twice the largest session in memory.
+	// DefaultMaxOpen is how many requests may be open: received, waiting for ticket
+	// keys, served, or their answer being sent. Over HTTP/1 a connection has one; over
+	// HTTP/2 it has up to its number of streams, each with up to twice the largest
+	// session in memory.
 	DefaultMaxOpen = 8192
+	// maxRefused is how many more requests may be open to be told that they are too
+	// many. Beyond that, streams are reset and connections closed without an answer,
+	// for answers that nobody takes use memory too.
+	maxRefused = 1024
 )
 
 // admission is when a request takes its slot.
@@ -27,18 +30,35 @@ const (
 	admitAlways           // without a slot: health, and all of the operations listener
 )
 
-// bound answers overloaded when too many requests are open or served. A queue
-// would only make all of them late.
+// boundOpen bounds the open requests, whatever they are for, except those for health.
+func (a *API) boundOpen(health map[string]bool) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer a.open.Add(-1)
+			switch over := a.open.Add(1) - int64(a.cfg.MaxOpen); {
+			case over > maxRefused:
+				panic(http.ErrAbortHandler)
+			case over > 0 && !health[r.URL.Path]:
+				a.fail(w, r, errOverloaded)
+			default:
+				next.ServeHTTP(w, r)
+			}
+			if r.ProtoMajor == 2 {
+				// A small answer is buffered, and waits for the client's window only
+				// after the handler: it would not be counted.
+				_ = http.NewResponseController(w).Flush()
+			}
+		})
+	}
+}
+
+// bound answers overloaded when too many requests are served. A queue would only make
+// all of them late.
 func (a *API) bound(how admission, next http.HandlerFunc) http.HandlerFunc {
 	if how == admitAlways {
 		return next
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
-		defer a.open.Add(-1)
-		if a.open.Add(1) > int64(a.cfg.MaxOpen) {
-			a.fail(w, r, errOverloaded)
-			return
-		}
 		defer w.(*response).leave()
 		if how == admitAtOnce {
 			if err := a.admit(w); err != nil {

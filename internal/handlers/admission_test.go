@@ -117,7 +117,7 @@ func TestSlowClientsHoldNoSlot(t *testing.T) {
 				})
 			}
 			if http2 {
-				untaken(t, server.Listener.Addr().String(), 5)
+				untaken(t, server.Listener.Addr().String(), "/openapi.yaml", 5)
 			}
 			until(t, func() bool { return a.Waiting() == 3 })
 			until(t, func() bool { return do(http.MethodGet, "/sessions/00", nil) == http.StatusNotFound })
@@ -137,7 +137,7 @@ func TestSlowClientsHoldNoSlot(t *testing.T) {
 
 // untaken makes requests over HTTP/2 whose answers, larger than net/http buffers,
 // find a flow-control window of nothing (RFC 9113, sections 3.4 and 6.5).
-func untaken(t *testing.T, address string, n int) {
+func untaken(t *testing.T, address, path string, n int) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -146,7 +146,7 @@ func untaken(t *testing.T, address string, n int) {
 	t.Cleanup(func() { _ = conn.Close() })
 	wire := []byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00")
 	// :method GET, :scheme http, :path and :authority (RFC 7541, appendix A).
-	const fields = "\x82\x86\x04\x0d/openapi.yaml\x01\x09localhost"
+	fields := "\x82\x86\x04" + string(rune(len(path))) + path + "\x01\x09localhost"
 	for i := range n {
 		wire = append(wire, 0, 0, byte(len(fields)), 0x1, 0x5)
 		wire = binary.BigEndian.AppendUint32(wire, uint32(2*i+1))
@@ -157,20 +157,49 @@ func untaken(t *testing.T, address string, n int) {
 	}
 }
 
-// Beyond the bound on open requests the next one is answered 503.
+// Beyond the bound on open requests, whatever they are for, the next one is answered
+// 503, but for health; far beyond it, there is no answer.
 func TestOpenRequestsAreBounded(t *testing.T) {
-	a := newAPI(t)
-	a.cfg.MaxOpen = 4
-	server, client := overHTTP(t, a, true)
-	untaken(t, server.Listener.Addr().String(), 4)
-	until(t, func() bool { return a.open.Load() == 4 })
-	response, err := client.Get(server.URL + "/status")
-	if err != nil {
-		t.Fatal(err)
+	for _, path := range []string{"/openapi.yaml", "/nothing"} {
+		a := newAPI(t)
+		a.cfg.MaxOpen = 4
+		server, client := overHTTP(t, a, true)
+		untaken(t, server.Listener.Addr().String(), path, 4)
+		until(t, func() bool { return a.open.Load() == 4 })
+		get := func(path string) int {
+			response, err := client.Get(server.URL + path)
+			if err != nil {
+				return 0
+			}
+			_ = response.Body.Close()
+			return response.StatusCode
+		}
+		if got := get("/status"); got != http.StatusServiceUnavailable {
+			t.Errorf("beside answers of %s: got %d", path, got)
+		}
+		if got := get("/livez"); got != http.StatusOK {
+			t.Errorf("health beside answers of %s: got %d", path, got)
+		}
+		a.open.Add(maxRefused)
+		if got := get("/status"); got != 0 {
+			t.Errorf("far beyond the bound: got %d", got)
+		}
 	}
-	_ = response.Body.Close()
-	if response.StatusCode != http.StatusServiceUnavailable {
-		t.Errorf("got %d", response.StatusCode)
+}
+
+// A wait whose body is announced and may never come is answered at once.
+func TestNoWaitForABody(t *testing.T) {
+	a := newAPI(t)
+	body, sender := io.Pipe()
+	defer func() { _ = sender.Close() }()
+	r := httptest.NewRequest(http.MethodGet, "/ticket-keys", body)
+	r.ContentLength = 9
+	r.Header.Set("If-None-Match", fmt.Sprintf(`"%d"`, a.cfg.Ring.Generation()))
+	r.Header.Set("Prefer", "wait=600")
+	w := httptest.NewRecorder()
+	a.Handler().ServeHTTP(w, r)
+	if w.Code != http.StatusNotModified {
+		t.Errorf("got %d", w.Code)
 	}
 }
 

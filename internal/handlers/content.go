@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -128,9 +129,9 @@ func bodyType(r *http.Request, taken ...string) (string, error) {
 // isCoded reports whether a Content-Encoding says that the body is coded.
 func isCoded(coding string) bool { return coding != "" && !strings.EqualFold(coding, "identity") }
 
-// readBody reads the request's body into dst, which is empty and has room for
-// more than the body or, when its length is not known, more than limit bytes. A body over the limit is tooLarge; a connection of HTTP/1 is
-// closed rather than the rest of it read.
+// readBody reads the request's body into dst, which is empty and has room for more than
+// the body or, when its length is not known, more than limit bytes. A body over the limit
+// is tooLarge; the rest of it is not read, so that a connection of HTTP/1 is closed.
 func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, tooLarge error) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		closeConnection(w, r)
@@ -142,7 +143,10 @@ func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, too
 		if err == io.EOF {
 			return dst, nil
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return dst, invalidRequest("The body did not arrive in time.")
+		case err != nil:
 			return dst, invalidRequest("The body broke off.")
 		}
 	}

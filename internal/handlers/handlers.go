@@ -169,6 +169,9 @@ func (a *API) Drain() {
 	a.drain.Do(func() { close(a.draining) })
 }
 
+// Open is how many requests are open on the main listener.
+func (a *API) Open() int { return int(a.open.Load()) }
+
 // Waiting is how many requests wait for a change of the ticket keys.
 func (a *API) Waiting() int { return int(a.waiting.Load()) }
 

@@ -67,13 +67,13 @@ func (a *API) routes() []route {
 
 // Handler serves everything, for a service with a single listener.
 func (a *API) Handler() http.Handler {
-	return a.router(func(*route) bool { return true })
+	return a.router(func(*route) bool { return true }, a.boundOpen(map[string]bool{"/livez": true, "/readyz": true}))
 }
 
 // MainHandler serves everything but health and metrics, for a service that has
 // an operations listener too.
 func (a *API) MainHandler() http.Handler {
-	return a.router(func(rt *route) bool { return !rt.ops })
+	return a.router(func(rt *route) bool { return !rt.ops }, a.boundOpen(nil))
 }
 
 // OpsHandler serves health, metrics and, under /debug/pprof, profiles.
@@ -97,9 +97,11 @@ func (a *API) OpsHandler() http.Handler {
 	return r
 }
 
-func (a *API) router(include func(*route) bool) chi.Router {
+func (a *API) router(include func(*route) bool, bounds ...func(http.Handler) http.Handler) chi.Router {
 	r := chi.NewRouter()
-	r.Use(a.observe, a.recoverPanics, a.refuseForeignPages, a.checkClientCertificate, a.checkInput)
+	r.Use(a.observe, a.recoverPanics)
+	r.Use(bounds...)
+	r.Use(a.refuseForeignPages, a.checkClientCertificate, a.checkInput)
 	r.NotFound(a.routeNotFound)
 	r.MethodNotAllowed(a.methodNotAllowed)
 	for _, rt := range a.routes() {

@@ -45,11 +45,13 @@ func preferredWait(prefer *string) (time.Duration, error) {
 	return 0, nil
 }
 
-// whenChanged answers once the client has not the current generation of the
-// ticket keys, or it has waited for as long as it prefers, or the service is
-// about to stop. Who has waited must still be permitted it.
+// whenChanged answers once the generation of the ticket keys differs from the
+// client's, or the client has waited for as long as it prefers, or the service is about
+// to stop. Permission is checked again after the wait.
 func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList, prefer time.Duration, permit auth.Roles, answer http.HandlerFunc) {
-	waits := has != nil && prefer > 0
+	// A body that is announced and never sent would outlast the wait: net/http reads
+	// what is left of it.
+	waits := has != nil && prefer > 0 && r.ContentLength == 0
 	if waits {
 		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(prefer/time.Second)))
 	}
@@ -61,9 +63,7 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 		answer(w, r)
 		return
 	}
-	a.waiting.Add(1)
 	a.awaitChange(w, r, has, time.Now().Add(prefer))
-	a.waiting.Add(-1)
 	answer = a.authorizeAgain(permit, answer)
 	// All that wait are woken at once: they are served one after the other.
 	select {
@@ -78,6 +78,8 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 // awaitChange waits until the client's generation is not the current one any more, or
 // for no longer than it may.
 func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *etagList, end time.Time) {
+	a.waiting.Add(1)
+	defer a.waiting.Add(-1)
 	// The timeouts of the listener are for requests that are answered at once.
 	// One that cannot move them cuts the waiting short, no more.
 	control := http.NewResponseController(w)

@@ -209,12 +209,18 @@ func (m *Metrics) AddAuthentication(a *auth.Authenticator) {
 	}
 }
 
-// AddWaiting adds how many requests wait for a change of the ticket keys.
-func (m *Metrics) AddWaiting(waiting func() int) {
-	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: namespace, Subsystem: "ticket_keys", Name: "waiting_requests",
-		Help: "Requests that wait for the ticket keys to change.",
-	}, func() float64 { return float64(waiting()) }))
+// AddRequests adds how many requests are open on the main listener, and how many of
+// them wait for a change of the ticket keys.
+func (m *Metrics) AddRequests(open, waiting func() int) {
+	m.registry.MustRegister(
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Name: "http_open_requests",
+			Help: "Open requests of the main listener: received, waiting, served or being answered.",
+		}, func() float64 { return float64(open()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: namespace, Subsystem: "ticket_keys", Name: "waiting_requests",
+			Help: "Requests that wait for the ticket keys to change.",
+		}, func() float64 { return float64(waiting()) }))
 }
 
 // TLS is how the TLS of the listeners is doing.

@@ -68,7 +68,7 @@ func everything(t *testing.T) *Metrics {
 		t.Fatal(err)
 	}
 	m.AddTicketKeyFile(file)
-	m.AddWaiting(func() int { return 3 })
+	m.AddRequests(func() int { return 4 }, func() int { return 3 })
 	m.AddTLS(func() TLS {
 		return TLS{NotAfter: time.Unix(1800000000, 0), ReloadFailures: 1}
 	})

@@ -5,15 +5,17 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
-// limitListener accepts up to cap(open) connections. The others wait with the
+// limitListener accepts up to cap(slots) connections. The others wait with the
 // system, in the backlog of the socket. It is netutil.LimitListener with connections that
 // say what they wrap: the peer of a Unix socket is asked for by its type, and
-// net/http shuts down only one half of a connection that it refused something on.
+// net/http shuts down only one half of a connection when it closes it after an error.
 type limitListener struct {
 	net.Listener
-	open   chan struct{} // has a token for each open connection
+	slots  chan struct{} // has a token for each open connection, and the one being accepted
+	open   atomic.Int64  // connections
 	closed chan struct{}
 	close  func() error
 	log    *slog.Logger
@@ -22,7 +24,7 @@ type limitListener struct {
 func limit(l net.Listener, n int, log *slog.Logger) *limitListener {
 	closed := make(chan struct{})
 	return &limitListener{
-		Listener: l, open: make(chan struct{}, n), closed: closed, log: log,
+		Listener: l, slots: make(chan struct{}, n), closed: closed, log: log,
 		close: sync.OnceValue(func() error { close(closed); return l.Close() }),
 	}
 }
@@ -30,19 +32,20 @@ func limit(l net.Listener, n int, log *slog.Logger) *limitListener {
 // Accept is part of [net.Listener].
 func (l *limitListener) Accept() (net.Conn, error) {
 	select {
-	case l.open <- struct{}{}:
+	case l.slots <- struct{}{}:
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
 	conn, err := l.Listener.Accept()
 	if err != nil {
-		<-l.open
+		<-l.slots
 		if !errors.Is(err, net.ErrClosed) { // net/http tries again, and logs it where any client can fill the log
 			l.log.Warn("cannot accept connections", slog.String("error", err.Error()))
 		}
 		return nil, err
 	}
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.open })}, nil
+	l.open.Add(1)
+	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { l.open.Add(-1); <-l.slots })}, nil
 }
 
 // Close is part of [net.Listener].

@@ -1,5 +1,5 @@
 // Package server listens: TCP addresses and Unix sockets, with TLS or without,
-// HTTP/1.1 and HTTP/2. It bounds what a client can take, and drains.
+// HTTP/1.1 and HTTP/2. It limits what a client can use, and drains.
 //
 // Each limit but the first is net/http's own. Together they bound the time that
 // anything is waited for, and the memory that a connection can hold.
@@ -14,8 +14,8 @@
 //	HTTP/2 streams            16               many requests on one connection,  MaxConcurrentStreams
 //	                                           reset or not
 //	HTTP/2 frame              16 KiB           large frames                      MaxReadFrameSize
-//	HTTP/2 unread bytes       64 KiB, 32 KiB   bodies ahead of their reader      MaxReceiveBufferPerConnection,
-//	                          of a stream                                        MaxReceiveBufferPerStream
+//	HTTP/2 unread bytes       64 KiB           bodies ahead of their reader      MaxReceiveBufferPerConnection,
+//	                                                                             MaxReceiveBufferPerStream
 //	HTTP/2 stuck connection   5 s              peers that read nothing           WriteByteTimeout
 //
 // How many requests are served at a time, and how large a body may be, are for the
@@ -24,8 +24,8 @@
 // deadlines, by [http.ResponseController].
 //
 // These are enough for what a single host can send: whatever it sends, the process
-// stays within its memory and goes on once it is over. They do not share the
-// processors out, nor what many hosts fill; the network in front of the service does.
+// stays within its memory and goes on once it is over. They do not share
+// CPU or bandwidth between clients; the network in front of the service does.
 package server
 
 import (
@@ -50,7 +50,7 @@ const (
 	maxStreams        = 16
 	maxFrame          = 16 << 10 // the smallest that HTTP/2 allows (RFC 9113, section 6.5.2)
 	connectionBuffer  = 64 << 10
-	streamBuffer      = 32 << 10
+	streamBuffer      = 64 << 10 // less, and uploads that begin before the client knows it fail (RFC 9113, section 6.9.3)
 	stuckTimeout      = 5 * time.Second
 )
 
@@ -119,7 +119,7 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 func (s *Server) TLS() bool { return s.tls }
 
 // Connections is how many are open.
-func (s *Server) Connections() int { return len(s.listener.open) }
+func (s *Server) Connections() int { return int(s.listener.open.Load()) }
 
 // Serve serves until Stop is called, and then returns nil.
 func (s *Server) Serve() error {

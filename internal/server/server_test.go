@@ -1,13 +1,12 @@
 package server
 
 import (
-	"bufio"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
+	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -32,54 +31,44 @@ func start(t *testing.T, c Config) *Server {
 	return s
 }
 
-// A connection beyond the bound waits until another one is closed, and is then served.
+// queue is a listener whose connections wait in a channel.
+type queue chan net.Conn
+
+func (q queue) Accept() (net.Conn, error) { return <-q, nil }
+func (q queue) Close() error              { return nil }
+func (q queue) Addr() net.Addr            { return nil }
+
+// A connection beyond the bound is accepted once another one is closed.
 func TestConnectionsAreBounded(t *testing.T) {
-	for _, c := range []Config{{Network: "tcp", Address: "127.0.0.1:0"}, {Network: "unix", Address: filepath.Join(t.TempDir(), "s")}} {
-		t.Run(c.Network, func(t *testing.T) {
-			c.SocketMode, c.MaxConnections, c.Handler = 0o600, 2, http.NotFoundHandler()
-			s := start(t, c)
-			request := func() (net.Conn, chan error) {
-				conn, err := net.Dial(c.Network, s.Addr().String())
+	synctest.Test(t, func(t *testing.T) {
+		waiting := make(queue, 3)
+		for range 3 {
+			conn, _ := net.Pipe()
+			waiting <- conn
+		}
+		l := limit(waiting, 2, slog.New(slog.DiscardHandler))
+		accepted := make(chan net.Conn, 3)
+		go func() {
+			for range 3 {
+				conn, err := l.Accept()
 				if err != nil {
-					t.Fatal(err)
+					t.Error(err)
 				}
-				t.Cleanup(func() { _ = conn.Close() })
-				if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
-					t.Fatal(err)
-				}
-				answered := make(chan error, 1)
-				go func() {
-					response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-					if err == nil {
-						err = response.Body.Close()
-					}
-					answered <- err
-				}()
-				return conn, answered
+				accepted <- conn
 			}
-			first, answered := request()
-			if err := <-answered; err != nil {
-				t.Fatal(err)
-			}
-			_, answered = request()
-			if err := <-answered; err != nil {
-				t.Fatal(err)
-			}
-			_, answered = request()
-			if open := s.Connections(); open != 2 {
-				t.Errorf("%d connections are open", open)
-			}
-			select {
-			case err := <-answered:
-				t.Fatalf("the third connection is served: %v", err)
-			default:
-			}
-			_ = first.Close()
-			if err := <-answered; err != nil {
-				t.Error(err)
-			}
-		})
-	}
+		}()
+		synctest.Wait()
+		if len(accepted) != 2 || l.open.Load() != 2 {
+			t.Errorf("%d accepted, %d open", len(accepted), l.open.Load())
+		}
+		first := <-accepted
+		_ = first.Close()
+		_ = first.Close() // which counts once
+		synctest.Wait()
+		if len(accepted) != 2 || len(waiting) != 0 || l.open.Load() != 2 {
+			t.Errorf("then %d accepted and not closed, %d open", len(accepted), l.open.Load())
+		}
+	})
 }
 
 // A listener that is full, or was never served, ends.
@@ -104,7 +93,7 @@ func TestStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = response.Body.Close()
-	if open := full.Connections(); open != 1 {
+	if open := full.Connections(); open != 1 { // its client keeps it alive
 		t.Errorf("%d connections are open", open)
 	}
 	if err := full.Stop(t.Context()); err != nil {
@@ -120,8 +109,17 @@ func TestLimits(t *testing.T) {
 	}
 	defer func() { _ = s.Stop(t.Context()) }()
 	h := &s.http
-	if h.ReadHeaderTimeout <= 0 || h.ReadTimeout <= 0 || h.WriteTimeout <= 0 || h.IdleTimeout <= 0 || h.MaxHeaderBytes <= 0 ||
-		h.HTTP2.MaxConcurrentStreams <= 0 || h.HTTP2.WriteByteTimeout <= 0 || h.HTTP2.MaxReadFrameSize <= 0 {
-		t.Errorf("%+v", h)
+	got := []any{
+		h.ReadHeaderTimeout, h.ReadTimeout, h.WriteTimeout, h.IdleTimeout, h.MaxHeaderBytes,
+		h.HTTP2.MaxConcurrentStreams, h.HTTP2.MaxReadFrameSize, h.HTTP2.MaxReceiveBufferPerConnection,
+		h.HTTP2.MaxReceiveBufferPerStream, h.HTTP2.WriteByteTimeout,
+	}
+	want := []any{
+		5 * time.Second, 15 * time.Second, time.Second, 2 * time.Minute, 12 << 10,
+		16, 16 << 10, 64 << 10,
+		64 << 10, 5 * time.Second,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("have %v\nwant %v", got, want)
 	}
 }
