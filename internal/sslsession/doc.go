@@ -19,6 +19,7 @@
 //     nonsense within its bounds.
 //   - Nothing panics, whatever the input, and no more memory is taken than a
 //     session of [MaxSize] needs.
+//   - The work that a session takes grows with its size at most, whatever is in it.
 //   - A [Session] holds no secret. The master key, the ticket, and the
 //     identities of PSK and SRP are skipped. The slices of a Session end where
 //     their capacity does, so not even by reslicing do they reach a secret.

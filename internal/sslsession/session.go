@@ -41,6 +41,14 @@ const (
 	maxMasterKey  = 512
 )
 
+// Bounds of a subject that is described. To decode a name and to write it as text
+// takes time that grows with the square of its size, and a name that identifies
+// somebody is far from these.
+const (
+	maxSubject    = 2 << 10 // bytes of DER
+	maxAttributes = 64
+)
+
 const (
 	// maxTime is the last second of the year 9999, the last one of RFC 3339.
 	maxTime = 253402300799
@@ -234,7 +242,8 @@ func readBytes(s *cryptobyte.String, out *[]byte, limit int) bool {
 
 // PeerSubject returns the subject of the peer's certificate as a string of RFC
 // 2253, the last attribute first. There is none when there is no certificate,
-// when it does not decode, or when an attribute is not text.
+// when it does not decode, when an attribute is not text, or when the subject is
+// larger than 2 KiB of DER or has more than 64 attributes.
 func (s *Session) PeerSubject() (subject string, ok bool) {
 	// Not with crypto/x509, which refuses certificates that OpenSSL takes: one
 	// with a key on a Brainpool curve, for instance. The fields are those of
@@ -248,14 +257,19 @@ func (s *Session) PeerSubject() (subject string, ok bool) {
 		!tbs.SkipASN1(asn1.SEQUENCE) || // signature algorithm
 		!tbs.SkipASN1(asn1.SEQUENCE) || // issuer
 		!tbs.SkipASN1(asn1.SEQUENCE) || // validity
-		!tbs.ReadASN1Element(&name, asn1.SEQUENCE) {
+		!tbs.ReadASN1Element(&name, asn1.SEQUENCE) ||
+		len(name) > maxSubject {
 		return "", false
 	}
 	var sequence pkix.RDNSequence
 	if rest, err := encodingasn1.Unmarshal(name, &sequence); err != nil || len(rest) > 0 {
 		return "", false
 	}
+	attributes := 0
 	for _, rdn := range sequence {
+		if attributes += len(rdn); attributes > maxAttributes {
+			return "", false
+		}
 		for _, attribute := range rdn {
 			if _, ok := attribute.Value.(string); !ok {
 				return "", false
