@@ -327,11 +327,13 @@ type OpenSSLSession struct {
 	IDMatches    bool   `json:"id_matches"`
 	MaxEarlyData *int64 `json:"max_early_data,omitempty"`
 
-	// PeerSubject The subject of the peer's certificate (RFC 2253).
+	// PeerSubject The subject of the peer's certificate (RFC 2253). Left out when it is larger than 2 KiB of DER or has more than 64 attributes.
 	PeerSubject *string `json:"peer_subject,omitempty"`
 
 	// Protocol Example: TLSv1.3
-	Protocol   string  `json:"protocol"`
+	Protocol string `json:"protocol"`
+
+	// ServerName Bytes that are not UTF-8 are written as U+FFFD, as in alpn and peer_subject.
 	ServerName *string `json:"server_name,omitempty"`
 	SessionID  string  `json:"session_id"`
 

@@ -196,9 +196,10 @@ func decodeJSON(data []byte, v any) error {
 	return invalidRequest("The JSON body is malformed.")
 }
 
-// writeJSON answers with v as JSON.
+// writeJSON answers with v as JSON. What a session holds need not be UTF-8, as JSON
+// is: U+FFFD stands for bytes that are not.
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v)
+	body, err := json.Marshal(v, jsontext.AllowInvalidUTF8(true))
 	if err != nil { // a response model always marshals
 		panic(err)
 	}
