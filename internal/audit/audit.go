@@ -6,8 +6,9 @@
 // are in it as a keyed hash, so that lines about one session can be told to be
 // that, and nobody is followed around by them.
 //
-// Anybody can be denied something, as often as they like. [Log.Deny] therefore
-// bounds what that writes, and sums up the rest.
+// Anybody can be denied something, and who may fetch keys can fetch them, as often
+// as they like. [Log.Deny] and [Log.Export] therefore bound what that writes, and sum
+// up the rest. When the disk is full all the same, changes have a reserve on it.
 //
 // A disk or a reader that hangs holds nobody up for long: an event that is not
 // recorded within some seconds is one that cannot be recorded.
@@ -74,7 +75,7 @@ type Event struct {
 	Session   string    `json:"session,omitempty"` // see [Log.Session]
 	Detail    string    `json:"detail,omitempty"`
 
-	// Of a line that sums up denials: how many, and when the first and the last
+	// Of a line that sums up denials or exports: how many, and when the first and the last
 	// one was.
 	Count uint64    `json:"count,omitempty"`
 	First time.Time `json:"first,omitzero"`
@@ -98,13 +99,16 @@ type Log struct {
 	failed  atomic.Uint64
 	events  atomic.Uint64
 	failing atomic.Bool
-	denials denials
+	denials repeats
+	exports repeats
 
 	turn  chan struct{} // has room for who may use what follows
 	stuck atomic.Bool   // who has the turn has it for too long
 	file  *os.File      // nil when closed
 	info  os.FileInfo   // of file; nil for stderr
 	torn  bool          // the last line may have been written in part
+	end   int64         // of the file when it was last written to
+	room  int64         // up to where it is allocated on the disk, as far as is known
 }
 
 // Open opens the file, of mode 0600 if it has to be made, to add to it; [Stderr]
@@ -118,8 +122,11 @@ func Open(path string) (*Log, error) {
 		return l, nil
 	}
 	var err error
-	l.file, l.info, err = open(path)
-	return l, err
+	if l.file, l.info, err = open(path); err != nil {
+		return nil, err
+	}
+	l.takeReserve()
+	return l, nil
 }
 
 // open opens a log, for this process alone if it is a file: another one would cut
@@ -153,16 +160,18 @@ func open(path string) (file *os.File, info os.FileInfo, err error) {
 // would do so, too.
 func (l *Log) Reopen() error { return l.inTurn(l.follow, func() {}) }
 
-// Close sums up the denials that have no line yet, and closes the file. An event
-// that is recorded later fails.
+// Close sums up the denials and exports that have no line yet, and closes the file. An
+// event that is recorded later fails.
 func (l *Log) Close() error {
-	l.sumUp()
+	l.sumUp(&l.denials)
+	l.sumUp(&l.exports)
 	return l.inTurn(func() error {
 		file := l.file
 		l.file = nil
 		if file == nil || l.path == Stderr {
 			return nil
 		}
+		giveBack(file, l.info)
 		return file.Close()
 	}, func() {})
 }
@@ -173,10 +182,11 @@ func (l *Log) Close() error {
 // takes any.
 func (l *Log) Record(e Event) error {
 	e.Time = time.Now().UTC()
-	err := l.inTurn(func() error { return l.write(e) }, func() {
+	spares := e.spares()
+	err := l.inTurn(func() error { return l.write(e, spares) }, func() {
 		if e.Outcome == Applied || e.Outcome == Exported {
 			e.Time, e.Outcome, e.Detail = time.Now().UTC(), Failed, "could not be recorded and was not done"
-			_ = l.write(e) // the caller has an error already
+			_ = l.write(e, spares) // the caller has an error already
 		}
 	})
 	l.failing.Store(err != nil)
@@ -256,13 +266,16 @@ func (l *Log) follow() error {
 	if err != nil {
 		return err
 	}
+	giveBack(l.file, l.info)
 	_ = l.file.Close() // what has to be on the disk is
 	l.file, l.info, l.torn = file, info, false
+	l.takeReserve()
 	return nil
 }
 
-// write adds a line, and that of a change durably. It is the caller's turn.
-func (l *Log) write(e Event) error {
+// write adds a line, and that of a change durably, if there is room for it and for
+// what of the reserve it spares. It is the caller's turn.
+func (l *Log) write(e Event, spares int64) error {
 	line, err := json.Marshal(e)
 	if err != nil {
 		panic(err) // strings and numbers always marshal
@@ -275,8 +288,12 @@ func (l *Log) write(e Event) error {
 		line = append([]byte{'\n'}, line...) // or both would be one line, of neither
 	}
 	end, _ := l.file.Seek(0, io.SeekEnd) // fails for a pipe, as Truncate does then
+	if err := l.allowed(end, int64(len(line)), spares); err != nil {
+		return err
+	}
 	if _, err := l.file.Write(line); err != nil {
 		l.torn = l.file.Truncate(end) != nil // as on a full disk: no part of a line stays
+		l.takeReserve()                      // which that has freed
 		return err
 	}
 	l.torn = false

@@ -33,6 +33,24 @@ func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event)
 	return nil
 }
 
+// recordExport records that the request is about to be sent the keys of a set. On an
+// error it must not.
+func (a *API) recordExport(w http.ResponseWriter, r *http.Request, format keys.Format, set keys.Description) error {
+	if a.cfg.Audit == nil {
+		return nil
+	}
+	e := audit.Event{Format: format.String(), After: auditedKeys(set)}
+	a.describe(w, r, &e)
+	who := e.Identity
+	if who == "" {
+		who = auth.SourceOf(r).Network().String()
+	}
+	if err := a.cfg.Audit.Export(e, who); err != nil {
+		return fmt.Errorf("%w: %w", errUnrecorded, err)
+	}
+	return nil
+}
+
 // recordDenial records that the request was refused, which it is in any case.
 func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode) {
 	if a.cfg.Audit == nil {

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
-	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -97,9 +96,11 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 			return
 		}
 		defer clear(encoded)
-		if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Exported, Format: format.String(), After: auditedKeys(description)}); err != nil {
-			a.fail(w, r, err)
-			return
+		if r.Method != http.MethodHead { // which sends no keys
+			if err := a.recordExport(w, r, format, description); err != nil {
+				a.fail(w, r, err)
+				return
+			}
 		}
 		setGeneration(w, description.Generation)
 		h := w.Header()

@@ -173,7 +173,9 @@ func (m *Metrics) AddAudit(l *audit.Log) {
 		prometheus.NewCounterFunc(opts("failures_total", "Events that could not be recorded; what they tell of was not done, denials aside."),
 			func() float64 { return float64(l.Failures()) }),
 		prometheus.NewCounterFunc(opts("denials_summed_total", "Denials that have no line of their own in the audit log."),
-			func() float64 { return float64(l.Summed()) }))
+			func() float64 { return float64(l.Summed()) }),
+		prometheus.NewCounterFunc(opts("exports_summed_total", "Exports of ticket keys that have no line of their own in the audit log."),
+			func() float64 { return float64(l.ExportsSummed()) }))
 }
 
 // AddPolicy adds how the policy's file is doing.

@@ -316,3 +316,34 @@ func TestAuditHoldsNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// Exports of one identity, format and generation are summed up, and HEAD is none.
+func TestAuditOfExports(t *testing.T) {
+	p, underPolicy := underPolicy(t)
+	log, configure, events := auditLog(t)
+	s := startService(t, underPolicy, configure)
+	export := func(method, format string) {
+		t.Helper()
+		s.request(method, "/ticket-keys?format="+format, nil, "Authorization", "Bearer "+p.tokens["key-consume"]).want(t, 200)
+	}
+	export(http.MethodHead, "ats")
+	if got := events(); len(got) != 0 {
+		t.Errorf("HEAD is recorded as %+v", got)
+	}
+	const exports = 40
+	for range exports {
+		export(http.MethodGet, "ats")
+	}
+	export(http.MethodGet, "nginx")
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got := events()
+	if len(got) != 3 || got[0].Format != "ats" || got[1].Format != "nginx" {
+		t.Fatalf("%d lines: %+v", len(got), got)
+	}
+	if sum := got[2]; sum.Operation != "exports" || sum.Count != exports-1 || sum.Identity != "key-consume" || sum.Format != "ats" ||
+		sum.After == nil || sum.After.Generation != s.ring.Generation() || log.ExportsSummed() != sum.Count {
+		t.Errorf("the sum is %+v", sum)
+	}
+}

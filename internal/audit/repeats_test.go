@@ -78,7 +78,7 @@ func TestDenyFromEverywhere(t *testing.T) {
 		for range denials {
 			deny(fmt.Sprintf("2001:db8:%x::/64", random.IntN(networks)))
 			log.denials.mu.Lock()
-			remembered := len(log.denials.networks)
+			remembered := len(log.denials.groups)
 			log.denials.mu.Unlock()
 			if remembered > maxSources+1 {
 				t.Fatalf("%d networks are remembered", remembered)
@@ -143,5 +143,67 @@ func BenchmarkRecord(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// The first export of an identity, a format and a generation in a minute has a line,
+// the others one that sums them up.
+func TestExport(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, path, _ := denyingLog(t)
+		export := func(identity, format string, generation uint64) {
+			t.Helper()
+			e := Event{Operation: "GET /ticket-keys", Identity: identity, Format: format, After: &Keys{Generation: generation}}
+			if err := log.Export(e, identity); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start := time.Now().UTC()
+		for range 100 {
+			export("edge", "ats", 7)
+		}
+		export("edge", "ats", 8)
+		export("edge", "nginx", 7)
+		export("ops", "ats", 7)
+		if got := lines(t, path); len(got) != 4 || got[0].Identity != "edge" || got[0].Count != 0 || log.ExportsSummed() != 99 {
+			t.Fatalf("%d lines, %d summed up", len(got), log.ExportsSummed())
+		}
+		time.Sleep(window)
+		synctest.Wait()
+		got := lines(t, path)
+		if len(got) != 5 {
+			t.Fatalf("%d lines after a minute", len(got))
+		}
+		sum := got[4]
+		if sum.After == nil || sum.After.Generation != 7 {
+			t.Errorf("a sum of %+v", sum.After)
+		}
+		sum.After = nil
+		if want := (Event{
+			Time: start.Add(window), Operation: "exports", Outcome: Exported, Identity: "edge", Format: "ats",
+			Count: 99, First: start, Last: start,
+		}); sum != want {
+			t.Errorf("%+v, want %+v", sum, want)
+		}
+		export("edge", "ats", 7)
+		if err := log.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := lines(t, path); len(got) != 6 || got[5].Count != 0 {
+			t.Errorf("%d lines in the next minute", len(got))
+		}
+	})
+}
+
+// An export that could not be recorded does not count as one that was.
+func TestExportUnrecorded(t *testing.T) {
+	log, _, _ := denyingLog(t)
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if log.Export(Event{After: &Keys{}}, "edge") == nil {
+			t.Error("an export is recorded in a closed log")
+		}
 	}
 }
