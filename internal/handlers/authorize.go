@@ -9,10 +9,18 @@ import (
 // authorize lets a request through to next when its identity may have the route.
 // It comes before everything that costs something, and before the body is read.
 func (a *API) authorize(rt route, next http.HandlerFunc) http.HandlerFunc {
-	if a.cfg.Auth == nil || rt.permit == auth.Anyone {
+	if rt.permit == auth.Anyone { // documentation and health
 		return next
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
+		if fromOtherSite(r) {
+			a.fail(w, r, errForeignPage)
+			return
+		}
+		if a.cfg.Auth == nil {
+			next(w, r)
+			return
+		}
 		identity, err := a.cfg.Auth.Authenticate(r)
 		if err == nil && !identity.Roles.Permit(rt.needs(r)) {
 			err = auth.ErrForbidden

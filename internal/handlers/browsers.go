@@ -15,8 +15,9 @@ import (
 // A host name that is not the service's is DNS rebinding: the author's own name
 // resolves to the service, and to the browser its answers are then the page's to
 // read. An IP address cannot be rebound. A request that may change something is
-// checked by [http.CrossOriginProtection]; one that reads needs no check, since
-// without CORS headers no other origin is shown the answer.
+// checked by [http.CrossOriginProtection], one that reads by [fromOtherSite]: no
+// other origin is shown the answer without CORS headers, but the browser has it in
+// the process of the page then, where a flaw such as Spectre can read it.
 func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 	var origins http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -27,14 +28,23 @@ func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 				detail: "The Host is none that this service may be called by; --allowed-hosts adds one.",
 			})
 		case origins.Check(r) != nil:
-			a.fail(w, r, &problem{
-				code:   api.ProblemCodeForbidden,
-				detail: "The request comes from a page of another origin.",
-			})
+			a.fail(w, r, errForeignPage)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
+}
+
+var errForeignPage = &problem{code: api.ProblemCodeForbidden, detail: "The request comes from a page of another origin."}
+
+// fromOtherSite reports whether a browser says that the request comes from the page
+// of another origin (Fetch Metadata, section 2.2). Other clients say nothing.
+func fromOtherSite(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+		return false
+	}
+	return true
 }
 
 // isOwnHost reports whether the service may be called by the Host of the

@@ -76,7 +76,18 @@ func TestCrossOrigin(t *testing.T) {
 		{"POST", "/ticket-keys/rotate", []string{"Origin", "null"}, 403},
 		{"DELETE", "/sessions", []string{"Sec-Fetch-Site", "cross-site"}, 403},
 		{"PUT", "/sessions/01", []string{"Origin", "http://evil.example"}, 403},
-		{"GET", "/status", []string{"Sec-Fetch-Site", "cross-site"}, 200},
+		{"GET", "/status", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"GET", "/status", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"GET", "/status", []string{"Sec-Fetch-Site", "same-origin"}, 200},
+		{"GET", "/status", []string{"Sec-Fetch-Site", "none"}, 200},
+		{"GET", "/ticket-keys?format=ats", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"HEAD", "/ticket-keys?format=ats", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"GET", "/sessions", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"GET", "/sessions/01", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"GET", "/metrics", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"GET", "/docs", []string{"Sec-Fetch-Site", "cross-site"}, 200},
+		{"GET", "/openapi.json", []string{"Sec-Fetch-Site", "same-site"}, 200},
+		{"GET", "/livez", []string{"Sec-Fetch-Site", "cross-site"}, 200},
 	} {
 		w := serve(h, test.method, test.path, nil, test.headers...)
 		if w.Code != test.want {

@@ -212,12 +212,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // Header values that do not change, so that no answer allocates them.
 var (
-	noStoreValue = []string{"no-store"}
-	acceptValue  = []string{"Accept"}
-	bytesValue   = []string{"bytes"}
-	problemValue = []string{"application/problem+json"}
-	nosniffValue = []string{"nosniff"}
-	mediaValue   = map[string][]string{mediaBytes: {mediaBytes}, mediaPEM: {mediaPEM}}
+	noStoreValue    = []string{"no-store"}
+	acceptValue     = []string{"Accept"}
+	bytesValue      = []string{"bytes"}
+	problemValue    = []string{"application/problem+json"}
+	nosniffValue    = []string{"nosniff"}
+	sameOriginValue = []string{"same-origin"}
+	mediaValue      = map[string][]string{mediaBytes: {mediaBytes}, mediaPEM: {mediaPEM}}
 )
 
 // noStore keeps an answer out of every cache.

@@ -45,7 +45,6 @@ func (a *API) GetDocs(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", docsPolicy)
 	h.Set("Referrer-Policy", "no-referrer")
-	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	a.sendDocs(w, r, "index.html")
 }
@@ -56,7 +55,6 @@ func (a *API) GetDocsFile(w http.ResponseWriter, r *http.Request, file string) {
 		a.routeNotFound(w, r)
 		return
 	}
-	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
 	a.sendDocs(w, r, file)
 }

@@ -11,14 +11,16 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// observe records each request, and logs it when there is an access log. The
-// log names the route, not the path: a session ID is no secret, but whoever
-// has it can follow a client around.
+// observe sets the headers that all answers have, records each request, and logs it
+// when there is an access log. The log names the route, not the path: a session ID is
+// no secret, but whoever has it can follow a client around.
 func (a *API) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.cfg.AccessLog {
 			requestID(w, r)
 		}
+		h := w.Header()
+		h["X-Content-Type-Options"], h["Cross-Origin-Resource-Policy"] = nosniffValue, sameOriginValue
 		resp := &response{ResponseWriter: w}
 		began := a.cfg.Now()
 		defer func() {

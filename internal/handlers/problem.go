@@ -191,7 +191,6 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	noStore(w)
 	h["Content-Type"] = problemValue
-	h["X-Content-Type-Options"] = nosniffValue
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(kind.status)
 	if r.Method != http.MethodHead {

@@ -56,7 +56,8 @@ func Load(tb testing.TB) *Contract {
 //     with 4xx;
 //   - an answer whose status, headers, media type or body the document does
 //     not have for the operation;
-//   - an error that is no problem document.
+//   - an error that is no problem document;
+//   - an answer without the headers that all have.
 func (c *Contract) Check(tb testing.TB, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -96,8 +97,16 @@ type brokenReader struct{ err error }
 
 func (r brokenReader) Read([]byte) (int, error) { return 0, r.err }
 
+// everyAnswer is the headers that the document's description gives every answer.
+var everyAnswer = map[string]string{"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
+
 // exchange returns what is wrong with an answer to a request.
 func (c *Contract) exchange(r *http.Request, response *http.Response, body []byte) error {
+	for name, want := range everyAnswer {
+		if got := response.Header.Get(name); got != want {
+			return fmt.Errorf("%s is %q", name, got)
+		}
+	}
 	if response.StatusCode >= 400 && r.Method != http.MethodHead && r.URL.Path != "/readyz" {
 		if got := response.Header.Get("Content-Type"); got != "application/problem+json" {
 			return fmt.Errorf("an error of type %q", got)
