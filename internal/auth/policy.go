@@ -392,8 +392,8 @@ func (p *Policy) byCertificate(cert *x509.Certificate, now time.Time) (*Identity
 			found = identity
 		}
 	}
-	if len(cert.URIs) == 1 { // an SVID has exactly one (X509-SVID, section 2)
-		match(p.spiffe[cert.URIs[0].String()])
+	if uris := rawURIs(cert); len(uris) == 1 { // an SVID has exactly one (X509-SVID, section 2)
+		match(p.spiffe[uris[0]])
 	}
 	for _, name := range cert.DNSNames {
 		match(p.dns[strings.ToLower(name)])

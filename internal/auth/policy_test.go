@@ -1,17 +1,24 @@
 package auth
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // hashOf is a hash of which n tells it from others.
@@ -267,26 +274,51 @@ identities:
 	if err != nil {
 		t.Fatal(err)
 	}
-	uri := func(s string) *url.URL {
-		u, err := url.Parse(s)
+	// svid is a certificate with URIs, made and parsed so that they are as a CA wrote them.
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	svid := func(dns []string, uris ...string) x509.Certificate {
+		t.Helper()
+		var san cryptobyte.Builder
+		san.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			for tag, names := range map[asn1.Tag][]string{2: dns, 6: uris} {
+				for _, name := range names {
+					b.AddASN1(tag.ContextSpecific(), func(b *cryptobyte.Builder) { b.AddBytes([]byte(name)) })
+				}
+			}
+		})
+		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+			SerialNumber:    big.NewInt(1),
+			ExtraExtensions: []pkix.Extension{{Id: []int{2, 5, 29, 17}, Value: san.BytesOrPanic()}},
+		}, &x509.Certificate{}, key.Public(), key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return u
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return *cert
 	}
 	for _, test := range []struct {
 		cert x509.Certificate
 		name string
 		want Reason
 	}{
-		{cert: x509.Certificate{URIs: []*url.URL{uri("spiffe://example.org/edge")}}, name: "workload"},
+		{cert: svid(nil, "spiffe://example.org/edge"), name: "workload"},
 		{cert: x509.Certificate{DNSNames: []string{"other.example.org", "eDGE.example.org"}}, name: "host"},
 		{cert: x509.Certificate{RawSubjectPublicKeyInfo: []byte("foo")}, name: "key"},
-		{cert: x509.Certificate{URIs: []*url.URL{uri("spiffe://example.org/edge"), uri("spiffe://example.org/b")}}, want: Unknown},
-		{cert: x509.Certificate{URIs: []*url.URL{uri("spiffe://example.org/edge/b")}}, want: Unknown},
+		{cert: svid(nil, "spiffe://example.org/edge", "spiffe://example.org/b"), want: Unknown},
+		{cert: svid(nil, "spiffe://example.org/edge/b"), want: Unknown},
+		{cert: svid(nil, "SPIFFE://example.org/edge"), want: Unknown},
+		{cert: svid(nil, "spiffe://example.org/edge#"), want: Unknown},
+		{cert: svid(nil, "spiffe://example.org/edge?"), want: Unknown},
+		{cert: svid(nil, "spiffe://example.org/%65dge"), want: Unknown},
 		{cert: x509.Certificate{DNSNames: []string{"*.example.org"}}, want: Unknown},
 		{cert: x509.Certificate{RawSubjectPublicKeyInfo: []byte("foo"), DNSNames: []string{"edge.example.org"}}, want: Ambiguous},
-		{cert: x509.Certificate{URIs: []*url.URL{uri("spiffe://example.org/edge")}, DNSNames: []string{"edge.example.org"}}, want: Ambiguous},
+		{cert: svid([]string{"edge.example.org"}, "spiffe://example.org/edge"), want: Ambiguous},
 		{cert: x509.Certificate{}, want: Unknown},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
