@@ -53,7 +53,7 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 			c.RootCAs = files.Pool(certs)
 		}
 		if r.Cert != "" || r.KeyFile != "" {
-			pair, err := tls.LoadX509KeyPair(r.Cert, r.KeyFile)
+			pair, err := files.ReadKeyPair(r.Cert, r.KeyFile)
 			if err != nil {
 				return nil, fmt.Errorf("--cert and --key-file: %w", err)
 			}

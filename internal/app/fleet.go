@@ -128,7 +128,7 @@ func redisTLS(c config.Config) (*tls.Config, error) {
 		t.RootCAs = files.Pool(certs)
 	}
 	if c.RedisCert != "" {
-		pair, err := tls.LoadX509KeyPair(c.RedisCert, c.RedisKey)
+		pair, err := files.ReadKeyPair(c.RedisCert, c.RedisKey)
 		if err != nil {
 			return nil, fmt.Errorf("--redis-cert: %w", err)
 		}

@@ -21,6 +21,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 // MaxPolicyBytes is the largest policy that is taken.
@@ -128,6 +130,9 @@ func Parse(data []byte) (*Policy, error) {
 func decode(data []byte, d *document) error {
 	if len(data) > MaxPolicyBytes {
 		return fmt.Errorf("is larger than %d bytes", MaxPolicyBytes)
+	}
+	if err := files.CheckText(data); err != nil { // a bare CR would end a comment
+		return err
 	}
 	line := 0
 	for text := range bytes.Lines(data) {

@@ -31,6 +31,7 @@ func identity(name, more string) string {
 
 func TestParse(t *testing.T) {
 	for name, test := range map[string]struct{ policy, wrong string }{
+		"a line behind a CR":   {identity("a", "    #\r    uids: [0]"), "line 4: has a control character: U+000D"},
 		"token in hex":         {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`"}]`), ""},
 		"token in base64":      {identity("a", `    tokens: [{sha256: AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=}]`), ""},
 		"several, one ends":    {identity("a", "    tokens:\n      - sha256: \""+hashOf(1)+"\"\n        expires: 2027-01-31T00:00:00Z\n      - sha256: \""+hashOf(2)+"\""), ""},

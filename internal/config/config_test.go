@@ -130,6 +130,7 @@ func TestInvalid(t *testing.T) {
 		{name: "switch", want: "must be on or off", args: []string{"--cache=maybe"}},
 		{name: "level", want: "must be one of", args: []string{"--log-level=loud"}},
 		{name: "no file", want: "no such file", args: []string{"--config=/nonexistent.yaml"}},
+		{name: "a line behind a CR", want: "line 1: has a control character: U+000D", file: "#\rcache: off"},
 		{name: "unknown key", want: `unknown setting "cache-memroy"`, file: "cache-memroy: 1GiB"},
 		{name: "config in config", want: `unknown setting "config"`, file: "config: other.yaml"},
 		{name: "key twice", want: `"cache-memory" is given twice`, file: "cache-memory: 1GiB\ncache_memory: 2GiB"},

@@ -12,6 +12,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 // file is a configuration file: settings by the name of their flag. It fills
@@ -30,6 +32,9 @@ func loadYAML(r io.Reader) (kong.Resolver, error) {
 	}
 	if len(content) > maxFile {
 		return nil, fmt.Errorf("configuration file: larger than %d bytes", maxFile)
+	}
+	if err := files.CheckText(content); err != nil {
+		return nil, fmt.Errorf("configuration file: %w", err)
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var settings map[string]ast.Node

@@ -2,9 +2,11 @@ package files
 
 import (
 	"bytes"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 )
 
 // MaxPEM is more than a chain, a key or a bundle of private CAs needs, in bytes.
@@ -12,7 +14,7 @@ const MaxPEM = 1 << 20
 
 // ReadCertificates reads a PEM file of certificates and nothing else.
 func ReadCertificates(path string) ([]*x509.Certificate, error) {
-	data, _, err := Read(path, MaxPEM)
+	data, _, err := ReadText(path, MaxPEM)
 	if err != nil {
 		return nil, err
 	}
@@ -49,4 +51,18 @@ func Pool(certs []*x509.Certificate) *x509.CertPool {
 		pool.AddCert(cert)
 	}
 	return pool
+}
+
+// ReadKeyPair reads a certificate and its key. Its errors name the file.
+func ReadKeyPair(certPath, keyPath string) (pair tls.Certificate, err error) {
+	cert, _, err := ReadText(certPath, MaxPEM)
+	if err != nil {
+		return pair, fmt.Errorf("%s: %w", certPath, err)
+	}
+	key, _, err := ReadText(keyPath, MaxPEM)
+	if err != nil {
+		return pair, fmt.Errorf("%s: %w", keyPath, err)
+	}
+	defer clear(key)
+	return tls.X509KeyPair(cert, key)
 }

@@ -264,7 +264,7 @@ func dialTCP(ctx context.Context, address string, d *net.Dialer, c *tls.Config) 
 
 // readAuth reads the credentials of Redis.
 func readAuth(path, user string) (rueidis.AuthCredentials, error) {
-	data, _, err := files.Read(path, maxAuthFile)
+	data, _, err := files.ReadText(path, maxAuthFile)
 	if err != nil {
 		return rueidis.AuthCredentials{}, fmt.Errorf("%s: %w", path, err)
 	}

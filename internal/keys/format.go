@@ -190,8 +190,8 @@ func (f Format) Readable() bool { return len(layouts[f].records) > 0 }
 // text format is its line, such as "line 3". Binary data of a length that does
 // not fit is refused, for bytes behind the last record mean that the records
 // are not what they seem; so is data of a length that fits records of both
-// sizes of the format. Text is taken with the line ends that the server takes:
-// LF or CRLF, and the last one may be missing. Whether the keys are good is for
+// sizes of the format. Lines of text end in LF or CRLF, and the last line end may be
+// missing. Whether the keys are good is for
 // [Set.Validate] to say.
 func (f Format) Parse(data []byte) (Set, error) {
 	if !f.Readable() {
@@ -271,12 +271,14 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 	)
 	defer clear(buf[:])
 	number := 0
-	for line := range bytes.SplitSeq(text, []byte("\n")) {
+	for line := range bytes.Lines(data) {
 		number++
 		refuse := func(kind Kind, format string, args ...any) {
 			issues = append(issues, Issue{kind, fmt.Sprintf("line %d", number), fmt.Sprintf(format, args...)})
 		}
-		line = bytes.TrimSuffix(line, []byte("\r"))
+		if rest, ends := bytes.CutSuffix(line, []byte("\n")); ends {
+			line = bytes.TrimSuffix(rest, []byte("\r"))
+		}
 		if longest := base64.StdEncoding.EncodedLen(maxRecordSize); len(line) > longest {
 			refuse(KindLength, "has %d characters, a key has at most %d", len(line), longest)
 			continue

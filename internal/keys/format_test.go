@@ -166,7 +166,7 @@ func TestParseLines(t *testing.T) {
 		{"CRLF", a + "\r\n" + b + "\r\n" + c + "\r\n", ""},
 		{"both", a + "\r\n" + b + "\n" + c + "\r\n", ""},
 		{"no line end at the end", a + "\n" + b + "\n" + c, ""},
-		{"CR at the end", a + "\n" + b + "\n" + c + "\r", ""},
+		{"CR at the end", a + "\n" + b + "\n" + c + "\r", "line 3 encoding"},
 		{"empty", "", "keys count"},
 		{"one empty line", "\n", "line 1 length"},
 		{"one empty line with CRLF", "\r\n", "line 1 length"},

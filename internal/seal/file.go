@@ -13,7 +13,7 @@ const maxKeyFile = 64 << 10
 
 // ReadKeys reads a key file, and returns its mode too. See [ParseKeys].
 func ReadKeys(path string) (*Keys, fs.FileMode, error) {
-	data, mode, err := files.Read(path, maxKeyFile)
+	data, mode, err := files.ReadText(path, maxKeyFile)
 	if err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", path, err)
 	}

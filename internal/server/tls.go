@@ -82,11 +82,11 @@ func (t *TLS) Trusts(chains [][]*x509.Certificate) bool {
 
 // load serves what is in the files, unless that is what was loaded last.
 func (t *TLS) load() (changed bool, err error) {
-	cert, _, err := files.Read(t.files.Cert, files.MaxPEM)
+	cert, _, err := files.ReadText(t.files.Cert, files.MaxPEM)
 	if err != nil {
 		return false, fmt.Errorf("--tls-cert: %s: %w", t.files.Cert, err)
 	}
-	key, mode, err := files.Read(t.files.Key, files.MaxPEM)
+	key, mode, err := files.ReadText(t.files.Key, files.MaxPEM)
 	if err != nil {
 		return false, fmt.Errorf("--tls-key: %s: %w", t.files.Key, err)
 	}
@@ -94,7 +94,7 @@ func (t *TLS) load() (changed bool, err error) {
 	var ca []byte
 	var caMode fs.FileMode
 	if t.files.ClientCA != "" {
-		if ca, caMode, err = files.Read(t.files.ClientCA, files.MaxPEM); err != nil {
+		if ca, caMode, err = files.ReadText(t.files.ClientCA, files.MaxPEM); err != nil {
 			return false, fmt.Errorf("--tls-client-ca: %s: %w", t.files.ClientCA, err)
 		}
 	}
