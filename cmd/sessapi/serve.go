@@ -46,6 +46,7 @@ func newLogger(w io.Writer, level, format string) *slog.Logger {
 		panic(err) // the settings allow only levels
 	}
 	options.Level = threshold
+	options.ReplaceAttr = boundAttr
 	file, isFile := w.(*os.File)
 	if format == "text" || format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
 		return slog.New(slog.NewTextHandler(w, &options))

@@ -17,9 +17,12 @@ import (
 // errUnrecorded reports what was not done because it could not be recorded.
 var errUnrecorded = errors.New("cannot be recorded in the audit log")
 
-// maxMethod is how much of a method is recorded, in bytes: one that no route has
-// may be as long as headers may.
-const maxMethod = 32
+// loggedMethod is as much of the method as is logged and recorded: one that no route
+// has may be as long as headers may.
+func loggedMethod(r *http.Request) string {
+	const limit = 32 // bytes
+	return r.Method[:min(len(r.Method), limit)]
+}
 
 // recordEvent records what the request is about to do. On an error it must not.
 func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event) error {
@@ -65,7 +68,7 @@ func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.Prob
 
 // describe says in an event what the request is and who it is from.
 func (a *API) describe(w http.ResponseWriter, r *http.Request, e *audit.Event) {
-	e.Operation = r.Method[:min(len(r.Method), maxMethod)]
+	e.Operation = loggedMethod(r)
 	if route := chi.RouteContext(r.Context()); route != nil && route.RoutePattern() != "" {
 		e.Operation += " " + route.RoutePattern()
 		if id, err := cache.ParseID(route.URLParam("id")); err == nil {

@@ -29,7 +29,7 @@ func (a *API) observe(next http.Handler) http.Handler {
 			if a.cfg.AccessLog {
 				a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
 					slog.String("request_id", requestID(w, r)),
-					slog.String("method", r.Method), slog.String("route", route),
+					slog.String("method", loggedMethod(r)), slog.String("route", route),
 					slog.Int("status", resp.status), slog.Int("bytes", resp.size),
 					slog.Duration("took", took), slog.String("remote", r.RemoteAddr))
 			}
@@ -59,7 +59,7 @@ func (a *API) recoverPanics(next http.Handler) http.Handler {
 			if w.(*response).status != 0 {
 				// Part of an answer is out: all that is left is to break it off.
 				a.cfg.Log.ErrorContext(r.Context(), "request failed",
-					"request_id", requestID(w, r), "method", r.Method, "error", err.Error())
+					"request_id", requestID(w, r), "method", loggedMethod(r), "error", err.Error())
 				panic(http.ErrAbortHandler)
 			}
 			a.fail(w, r, err)

@@ -162,7 +162,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	unavailable, isUnavailable := errors.AsType[Unavailable](err)
 	if p.code == api.ProblemCodeInternal || p.code == api.ProblemCodeBackendUnavailable && !(isUnavailable && unavailable.Logged()) {
 		a.cfg.Log.LogAttrs(r.Context(), slog.LevelError, "request failed",
-			slog.String("request_id", id), slog.String("method", r.Method), slog.String("error", err.Error()))
+			slog.String("request_id", id), slog.String("method", loggedMethod(r)), slog.String("error", err.Error()))
 	}
 	if p.code == api.ProblemCodeUnauthenticated || p.code == api.ProblemCodeForbidden {
 		a.recordDenial(w, r, p.code)

@@ -149,6 +149,18 @@ func TestAccessLog(t *testing.T) {
 	}
 }
 
+// A method may be as long as headers may, and is not in the log.
+func TestAccessLogOfMethod(t *testing.T) {
+	t.Parallel()
+	s := startService(t, func(c *handlers.Config) { c.AccessLog = true })
+	method := strings.Repeat("X", 5000)
+	r := httptest.NewRequest(method, s.URL+"/status", nil)
+	s.api.Handler().ServeHTTP(httptest.NewRecorder(), r)
+	if log := s.log.String(); !strings.Contains(log, `"method":"XXX`) || strings.Contains(log, method[:64]) {
+		t.Errorf("the log is %s", log)
+	}
+}
+
 const panicSecret = "secret-of-a-panic"
 
 // panicking is a handler with a fault.
