@@ -7,6 +7,8 @@
 //
 // # Guarantees
 //
+//   - What the service answers is held to its contract before it is used. No text of
+//     an [*Error] is long or makes a terminal do something.
 //   - Every request ends: with its context, or when the service has not
 //     answered in time. No answer takes more memory than a set of keys needs.
 //   - What follows the keys goes on until its context ends. While the service
@@ -226,12 +228,20 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 	// What answers in place of the service, such as a proxy, has another type.
 	if got := header.Get("Content-Type"); got != contentType(format) || len(data) == 0 {
 		clear(data)
-		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), got, format)
+		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), printable(got), format)
+	}
+	if contentType(format) != "application/octet-stream" && !isText(data) {
+		clear(data)
+		return "", nil, fmt.Errorf("the service sends something other than text as keys for %s", format)
 	}
 	newETag = header.Get("ETag")
 	if newETag == "" && wait > 0 {
 		clear(data)
 		return "", nil, errors.New("the service's answer has no ETag")
+	}
+	if newETag != "" && !etagPattern.MatchString(newETag) {
+		clear(data)
+		return "", nil, errors.New("the ETag of the service's answer is not a generation")
 	}
 	return newETag, data, nil
 }
@@ -299,6 +309,9 @@ func (c *Client) describe(ctx context.Context, request func(context.Context) (*h
 	}
 	var description TicketKeys
 	if err := json.Unmarshal(body, &description); err != nil {
+		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %s", printable(err.Error()))
+	}
+	if err := checkDescription(&description); err != nil {
 		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %w", err)
 	}
 	return &description, nil

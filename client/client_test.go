@@ -18,6 +18,10 @@ import (
 	"time"
 )
 
+// described is a set of one key as the service describes it.
+const described = `{"generation":7,"updated_at":"2026-11-24T20:31:02Z","source":"api","keys":[` +
+	`{"name":"5c3a7f0e9b2d4c618f0a1b2c3d4e5f60","role":"current","bits":256,"fingerprint":"422d51ad3eb9527559044e224a606b0f","created_at":"2026-11-24T20:31:02Z"}]}`
+
 // serve returns a client of a service that answers with the handler.
 func serve(t *testing.T, handler http.HandlerFunc) *Client {
 	t.Helper()
@@ -48,7 +52,7 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &httptest.Server{Listener: listener, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"generation":7}`)
+		_, _ = io.WriteString(w, described)
 	})}}
 	s.Start()
 	defer s.Close()
@@ -68,7 +72,7 @@ func TestToken(t *testing.T) {
 	var got string
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		got = r.Header.Get("Authorization")
-		_, _ = io.WriteString(w, `{"generation":7}`)
+		_, _ = io.WriteString(w, described)
 	}))
 	defer s.Close()
 	roots := x509.NewCertPool()
@@ -144,7 +148,7 @@ func TestRequests(t *testing.T) {
 				if format := r.URL.Query().Get("format"); format != "" && r.Method == http.MethodGet {
 					w.Header().Set("Content-Type", contentType(format))
 				}
-				_, _ = io.WriteString(w, "{}")
+				_, _ = io.WriteString(w, described)
 			})
 			if err := test.do(t.Context(), c); err != nil || got != test.want {
 				t.Errorf("%s (%v), want %s", got, err, test.want)

@@ -57,9 +57,14 @@ func newError(response *http.Response, body []byte) *Error {
 	if mediaType != "application/problem+json" || json.Unmarshal(body, &problem) != nil {
 		return e
 	}
-	e.Code, e.Detail = string(problem.Code), problem.Detail
+	if len(problem.Code) > maxCode || !codePattern.MatchString(string(problem.Code)) {
+		return e
+	}
+	e.Code, e.Detail = string(problem.Code), printable(problem.Detail)
 	if problem.Errors != nil {
-		e.Fields = *problem.Errors
+		for _, field := range (*problem.Errors)[:min(len(*problem.Errors), maxFields)] {
+			e.Fields = append(e.Fields, FieldError{Field: printable(field.Field), Reason: printable(field.Reason)})
+		}
 	}
 	return e
 }

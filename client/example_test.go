@@ -21,7 +21,8 @@ func service() *httptest.Server {
 			_, _ = io.WriteString(w, strings.Repeat("k", 48))
 			return
 		}
-		_, _ = io.WriteString(w, `{"generation":1795521600001,"keys":[{"name":"5c3a7f0e9b2d4c618f0a1b2c3d4e5f60","role":"current","bits":256}]}`)
+		_, _ = io.WriteString(w, `{"generation":1795521600001,"source":"api","keys":[`+
+			`{"name":"5c3a7f0e9b2d4c618f0a1b2c3d4e5f60","role":"current","bits":256,"fingerprint":"422d51ad3eb9527559044e224a606b0f"}]}`)
 	}))
 }
 

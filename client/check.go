@@ -1,0 +1,86 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
+
+	"github.com/sessapi/sessapi/internal/api"
+)
+
+const (
+	maxKeys   = 64  // of a set
+	maxCode   = 64  // bytes of the code of a problem
+	maxText   = 512 // bytes of a text for people
+	maxFields = 256 // that a problem tells of
+)
+
+// What the contract says of names, fingerprints, codes and ETags. A proxy may make
+// an ETag weak.
+var (
+	hexPattern  = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	codePattern = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+	etagPattern = regexp.MustCompile(`^(W/)?"[0-9]{1,20}"$`)
+)
+
+// checkDescription holds a description to the contract: it may be from anybody who
+// answers in place of the service. The error repeats nothing of it.
+func checkDescription(d *TicketKeys) error {
+	if len(d.Keys) < 1 || len(d.Keys) > maxKeys {
+		return fmt.Errorf("it has %d keys, not 1 to %d", len(d.Keys), maxKeys)
+	}
+	if !d.Source.Valid() {
+		return errors.New("its source is unknown")
+	}
+	names, roles := map[string]bool{}, map[TicketKeyRole]int{}
+	for i, k := range d.Keys {
+		switch {
+		case !hexPattern.MatchString(k.Name):
+			return fmt.Errorf("the name of key %d is not 32 hex digits", i)
+		case names[k.Name]:
+			return fmt.Errorf("key %d has the name of another", i)
+		case !k.Role.Valid():
+			return fmt.Errorf("the role of key %d is unknown", i)
+		case !k.Bits.Valid():
+			return fmt.Errorf("key %d has %d bits", i, k.Bits)
+		case !hexPattern.MatchString(k.Fingerprint):
+			return fmt.Errorf("the fingerprint of key %d is not 32 hex digits", i)
+		}
+		names[k.Name] = true
+		roles[k.Role]++
+	}
+	if roles[api.Current] != 1 || roles[api.Next] > 1 {
+		return fmt.Errorf("it has %d current and %d next keys", roles[api.Current], roles[api.Next])
+	}
+	return nil
+}
+
+// isText reports whether data is lines of printable ASCII, as keys in a text format
+// are.
+func isText(data []byte) bool {
+	for i, b := range data {
+		if b == '\n' || b == '\r' && i+1 < len(data) && data[i+1] == '\n' {
+			continue
+		}
+		if b < ' ' || b > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// printable is a text of the service's without what would make a terminal do
+// something, and no longer than one reads.
+func printable(text string) string {
+	if len(text) > maxText {
+		text = text[:maxText] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
+}
