@@ -9,7 +9,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/sessapi/sessapi/client"
-	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -131,17 +130,6 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 	}
 	_, err = env.stdout.Write(data)
 	return err
-}
-
-// replaceFile puts the data in the place of the file at path, if any.
-func replaceFile(path string, data []byte) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
-	}
-	return files.Replace(path, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	})
 }
 
 // keyTable writes a line for each key.

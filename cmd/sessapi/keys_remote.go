@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -196,7 +197,7 @@ func (c pullCommand) Run(env environment) error {
 		return err
 	}
 	if c.Out != "" && c.Out != "-" {
-		return replaceFile(c.Out, data)
+		return files.Replace(c.Out, data)
 	}
 	_, err = env.stdout.Write(data)
 	return err
@@ -245,13 +246,18 @@ func (c watchCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	take := func(files [][]byte) error {
-		for _, data := range files {
+	for _, path := range c.paths() {
+		if err := files.RemoveTemporary(path); err != nil {
+			return err
+		}
+	}
+	take := func(contents [][]byte) error {
+		for _, data := range contents {
 			if err := c.check(data); err != nil {
 				return err
 			}
 		}
-		if err := c.write(files); err != nil {
+		if err := c.write(contents); err != nil {
 			return err
 		}
 		log.Info("ticket keys written", slog.String("path", c.Out))
@@ -271,19 +277,28 @@ func (c watchCommand) Run(env environment) error {
 	return nil
 }
 
+// paths are the files that are written, in the order of their keys.
+func (c watchCommand) paths() []string {
+	if c.Files == 0 {
+		return []string{c.Out}
+	}
+	paths := make([]string, c.Files)
+	for i := range paths {
+		paths[i] = strings.ReplaceAll(c.Out, keyPlaceholder, strconv.Itoa(i))
+	}
+	return paths
+}
+
 // write replaces the file, or each of the files. The key that encrypts comes
 // last: a server that reads them meanwhile knows at least all that it is told to
 // encrypt with.
-func (c watchCommand) write(files [][]byte) error {
-	if c.Files == 0 {
-		return replaceFile(c.Out, files[0])
-	}
-	for i := c.Files - 1; i >= 0; i-- {
-		data := files[0] // a server would not start without the file, and an old one may hold a key that was revoked
-		if i < len(files) {
-			data = files[i]
+func (c watchCommand) write(contents [][]byte) error {
+	for i, path := range slices.Backward(c.paths()) {
+		data := contents[0] // a server would not start without the file, and an old one may hold a key that was revoked
+		if i < len(contents) {
+			data = contents[i]
 		}
-		if err := replaceFile(strings.ReplaceAll(c.Out, keyPlaceholder, strconv.Itoa(i)), data); err != nil {
+		if err := files.Replace(path, data); err != nil {
 			return err
 		}
 	}

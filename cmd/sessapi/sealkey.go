@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
-	"os"
-
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -23,10 +21,5 @@ func (c newSealKeyCommand) Run(env environment) error {
 		_, err := env.stdout.Write(line)
 		return err
 	}
-	file, err := os.OpenFile(c.Out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(line)
-	return errors.Join(err, file.Sync(), file.Close())
+	return files.Make(c.Out, line)
 }

@@ -3,7 +3,6 @@ package files
 import (
 	"bytes"
 	"errors"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -57,36 +56,5 @@ func TestWarnLoose(t *testing.T) {
 				t.Errorf("%v of %v: %s", permissions, test.mode, &log)
 			}
 		}
-	}
-}
-
-// A file is replaced as a whole, with nothing left beside it, or not at all.
-func TestReplace(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	text := func(s string, err error) func(io.Writer) error {
-		return func(w io.Writer) error {
-			_, _ = io.WriteString(w, s)
-			return err
-		}
-	}
-	for _, test := range []struct {
-		content string
-		err     error
-		want    string
-	}{
-		{"one", nil, "one"},
-		{"two", errors.ErrUnsupported, "one"},
-		{"three", nil, "three"},
-	} {
-		if err := Replace(path, text(test.content, test.err)); !errors.Is(err, test.err) {
-			t.Errorf("%s: %v", test.content, err)
-		}
-		data, mode, err := Read(path, 10)
-		if err != nil || string(data) != test.want || mode != 0o600 {
-			t.Errorf("%s: %q of mode %v, %v", test.content, data, mode, err)
-		}
-	}
-	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
-		t.Errorf("%v are left: %v", entries, err)
 	}
 }

@@ -144,7 +144,7 @@ func TestKilledWhileSaving(t *testing.T) {
 		t.Fatal(err)
 	}
 	var last map[cache.ID]uint64
-	halfWritten, newer := 0, 0
+	newer := 0
 	for round := range rounds {
 		process := exec.CommandContext(t.Context(), program)
 		process.Dir, process.Env = dir, append(os.Environ(), asSaver+"=1")
@@ -164,9 +164,6 @@ func TestKilledWhileSaving(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = process.Wait() // it was killed
-		if _, err := os.Stat(path + sessionsSuffix + temporarySuffix); err == nil {
-			halfWritten++
-		}
 		f := openState(t, path, sealKeys, files.OS{})
 		numbers, err := sessionsOf(f, newCache(t))
 		if err != nil {
@@ -186,8 +183,8 @@ func TestKilledWhileSaving(t *testing.T) {
 		last = numbers
 		_ = f.Close()
 	}
-	t.Logf("%d of %d kills in the middle of a save, %d behind one", halfWritten, rounds, newer)
-	if halfWritten == 0 || newer == 0 {
+	t.Logf("%d of %d kills behind a save", newer, rounds) // the others in the middle of one: it does nothing else
+	if newer == 0 || newer == rounds {
 		t.Error("the kills do not fall where they should")
 	}
 }

@@ -1,0 +1,156 @@
+package files
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// names are those of the files in a directory.
+func names(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	path, link := filepath.Join(dir, "keys"), filepath.Join(dir, "link")
+	for _, content := range []string{"one", "another", ""} {
+		if err := Replace(path, []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if data, mode, err := Read(path, 10); string(data) != content || mode != 0o600 || err != nil {
+			t.Errorf("%q %v %v", data, mode, err)
+		}
+	}
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	// What is in the way of the temporary file is removed, and never written to.
+	if err := os.Symlink(path, temporaryOf(link)); err != nil {
+		t.Fatal(err)
+	}
+	if err := Replace(link, []byte("in place of the link")); err != nil {
+		t.Fatal(err)
+	}
+	if data, _, err := Read(path, 10); len(data) != 0 || err != nil {
+		t.Errorf("what the link led to has %q, %v", data, err)
+	}
+	for _, bad := range []string{dir, filepath.Join(dir, "missing", "keys"), os.DevNull} {
+		if Replace(bad, []byte("x")) == nil {
+			t.Errorf("%s was replaced", bad)
+		}
+	}
+	if got := names(t, dir); len(got) != 2 {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+func TestMake(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "key")
+	if err := Make(path, []byte("one")); err != nil {
+		t.Fatal(err)
+	}
+	if err := Make(path, []byte("two")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("made where a file is: %v", err)
+	}
+	if data, mode, err := Read(path, 10); string(data) != "one" || mode != 0o600 || err != nil {
+		t.Errorf("%q %v %v", data, mode, err)
+	}
+	if got := names(t, dir); len(got) != 1 {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+// A file that was not finished has no name.
+func TestUnfinished(t *testing.T) {
+	dir := t.TempDir()
+	file, err := Create(filepath.Join(dir, "new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !file.unnamed {
+		t.Skip("the file system has no files without a name")
+	}
+	if _, err := file.WriteString("secret"); err != nil {
+		t.Fatal(err)
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, dir); len(got) != 0 {
+		t.Errorf("left behind: %q", got)
+	}
+}
+
+const writerVariable = "SESSAPI_TEST_WRITER"
+
+// TestWriterProcess is the process that [TestKilled] kills: it replaces a file over
+// and over.
+func TestWriterProcess(t *testing.T) {
+	path := os.Getenv(writerVariable)
+	if path == "" {
+		t.Skip("is run by TestKilled")
+	}
+	contents := [][]byte{bytes.Repeat([]byte("a"), 64<<10), bytes.Repeat([]byte("b"), 64<<10)}
+	for i := 0; ; i++ {
+		if err := Replace(path, contents[i%2]); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			_, _ = os.Stdout.WriteString("written\n")
+		}
+	}
+}
+
+// Whenever a writer is killed, the file is whole, and no more is left behind than
+// one file, which goes at the next start.
+func TestKilled(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "keys")
+	for range 20 {
+		writer := exec.Command(os.Args[0], "-test.run=^TestWriterProcess$")
+		writer.Env = append(os.Environ(), writerVariable+"="+path)
+		out, err := writer.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writer.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_, readErr := out.Read(make([]byte, 64)) // it writes from here on
+		if err := writer.Process.Signal(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		_ = writer.Wait() // killed
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		data, _, err := Read(path, 64<<10)
+		if err != nil || len(data) != 64<<10 || bytes.Count(data, data[:1]) != len(data) {
+			t.Errorf("the file has %d bytes, %v", len(data), err)
+		}
+		if got := names(t, dir); len(got) > 2 {
+			t.Fatalf("left behind: %q", got)
+		}
+	}
+	if err := RemoveTemporary(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := names(t, dir); len(got) != 1 {
+		t.Errorf("left behind after the next start: %q", got)
+	}
+}
