@@ -11,7 +11,9 @@ RUN --mount=type=cache,target=/go/pkg/mod \
 
 # The binary is all there is: no shell, no libraries, nothing to patch but it.
 FROM scratch
-COPY --from=build /out/sessapi /sessapi
+# Who cannot read the binary cannot read the memory of its process either, from its
+# first instruction on.
+COPY --from=build --chmod=0711 /out/sessapi /sessapi
 LABEL org.opencontainers.image.title="sessapi" \
       org.opencontainers.image.description="TLS sessions and session ticket keys for a fleet of servers" \
       org.opencontainers.image.source="https://github.com/sessapi/sessapi" \

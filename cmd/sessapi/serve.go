@@ -22,6 +22,10 @@ func (c serveCommand) Run(env environment) error {
 	if c.Dumpable {
 		log.Warn("debuggers and core dumps can read the secrets of this process: --dumpable")
 	}
+	if !c.Dumpable && exposed() {
+		log.Warn("other processes of this user could have read the secrets of this one while it started",
+			"advice", "run it as a user of its own, as DynamicUser= of systemd does, from a binary of root with mode 0711")
+	}
 	service, err := app.New(c.Config, version(), log)
 	if err != nil {
 		return err

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const exposedVariable = "SESSAPI_TEST_EXPOSED"
+
+// TestExposedProcess is the process that [TestExposed] starts. It says what the kernel
+// made it and what it thinks of it, and stays until its input ends.
+func TestExposedProcess(t *testing.T) {
+	if os.Getenv(exposedVariable) == "" {
+		t.Skip("is run by TestExposed")
+	}
+	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Printf("dumpable %t, exposed %t\n", dumpable == 1, exposed())
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// A process is exposed when its user can read its executable and has another process.
+// One that cannot be read is not dumpable from the start.
+func TestExposed(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("to start processes of another user takes root")
+	}
+	dir := t.TempDir()
+	program := filepath.Join(dir, "sessapi")
+	binary, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(program, binary, 0o755), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	const uid = 54321 // of nobody else
+	start := func() (said string, stop func()) {
+		t.Helper()
+		process := exec.Command(program, "-test.run=^TestExposedProcess$")
+		process.Dir, process.Env = "/", []string{exposedVariable + "=1"}
+		process.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		in, inErr := process.StdinPipe()
+		out, outErr := process.StdoutPipe()
+		if err := errors.Join(inErr, outErr, process.Start()); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 100)
+		n, err := out.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n]), func() {
+			_ = in.Close()
+			_, _ = io.Copy(io.Discard, out)
+			_ = process.Wait()
+		}
+	}
+	for _, test := range []struct {
+		mode os.FileMode
+		want [2]string // of the first process and of one beside it
+	}{
+		{0o755, [2]string{"dumpable true, exposed false\n", "dumpable true, exposed true\n"}},
+		{0o711, [2]string{"dumpable false, exposed false\n", "dumpable false, exposed false\n"}},
+	} {
+		if err := os.Chmod(program, test.mode); err != nil {
+			t.Fatal(err)
+		}
+		first, stopFirst := start()
+		second, stopSecond := start()
+		if got := [2]string{first, second}; got != test.want {
+			t.Errorf("mode %v: %q, want %q", test.mode, got, test.want)
+		}
+		stopSecond()
+		stopFirst()
+	}
+}
