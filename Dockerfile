@@ -14,6 +14,7 @@ FROM scratch
 # Who cannot read the binary cannot read the memory of its process either, from its
 # first instruction on.
 COPY --from=build --chmod=0711 /out/sessapi /sessapi
+COPY LICENSE THIRD_PARTY_NOTICES /
 LABEL org.opencontainers.image.title="sessapi" \
       org.opencontainers.image.description="TLS sessions and session ticket keys for a fleet of servers" \
       org.opencontainers.image.source="https://github.com/sessapi/sessapi" \

@@ -3,7 +3,7 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard test/go.mod bench/go.mod))
 ALL_MODULES := $(MODULES) $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod))
 
 # What `make generate` writes.
-GENERATED := internal/api internal/handlers/docs
+GENERATED := internal/api internal/handlers/docs THIRD_PARTY_NOTICES
 
 # Go builds a tool once and keeps it in its build cache.
 GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
@@ -74,12 +74,13 @@ fuzz: ## Fuzz each target for FUZZTIME (30s).
 	tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: generate
-generate: tools/redoc/node_modules ## Generate internal/api and copy the reference page's renderer.
+generate: tools/redoc/node_modules ## Generate internal/api and THIRD_PARTY_NOTICES, and copy the reference page's renderer.
 	go generate ./...
 	sed 's|https://cdn.redoc.ly/redoc/logo-mini.svg|data:,|' $</redoc/bundles/redoc.standalone.js \
 		> internal/handlers/docs/redoc.standalone.js # which would ask for its logo elsewhere
 	cp $</redoc/bundles/redoc.standalone.js.LICENSE.txt internal/handlers/docs/
 	cp $</redoc/LICENSE internal/handlers/docs/redoc.LICENSE.txt
+	tools/notices.sh >THIRD_PARTY_NOTICES
 
 .PHONY: generate-check
 generate-check: generate ## Fail when what is committed is not what is generated.

@@ -51,11 +51,12 @@ func (a *API) GetDocs(w http.ResponseWriter, r *http.Request) {
 
 // GetDocsFile implements [api.ServerInterface].
 func (a *API) GetDocsFile(w http.ResponseWriter, r *http.Request, file string) {
-	if path.Ext(file) != ".js" {
+	mediaType := map[string]string{".js": "text/javascript", ".txt": mediaText}[path.Ext(file)]
+	if mediaType == "" {
 		a.routeNotFound(w, r)
 		return
 	}
-	w.Header().Set("Content-Type", "text/javascript; charset=utf-8")
+	w.Header().Set("Content-Type", mediaType+"; charset=utf-8")
 	a.sendDocs(w, r, file)
 }
 

@@ -179,3 +179,19 @@ func TestDocsPage(t *testing.T) {
 		}
 	}
 }
+
+// The licence that the reference page's script names is served beside it.
+func TestLicencesOfDocs(t *testing.T) {
+	t.Parallel()
+	s := startService(t)
+	const script = "/docs/redoc.standalone.js"
+	if !bytes.Contains(s.get(script, "*/*").want(t, 200).body, []byte("redoc.standalone.js.LICENSE.txt")) {
+		t.Error("the script names another file")
+	}
+	for path, want := range map[string]string{script + ".LICENSE.txt": "@license", "/docs/redoc.LICENSE.txt": "MIT License"} {
+		a := s.get(path, "*/*").want(t, 200)
+		if !bytes.Contains(a.body, []byte(want)) || a.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+			t.Errorf("%s: %s %.100s", path, a.Header.Get("Content-Type"), a.body)
+		}
+	}
+}
