@@ -3,6 +3,7 @@ package api_test
 import (
 	"encoding/hex"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
