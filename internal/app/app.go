@@ -219,27 +219,28 @@ func within(ctx context.Context, do func() error) error {
 // openKeys opens the ring, with the keys of the fleet or the state file or, without
 // either, keys of its own.
 func openKeys(a *App) (part, error) {
-	var store keys.Store
-	clock, setting := time.Now, "--state-file"
-	open := keys.OpenRing
-	switch {
-	case a.keyStore != nil:
-		store, clock, setting, open = a.keyStore, a.fleet.Now, "--redis", keys.JoinRing
-	case a.state != nil:
-		store = a.state
-	}
 	life, err := lifecycle(a.cfg)
 	if err != nil {
 		return part{}, err
 	}
 	var ring *keys.Ring
-	if store == nil {
-		ring = keys.NewRing(clock, life)
-	} else if ring, err = open(clock, life, store); err != nil {
-		if a.fleet == nil && errors.Is(err, keys.ErrInvalidState) {
+	switch {
+	case a.keyStore != nil:
+		ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+		defer cancel()
+		if ring, err = keys.JoinRing(ctx, a.fleet.Now, life, a.keyStore, a.recordKeys("put back")); err != nil {
+			return part{}, fmt.Errorf("--redis: %w", err)
+		}
+	case a.state != nil:
+		ring, err = keys.OpenRing(time.Now, life, a.state)
+		if errors.Is(err, keys.ErrInvalidState) {
 			err = fmt.Errorf("%s: %w; start the version that wrote it, or move it away to start without it", a.cfg.StateFile, err)
 		}
-		return part{}, fmt.Errorf("%s: %w", setting, err)
+		if err != nil {
+			return part{}, fmt.Errorf("--state-file: %w", err)
+		}
+	default:
+		ring = keys.NewRing(time.Now, life)
 	}
 	a.handlers.Ring = ring
 	if a.handlers.Audit != nil {

@@ -23,6 +23,9 @@ const (
 	// Redis at its start, and joinRetry how often it asks.
 	joinTimeout = 10 * time.Second
 	joinRetry   = 250 * time.Millisecond
+	// settleTimeout is how long a node that has no ticket keys waits for others to put
+	// theirs into a Redis that has none either.
+	settleTimeout = 30 * time.Second
 )
 
 // openFleet links the service to Redis.

@@ -149,6 +149,8 @@ func (c *Config) validateRedis() error {
 		}
 	}
 	switch {
+	case c.RedisReadTimeout > c.RedisMaxStale:
+		return errors.New("--redis-read-timeout must not be above --redis-max-stale: a lookup that waits for another one's answer would return what is older")
 	case (c.RedisCert == "") != (c.RedisKey == ""):
 		return errors.New("--redis-cert and --redis-key go together")
 	case !secure && (c.RedisCA != "" || c.RedisCert != ""):

@@ -110,6 +110,7 @@ func TestInvalid(t *testing.T) {
 		{name: "Redis options", want: `not "skip_verify"`, args: []string{"--redis=rediss://a?skip_verify", "--seal-key-file=k"}},
 		{name: "Redis certificate without key", want: "go together", args: []string{"--redis=rediss://a", "--seal-key-file=k", "--redis-cert=c"}},
 		{name: "Redis authority without TLS", want: "need a rediss:// URL", args: []string{"--redis=redis://a", "--seal-key-file=k", "--redis-ca=c"}},
+		{name: "Redis slower than stale", want: "--redis-read-timeout must not be above --redis-max-stale", args: []string{"--redis=redis://a", "--seal-key-file=k", "--redis-read-timeout=2s", "--redis-max-stale=1s"}},
 		{name: "Redis file without Redis", want: "need --redis", args: []string{"--redis-ca=c"}},
 		{name: "namespace", want: "--namespace must be", args: []string{"--namespace=a*"}},
 		{name: "staleness", want: "--redis-max-stale must be at least 100ms", args: []string{"--redis-max-stale=1ms"}},

@@ -34,6 +34,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,9 @@ var ErrUnavailable = errors.New("fleet: Redis did not confirm")
 // ErrRefused is a cause of [ErrUnavailable]: Redis answered that it does not make
 // the change, for it is full, a replica, or does not permit it.
 var ErrRefused = errors.New("it refuses")
+
+// errUnexpected is why an answer of Redis is not used.
+var errUnexpected = errors.New("an answer that is not what was asked for")
 
 // ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, for Redis did
 // not answer lately. The node logs that when it begins.
@@ -98,7 +102,7 @@ const (
 	beatTimeout = 500 * time.Millisecond
 	// beatGap is the least time between beats.
 	beatGap = 10 * time.Millisecond
-	// pollEvery is how often a node looks for ticket keys that it was not told of.
+	// pollEvery is Config.PollEvery, and how often the servers are looked up.
 	pollEvery = 3 * time.Second
 	// The time between attempts to reach Redis again doubles from the first to the
 	// last, and is then drawn from its upper half.
@@ -114,12 +118,14 @@ const (
 	flushDelay = 100 * time.Microsecond
 	// refusalHolds is how long Redis is said to refuse writes after it did.
 	refusalHolds = time.Minute
+	// maxClockOffset is how far the clock of Redis may be from the node's to be believed.
+	maxClockOffset = time.Minute
 	// maxAuthFile is the size of the largest file of credentials.
 	maxAuthFile = 4 << 10
 )
 
-// Config says where Redis is and how it is used. Everything but AuthFile and TLS
-// must be set.
+// Config says where Redis is and how it is used. Everything but AuthFile, TLS and
+// PollEvery must be set.
 type Config struct {
 	// URL is redis://[user@]host:port[/db], rediss:// with TLS, or
 	// unix:///path. With ?addr=host:port for each further one it has several
@@ -138,6 +144,9 @@ type Config struct {
 	ReadTimeout time.Duration
 	// MaxStale is how long a node serves what it has without hearing from Redis.
 	MaxStale time.Duration
+	// PollEvery is how often the node looks for ticket keys that it was not told of; 0
+	// is every 3 s. All nodes of a fleet have the same.
+	PollEvery time.Duration
 	// Seal seals everything that goes to Redis.
 	Seal *seal.Keys
 	Log  *slog.Logger
@@ -155,7 +164,8 @@ type Node struct {
 	refused  atomic.Int64  // when Redis refused the last write, in nanoseconds of the Unix time; 0 when it took it
 	unread   atomic.Bool   // the record of the ticket keys did not open the last time
 	timeouts atomic.Int32  // reads in a row that timed out
-	offset   atomic.Int64  // of Redis's clock to the node's, in nanoseconds
+	ahead    atomic.Int64  // Redis's clock of the node's, in nanoseconds
+	clockOff atomic.Bool   // by more than maxClockOffset
 	heard    atomic.Int64  // when the beat that all servers answered last was sent, in nanoseconds since started; 0 when the near cache is not to be used
 	breaks   atomic.Uint64 // how often a connection was made or lost
 	wake     chan struct{} // has a token when a beat is due now
@@ -181,12 +191,20 @@ type counts struct {
 // [Node.Run] do that. The error is one of the settings, or of the
 // file of credentials. Its owner calls Close.
 func New(c Config) (*Node, error) {
+	if c.PollEvery == 0 {
+		c.PollEvery = pollEvery
+	}
 	n := &Node{
 		cfg: c, started: time.Now().Add(-time.Nanosecond), since: time.Now(),
 		wake: make(chan struct{}, 1), keysWake: make(chan struct{}, 1),
 	}
-	if _, err := n.options(); err != nil {
+	o, err := n.options()
+	if err != nil {
 		return nil, err
+	}
+	if exposed := exposed(o); exposed != "" {
+		c.Log.Warn("the connection to Redis is not encrypted: the network can read its password and the IDs of sessions, and change its answers; use rediss://",
+			slog.String("address", exposed))
 	}
 	if c.AuthFile != "" { // in time to be told
 		if _, err := readAuth(c.AuthFile, ""); err != nil {
@@ -255,6 +273,22 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 	return o, nil
 }
 
+// exposed is an address that is neither on this host nor reached with TLS; "" without
+// one.
+func exposed(o rueidis.ClientOption) string {
+	for _, address := range o.InitAddress {
+		if strings.HasPrefix(address, "/") { // a Unix socket
+			continue
+		}
+		host, _, err := net.SplitHostPort(address)
+		ip, _ := netip.ParseAddr(host)
+		if err == nil && o.TLSConfig == nil && host != "localhost" && !ip.IsLoopback() {
+			return address
+		}
+	}
+	return ""
+}
+
 func dialTCP(ctx context.Context, address string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
 	if c != nil {
 		return (&tls.Dialer{NetDialer: d, Config: c}).DialContext(ctx, "tcp", address)
@@ -293,8 +327,29 @@ func (n *Node) Close() {
 	}
 }
 
-// Now is the time by the clock of Redis, as far as it is known.
-func (n *Node) Now() time.Time { return time.Now().Add(time.Duration(n.offset.Load())) }
+// Now is the time by the clock of Redis, as far as it is known, so that all nodes have
+// the same. It is at most maxClockOffset from that of the node: a clock of Redis that is
+// wrong by more would make keys that are years old, or rotate no more.
+func (n *Node) Now() time.Time {
+	return time.Now().Add(min(max(n.offset(), -maxClockOffset), maxClockOffset))
+}
+
+// offset is how far the clock of Redis is ahead of the node's.
+func (n *Node) offset() time.Duration { return time.Duration(n.ahead.Load()) }
+
+// setOffset notes how far the clock of Redis is ahead, and logs when that becomes too much.
+func (n *Node) setOffset(d time.Duration) {
+	n.ahead.Store(int64(d))
+	off := d.Abs() > maxClockOffset
+	switch {
+	case n.clockOff.Swap(off) == off:
+	case off:
+		n.cfg.Log.Warn("the clock of Redis and that of this node differ by more than is accepted; set them right",
+			slog.Duration("ahead", d), slog.Duration("accepted", maxClockOffset))
+	default:
+		n.cfg.Log.Info("the clock of Redis is near that of this node again", slog.Duration("ahead", d))
+	}
+}
 
 // elapsed is the time since the node was made, in nanoseconds; never 0.
 func (n *Node) elapsed() int64 { return int64(time.Since(n.started)) }
@@ -325,7 +380,7 @@ func notify(c chan<- struct{}) {
 // Run keeps the link until ctx ends: it looks after the connections, empties the
 // near cache when it has to, and calls refresh, which is keys.Ring.Refresh, whenever
 // the ticket keys in Redis may have changed.
-func (n *Node) Run(ctx context.Context, refresh func() (restored bool, err error)) {
+func (n *Node) Run(ctx context.Context, refresh func() error) {
 	var keysRun sync.WaitGroup
 	keysRun.Go(func() { n.refreshKeys(ctx, refresh) })
 	defer keysRun.Wait()
@@ -463,7 +518,7 @@ func (n *Node) askTime(ctx context.Context, client rueidis.Client) (answered boo
 	}
 	// One that took long does not tell the time.
 	if answered && best.took <= n.cfg.ReadTimeout {
-		n.offset.Store(int64(best.offset))
+		n.setOffset(best.offset)
 	}
 	return answered, err
 }
@@ -484,16 +539,12 @@ func (n *Node) setUp(up bool, cause error) {
 	}
 }
 
-// refreshKeys calls refresh when Redis says so, and every pollEvery or so.
-func (n *Node) refreshKeys(ctx context.Context, refresh func() (restored bool, err error)) {
+// refreshKeys calls refresh when Redis says so, and every PollEvery or so.
+func (n *Node) refreshKeys(ctx context.Context, refresh func() error) {
 	logged := ""
 	for {
 		if n.up.Load() {
-			restored, err := refresh()
-			if restored {
-				n.counts.restoredKeys.Add(1)
-				n.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has the active set of this node now")
-			}
+			err := refresh()
 			switch {
 			case err == nil:
 				logged = ""
@@ -502,7 +553,7 @@ func (n *Node) refreshKeys(ctx context.Context, refresh func() (restored bool, e
 				n.cfg.Log.Error("the ticket keys of the fleet cannot be taken; the active set stays", slog.String("error", logged))
 			}
 		}
-		timer := time.NewTimer(pollEvery/2 + rand.N(pollEvery))
+		timer := time.NewTimer(n.cfg.PollEvery/2 + rand.N(n.cfg.PollEvery))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -526,7 +577,7 @@ func (n *Node) invalidated(changed []rueidis.RedisMessage) {
 			continue
 		}
 		n.counts.invalidations.Add(1)
-		if name == n.keysName() {
+		if name == n.keysName() || name == n.markName() {
 			notify(n.keysWake)
 		} else if id, ok := n.sessionID(name); ok && n.sessions != nil {
 			n.sessions.table.invalidate(id)
@@ -587,39 +638,6 @@ func isRefusal(err error) bool {
 	_, ok := rueidis.IsRedisErr(err)
 	return ok
 }
-
-// swap sets a key if its value is the expected one, "" for none, and deletes it
-// when the new value is "". It reports whether that was so. Redis runs a script
-// as one step.
-func (n *Node) swap(key, expected, value string, ttl time.Duration) (bool, error) {
-	args := []string{expected, value, ""}
-	if ttl > 0 {
-		args[2] = milliseconds(ttl)
-	}
-	m, err := n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
-		return swapScript().Exec(ctx, c, []string{key}, args)
-	})
-	if err != nil {
-		return false, err
-	}
-	done, err := m.AsInt64()
-	return done == 1, err
-}
-
-var swapScript = sync.OnceValue(func() *rueidis.Lua {
-	return rueidis.NewLuaScript(`
-if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then
-	return 0
-end
-if ARGV[2] == '' then
-	redis.call('DEL', KEYS[1])
-elseif ARGV[3] == '' then
-	redis.call('SET', KEYS[1], ARGV[2])
-else
-	redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-end
-return 1`)
-})
 
 // Health says why the link is not as it should be; "" when it is.
 func (n *Node) Health() string {

@@ -37,7 +37,7 @@ func newSeal(t testing.TB) *seal.Keys {
 // settings are those of a node for tests.
 func settings(url string, k *seal.Keys) Config {
 	return Config{
-		URL: url, Namespace: "test", ReadTimeout: 2 * time.Second, MaxStale: time.Minute,
+		URL: url, Namespace: "test", ReadTimeout: 2 * time.Second, MaxStale: time.Minute, PollEvery: 500 * time.Millisecond,
 		Seal: k, Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -46,7 +46,7 @@ func settings(url string, k *seal.Keys) Config {
 func newNode(t testing.TB, c Config) *Node {
 	t.Helper()
 	n := join(t, c, newNear(t))
-	run(t, n, func() (bool, error) { return false, nil })
+	run(t, n, func() error { return nil })
 	return n
 }
 
@@ -75,7 +75,7 @@ func join(t testing.TB, c Config, near *cache.Cache) *Node {
 	return n
 }
 
-func run(t testing.TB, n *Node, refresh func() (bool, error)) {
+func run(t testing.TB, n *Node, refresh func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { n.Run(ctx, refresh) })
@@ -291,7 +291,7 @@ func TestCoalesced(t *testing.T) {
 	if s := b.Stats(); s.FarHits != lookups {
 		t.Errorf("%+v", s)
 	}
-	if out := server.Do("INFO", "commandstats"); !strings.Contains(out, "cmdstat_get:calls=1,") {
+	if out := server.Do("INFO", "commandstats"); !strings.Contains(out, "cmdstat_getrange:calls=1,") {
 		t.Error(out)
 	}
 }
@@ -606,7 +606,7 @@ func TestTicketKeys(t *testing.T) {
 	for i := range nodes {
 		links[i] = join(t, settings(server.URL(), sealKeys), nil)
 		stores[i] = links[i].KeyStore(nil)
-		ring, err := keys.JoinRing(links[i].Now, keys.Lifecycle{}, stores[i])
+		ring, err := keys.JoinRing(t.Context(), links[i].Now, keys.Lifecycle{}, stores[i], nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -717,7 +717,7 @@ func TestTicketKeys(t *testing.T) {
 			if record, err := late.get(time.Second, late.keysName()); err != nil || record == "" {
 				return fmt.Errorf("%q %w", record, err)
 			}
-			ring, err := keys.JoinRing(late.Now, keys.Lifecycle{}, store)
+			ring, err := keys.JoinRing(t.Context(), late.Now, keys.Lifecycle{}, store, nil)
 			if err != nil {
 				return err
 			}
@@ -761,7 +761,7 @@ func TestLocalKeys(t *testing.T) {
 
 	n := join(t, settings(server.URL(), sealKeys), nil)
 	store := n.KeyStore(local)
-	ring, err := keys.JoinRing(n.Now, keys.Lifecycle{}, store)
+	ring, err := keys.JoinRing(t.Context(), n.Now, keys.Lifecycle{}, store, nil)
 	if err != nil || ring.Generation() != want.Generation || store.Found() {
 		t.Fatal(err, ring.Description(), store.Found())
 	}
@@ -774,7 +774,7 @@ func TestLocalKeys(t *testing.T) {
 		}
 		return nil
 	})
-	if other, err = keys.JoinRing(second.Now, keys.Lifecycle{}, second.KeyStore(nil)); err != nil {
+	if other, err = keys.JoinRing(t.Context(), second.Now, keys.Lifecycle{}, second.KeyStore(nil), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := other.Description(); got.Generation != want.Generation || got.Keys[0].Fingerprint != want.Keys[0].Fingerprint {
@@ -805,7 +805,7 @@ func TestLocalKeys(t *testing.T) {
 		if err := away.Connect(t.Context()); err == nil {
 			t.Error("connected to nothing")
 		}
-		if _, err := keys.JoinRing(away.Now, keys.Lifecycle{}, away.KeyStore(test.local)); !errors.Is(err, test.want) {
+		if _, err := keys.JoinRing(t.Context(), away.Now, keys.Lifecycle{}, away.KeyStore(test.local), nil); !errors.Is(err, test.want) {
 			t.Errorf("%v, want %v", err, test.want)
 		}
 		away.Close()

@@ -1,9 +1,15 @@
 package fleet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
 
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -15,20 +21,27 @@ const keysKind = "fleet: ticket keys"
 var errUnreadable = errors.New("the record of the ticket keys in Redis does not open; with the right seal keys, remove it to have a node put its own set in its place")
 
 // KeyStore keeps the state of a ring in Redis, for all nodes, and a copy of it in
-// a store of the node. It implements keys.Store, whose calls come one at a time.
+// a store of the node. It implements keys.SharedStore, whose calls come one at a time.
+//
+// Redis may lose what it had: it starts empty, or from an older file, or another
+// server takes its place. Beside the record is therefore a mark, which says what server
+// it was that the nodes looked at last, and whether that had a record. When either is
+// different now, or a node puts back a newer record than there is, a grace period
+// begins. Until it is over nodes put back what they have, and Redis takes no update.
 type KeyStore struct {
-	node  *Node
-	local keys.Store // nil for none
-	seen  string     // the record that was read or written last; "" for none
-	first bool       // nothing was read yet
-	found bool       // see Found
+	node   *Node
+	local  keys.Store // nil for none
+	copied uint64     // generation of the copy in local that no older state may replace
+	seen   string     // the record that was read or written last; "" for none
+	grace  bool       // Redis took no updates when it was last asked
+	found  bool       // see Found
 }
 
 // KeyStore returns the store of the fleet's ticket keys. local is that of this
 // node alone, nil for none: it gets a copy of every set, and has the keys that an
 // empty fleet starts with, or the node when Redis does not answer at first.
 func (n *Node) KeyStore(local keys.Store) *KeyStore {
-	return &KeyStore{node: n, local: local, first: true}
+	return &KeyStore{node: n, local: local}
 }
 
 // Found reports whether the fleet had ticket keys when this node came to it, or,
@@ -37,44 +50,111 @@ func (s *KeyStore) Found() bool { return s.found }
 
 func (n *Node) keysName() string { return n.cfg.Namespace + ":ticket-keys" }
 
+// markName is the name of the mark, which is in the record's slot of a cluster.
+func (n *Node) markName() string { return n.cfg.Namespace + ":{" + n.keysName() + "}:mark" }
+
 func (n *Node) keysBinding() seal.Binding {
 	return seal.Binding{Kind: keysKind, Namespace: n.cfg.Namespace}
 }
 
-// Load returns the state that Redis has, nil for none. The first time it may be
-// that of the node.
+// The operations of keysScript, and what those that write return.
+const (
+	opLook    = "look"
+	opUpdate  = "update"
+	opRestore = "restore"
+
+	conflict  = 0
+	done      = 1
+	unsettled = 2
+)
+
+// keysScript replaces the record by ARGV[4] if it is ARGV[3], or returns it with
+// whether there is a grace period. ARGV[2] is the length of that in milliseconds,
+// ARGV[5] the size of the largest record. The mark is the server's run ID, whether there
+// was a record, and when the grace period is over.
+var keysScript = sync.OnceValue(func() *rueidis.Lua {
+	return rueidis.NewLuaScript(`
+local op, grace, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
+local record = redis.call('GETRANGE', KEYS[1], 0, last)
+local server = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') or ''
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local was, had, over = string.match(redis.call('GETRANGE', KEYS[2], 0, 99), '^(%x*) (%a+) (%d+)$')
+over = tonumber(over or 0)
+local function mark(has)
+	redis.call('SET', KEYS[2], string.format('%s %s %d', server, has, over))
+	had = has
+end
+local has = record == '' and 'none' or 'one'
+if was ~= server or had == 'one' and has == 'none' or over > now + grace then
+	over = now + grace
+	mark(has)
+elseif had ~= has then
+	mark(has)
+end
+if op == 'look' then
+	return {record, over > now and 1 or 0}
+end
+if op == 'update' and over > now then
+	return 2
+end
+if record ~= ARGV[3] then
+	return 0
+end
+redis.call('SET', KEYS[1], ARGV[4])
+if op == 'restore' and over <= now then
+	over = now + grace
+	mark('one')
+elseif had == 'none' then
+	mark('one')
+end
+return 1`)
+})
+
+// run runs keysScript.
+func (s *KeyStore) run(op, expected, value string) (rueidis.RedisMessage, error) {
+	n := s.node
+	command := func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return keysScript().Exec(ctx, c, []string{n.keysName(), n.markName()},
+			[]string{op, milliseconds(s.gracePeriod()), expected, value, strconv.Itoa(maxRecord)})
+	}
+	if op == opLook { // which Redis may answer when it refuses writes
+		m, err := n.do(writeTimeout, command)
+		return m, unavailable(err)
+	}
+	return n.write(command)
+}
+
+// gracePeriod is how long all nodes that run may take to put back what they have: each
+// looks within one and a half of PollEvery, and at once when it is told.
+func (s *KeyStore) gracePeriod() time.Duration { return 2 * s.node.cfg.PollEvery }
+
+// Copy returns the state that the node keeps for itself.
+func (s *KeyStore) Copy() ([]byte, error) {
+	if s.local == nil {
+		return nil, nil
+	}
+	state, err := s.local.Load()
+	if generation, shared := keys.PeekState(state); shared {
+		s.copied = generation
+	}
+	return state, err
+}
+
+// Load returns the state that Redis has, nil for none.
 func (s *KeyStore) Load() ([]byte, error) {
-	first := s.first
-	s.first = false
-	record, err := s.node.get(writeTimeout, s.node.keysName())
-	if first {
-		s.found = err != nil || record != ""
-	}
-	if first && s.local != nil && (err != nil || record == "") {
-		state, localErr := s.local.Load()
-		if localErr == nil && state == nil {
-			localErr = err
-		}
-		return state, localErr
-	}
+	record, err := s.look()
+	s.found = s.found || err != nil || record != ""
 	if err != nil || record == "" {
 		s.node.unread.Store(false)
 		s.seen = ""
-		return nil, unavailable(err)
+		return nil, err
 	}
 	state, err := s.node.cfg.Seal.Open(nil, []byte(record), s.node.keysBinding())
 	s.node.unread.Store(err != nil)
 	if err != nil {
 		s.node.counts.refusedKeys.Add(1)
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
-	}
-	if first && s.local != nil { // it may be of a seal key that is not there any more
-		old, err := s.local.Load()
-		clear(old)
-		if err != nil {
-			clear(state)
-			return nil, err
-		}
 	}
 	if record != s.seen {
 		s.copy(state)
@@ -83,15 +163,79 @@ func (s *KeyStore) Load() ([]byte, error) {
 	return state, nil
 }
 
+// look returns the record that Redis has.
+func (s *KeyStore) look() (record string, err error) {
+	m, err := s.run(opLook, "", "")
+	if err != nil {
+		return "", err
+	}
+	answer, err := m.ToArray()
+	if err == nil && len(answer) != 2 {
+		err = errUnexpected
+	}
+	if err == nil {
+		record, err = answer[0].ToString()
+	}
+	if err != nil {
+		return "", unavailable(err)
+	}
+	grace, err := answer[1].AsInt64()
+	s.note(grace != 0)
+	return record, unavailable(err)
+}
+
+// note notes whether there is a grace period, and logs when that changes.
+func (s *KeyStore) note(grace bool) {
+	if s.grace == grace {
+		return
+	}
+	if s.grace = grace; grace {
+		s.node.cfg.Log.Warn("Redis was started, replaced or had lost ticket keys; they are not updated until the nodes have put back theirs",
+			slog.Duration("at_most", s.gracePeriod()))
+	} else {
+		s.node.cfg.Log.Info("the ticket keys in Redis can be updated again")
+	}
+}
+
+// Settled returns why Redis takes no updates, or nil.
+func (s *KeyStore) Settled() error {
+	if s.grace {
+		return keys.ErrUnsettled
+	}
+	return nil
+}
+
 // Save replaces the state that was read or written last. The error is
-// [keys.ErrConflict] when Redis has another one.
-func (s *KeyStore) Save(state []byte) error {
+// [keys.ErrConflict] when Redis has another one, and [keys.ErrUnsettled] in a grace
+// period.
+func (s *KeyStore) Save(state []byte) error { return s.replace(opUpdate, state) }
+
+// Restore is Save in a grace period, or begins one.
+func (s *KeyStore) Restore(state []byte) error {
+	err := s.replace(opRestore, state)
+	if err == nil {
+		s.found = true
+		s.node.counts.restoredKeys.Add(1)
+		generation, _ := keys.PeekState(state)
+		s.node.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has those of this node now", slog.Uint64("generation", generation))
+		s.note(true)
+	}
+	return err
+}
+
+func (s *KeyStore) replace(op string, state []byte) error {
 	record := string(s.node.cfg.Seal.Seal(nil, state, s.node.keysBinding()))
-	done, err := s.node.swap(s.node.keysName(), s.seen, record, 0)
+	m, err := s.run(op, s.seen, record)
 	if err != nil {
 		return err
 	}
-	if !done {
+	switch result, err := m.AsInt64(); {
+	case err != nil:
+		return unavailable(err)
+	case result == unsettled:
+		s.note(true)
+		return keys.ErrUnsettled
+	case result != done:
 		s.node.counts.conflicts.Add(1)
 		return keys.ErrConflict
 	}
@@ -100,12 +244,16 @@ func (s *KeyStore) Save(state []byte) error {
 	return nil
 }
 
-// copy keeps the state in the node, too. It can do without.
+// copy keeps the state in the node, too, unless that has a newer one. It can do
+// without.
 func (s *KeyStore) copy(state []byte) {
-	if s.local == nil {
+	generation, _ := keys.PeekState(state)
+	if s.local == nil || generation < s.copied {
 		return
 	}
 	if err := s.local.Save(state); err != nil {
 		s.node.cfg.Log.Error("the ticket keys of the fleet are not in the state file", slog.String("error", err.Error()))
+		return
 	}
+	s.copied = generation
 }

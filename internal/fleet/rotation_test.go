@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -38,15 +39,22 @@ func (r *rotor) record(_, _ keys.Description, failure error) error {
 	return nil
 }
 
-// follow notes every set until one has the last generation.
-func (r *rotor) follow(ctx context.Context, last uint64) {
+// made is how many rotations were stored.
+func (r *rotor) made() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.begun - r.failed
+}
+
+// follow notes every set until done.
+func (r *rotor) follow(ctx context.Context, done func() bool) {
 	for {
 		changed := r.ring.Changed()
 		d := r.ring.Description()
 		r.mu.Lock()
 		r.seen, r.at = append(r.seen, d), append(r.at, time.Now())
 		r.mu.Unlock()
-		if d.Generation >= last {
+		if done() {
 			return
 		}
 		select {
@@ -80,7 +88,7 @@ func TestRotation(t *testing.T) {
 	nodes := make([]*fleet.Node, len(rotors))
 	for i := range rotors {
 		nodes[i], err = fleet.New(fleet.Config{
-			URL: server.URL(), Namespace: "test", ReadTimeout: 50 * time.Millisecond, MaxStale: time.Second,
+			URL: server.URL(), Namespace: "test", ReadTimeout: 50 * time.Millisecond, MaxStale: time.Second, PollEvery: time.Second,
 			Seal: sealKeys, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
@@ -90,25 +98,26 @@ func TestRotation(t *testing.T) {
 		if err := nodes[i].Connect(ctx); err != nil {
 			t.Fatal(err)
 		}
-		ring, err := keys.JoinRing(nodes[i].Now, life, nodes[i].KeyStore(nil))
+		ring, err := keys.JoinRing(ctx, nodes[i].Now, life, nodes[i].KeyStore(nil), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		rotors[i] = &rotor{ring: ring}
 	}
-	// The first change by a node that joined goes on behind the time of its joining,
-	// and each further one by one.
-	d, err := rotors[len(rotors)-1].ring.Rotate(keys.Update{})
-	if err != nil {
-		t.Fatal(err)
+	first := rotors[0].ring.Generation()
+	enough := func() bool {
+		made := 0
+		for _, r := range rotors {
+			made += r.made()
+		}
+		return made >= rotations
 	}
-	first := d.Generation
 	running, stop := context.WithCancel(ctx)
 	var work, followers sync.WaitGroup
 	for i, r := range rotors {
 		work.Go(func() { nodes[i].Run(running, r.ring.Refresh) })
 		work.Go(func() { r.ring.RotateWhenDue(running, slog.New(slog.DiscardHandler), r.record) })
-		followers.Go(func() { r.follow(ctx, first+rotations) })
+		followers.Go(func() { r.follow(ctx, enough) })
 	}
 	followers.Wait()
 	stop()
@@ -144,11 +153,9 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	var gaps, spreads []time.Duration
-	for n := first + 1; n <= first+rotations; n++ {
-		before, g := all[n-1], all[n]
-		if g == nil || before == nil {
-			t.Fatalf("nobody has seen the generations %d and %d", n-1, n)
-		}
+	order := slices.Sorted(maps.Keys(all))
+	for i, n := range order[1:] {
+		before, g := all[order[i]], all[n]
 		gap := g.activatedAt.Sub(before.activatedAt)
 		if gap < interval-clockError {
 			t.Errorf("generation %d follows %v after the one before, twice in an interval", n, gap)
@@ -168,13 +175,13 @@ func TestRotation(t *testing.T) {
 		t.Errorf("a set took %v to all nodes", latest)
 	}
 
-	// The generation grew by the rotations that were made, and by nothing else.
+	// Each rotation made a generation, and nothing else did. Those after the last that
+	// was followed may not have been seen.
 	var made int
 	for _, r := range rotors {
-		made += r.begun - r.failed
+		made += r.made()
 	}
-	last := max(rotors[0].ring.Generation(), rotors[1].ring.Generation(), rotors[2].ring.Generation())
-	if uint64(made) != last-first {
-		t.Errorf("%d rotations made %d generations", made, last-first)
+	if seen := len(order) - 1; order[0] != first || seen > made || seen < rotations {
+		t.Errorf("%d rotations made %d generations", made, seen)
 	}
 }

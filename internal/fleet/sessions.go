@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -72,6 +73,9 @@ func (n *Node) sessionBinding(id cache.ID) seal.Binding {
 const (
 	recordVersion = 1
 	recordHeader  = 1 + 1 + 8 + 8
+
+	// maxRecord is the size of the largest record, be it of a session or of ticket keys.
+	maxRecord = recordHeader + cache.MaxSize + seal.Overhead
 )
 
 // sealed returns the record of a session. It is no secret.
@@ -164,14 +168,11 @@ func (s *Sessions) fetch(dst []byte, id cache.ID) (data []byte, e cache.Entry, o
 	return n.open(dst, id, record)
 }
 
-// get reads a key; "" is none.
+// get reads the first bytes of a key, one more than a record has at most; "" is none.
 func (n *Node) get(timeout time.Duration, key string) (string, error) {
 	m, err := n.do(timeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
-		return c.Do(ctx, c.B().Get().Key(key).Build())
+		return c.Do(ctx, c.B().Getrange().Key(key).Start(0).End(maxRecord).Build())
 	})
-	if rueidis.IsRedisNil(err) {
-		return "", nil
-	}
 	if err != nil {
 		return "", err
 	}
@@ -189,9 +190,10 @@ func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced b
 	if ttl < time.Millisecond {
 		return false, cache.ErrExpired
 	}
+	end := now.Add(ttl)
 	e := cache.Entry{
 		Size: len(data), Mark: o.Mark, Tag: o.Tag,
-		StoredAt: cache.Time(now.UnixMilli()), ExpiresAt: cache.Time(now.Add(ttl).UnixMilli()),
+		StoredAt: cache.Time(now.UnixMilli()), ExpiresAt: cache.Time(end.UnixMilli()),
 	}
 	record := s.node.sealed(id, data, e)
 	s.table.begin(id)
@@ -202,25 +204,67 @@ func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced b
 		s.table.end(id, data, e)
 	}()
 	if o.If == nil {
-		return s.node.set(s.node.sessionName(id), record, ttl)
+		return s.node.set(s.node.sessionName(id), record, end)
 	}
-	return s.swap(id, record, ttl, o.If)
+	return s.swap(id, record, end, o.If)
 }
 
 // maxTTL is the longest time that Redis is told to keep a session: far beyond the
 // longest that the service lets one live.
 const maxTTL = 366 * 24 * time.Hour
 
-// set sets a key and reports whether there was one.
-func (n *Node) set(key, value string, ttl time.Duration) (replaced bool, err error) {
-	_, err = n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
-		return c.Do(ctx, c.B().Set().Key(key).Value(value).Get().Px(ttl).Build())
-	})
-	if rueidis.IsRedisNil(err) {
-		return false, nil
-	}
-	return err == nil, err
+// endOf is the end of a session by the clock of Redis, which need not be right. It is a
+// time and not a duration, which would begin when Redis gets to the command.
+func (n *Node) endOf(end time.Time) string {
+	return strconv.FormatInt(end.Add(n.offset()).UnixMilli(), 10)
 }
+
+// set sets a key until end and reports whether there was one.
+func (n *Node) set(key, value string, end time.Time) (replaced bool, err error) {
+	m, err := n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return setScript().Exec(ctx, c, []string{key}, []string{value, n.endOf(end)})
+	})
+	if err != nil {
+		return false, err
+	}
+	existed, err := m.AsInt64()
+	return existed == 1, unavailable(err)
+}
+
+// SET with GET would answer with all of a value of any size.
+var setScript = sync.OnceValue(func() *rueidis.Lua {
+	return rueidis.NewLuaScript(`
+local existed = redis.call('EXISTS', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[2])
+return existed`)
+})
+
+// replace sets a key until end if its value is the expected one, as get returns it, and
+// deletes it when the new value is "". It reports whether that was so. Redis runs a
+// script as one step.
+func (n *Node) replace(key, expected, value string, end time.Time) (bool, error) {
+	m, err := n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+		return replaceScript().Exec(ctx, c, []string{key}, []string{expected, value, n.endOf(end), strconv.Itoa(maxRecord)})
+	})
+	if err != nil {
+		return false, err
+	}
+	done, err := m.AsInt64()
+	return done == 1, unavailable(err)
+}
+
+var replaceScript = sync.OnceValue(func() *rueidis.Lua {
+	return rueidis.NewLuaScript(`
+if redis.call('GETRANGE', KEYS[1], 0, ARGV[4]) ~= ARGV[1] then
+	return 0
+end
+if ARGV[2] == '' then
+	redis.call('DEL', KEYS[1])
+else
+	redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ARGV[3])
+end
+return 1`)
+})
 
 // Delete is [cache.Cache.Delete] for the fleet: Redis has no such session any more
 // when it returns, unless the error is [ErrUnavailable].
@@ -228,7 +272,7 @@ func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 	s.table.begin(id)
 	defer s.table.end(id, nil, cache.Entry{})
 	if cond != nil {
-		replaced, err := s.swap(id, "", 0, cond)
+		replaced, err := s.swap(id, "", time.Time{}, cond)
 		if err == nil && !replaced {
 			return cache.ErrNotFound
 		}
@@ -248,7 +292,7 @@ func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 
 // swap puts record in the place of what the condition holds for, "" to delete it,
 // and reports whether there was a session.
-func (s *Sessions) swap(id cache.ID, record string, ttl time.Duration, cond cache.Condition) (existed bool, err error) {
+func (s *Sessions) swap(id cache.ID, record string, end time.Time, cond cache.Condition) (existed bool, err error) {
 	key := s.node.sessionName(id)
 	for range maxSwaps {
 		old, err := s.node.get(writeTimeout, key)
@@ -268,7 +312,7 @@ func (s *Sessions) swap(id cache.ID, record string, ttl time.Duration, cond cach
 		if !cond(e.Tag, existed) {
 			return false, cache.ErrPrecondition
 		}
-		done, err := s.node.swap(key, old, record, ttl)
+		done, err := s.node.replace(key, old, record, end)
 		if err != nil {
 			return false, err
 		}

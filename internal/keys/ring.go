@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -19,6 +18,8 @@ var (
 	// ErrConflict is what the Save of a [Store] fails with that somebody else has
 	// saved to since: the ring loads what is there and tries again.
 	ErrConflict = errors.New("keys: another update came first")
+	// ErrUnsettled is why a [SharedStore] takes no updates for a while.
+	ErrUnsettled = errors.New("the store may have lost updates, and gets back what the nodes have; try again in some seconds")
 	// ErrUnavailable reports an update that could not be recorded or stored. The
 	// error wraps the cause, too.
 	ErrUnavailable = errors.New("keys: the update cannot be recorded or stored; the active set stays")
@@ -61,14 +62,12 @@ type Update struct {
 
 // Description is what can be told of a set without its secrets.
 type Description struct {
-	// Generation grows by one with every change, and by one more after a change
-	// that could not be stored. A ring starts with the Unix time in
-	// milliseconds. One with a [Store] comes back with the generation that it
-	// had, and goes on behind the time of its opening with the first change: what
-	// the store has may be an older state that was put back. So, short of a
-	// thousand changes a second or a clock that is set back, no two sets of a
-	// node ever have the same generation: one that a client remembers matches no
-	// other set.
+	// Generation grows with every change. It is the Unix time of the change in
+	// milliseconds, or one more than the generation before where that is higher.
+	// So, short of a thousand changes a second or a clock that is set back, no two
+	// sets ever have the same generation, even when the [Store] lost the last
+	// changes or other rings save to it, too: a generation that a client remembers
+	// matches no other set.
 	Generation uint64
 	UpdatedAt  time.Time // of the last change
 	Source     Source
@@ -113,12 +112,14 @@ type Ring struct {
 	life  Lifecycle
 	store Store // nil without one
 
-	shared bool // others save to the store, too
+	shared  SharedStore // the store, when others save to it, too; else nil
+	putBack Record      // is told when the ring gives it the active set back
+	foreign bool        // the active set is from before this ring came to the others
 
 	updating sync.Mutex        // held for all of an update; guards what follows up to mu
 	taken    [sha256.Size]byte // hash of the key file's content that was taken last
 	unread   error             // why what the store has was not taken; nothing is saved over it
-	burnt    uint64            // the highest generation that another set may have had
+	burnt    uint64            // the highest generation of a change that failed
 
 	mu          sync.RWMutex // guards all that follows and the secrets of set; written to with updating held, too
 	set         Set
@@ -154,9 +155,7 @@ func emptyRing(now func() time.Time, life Lifecycle) *Ring {
 // first is the set that an empty ring starts with.
 func (r *Ring) first() change {
 	next := generate(rand.Read, size256)
-	c := r.prepare(&Set{Keys: []Key{generate(rand.Read, size256)}, Next: &next}, SourceGenerated)
-	c.description.Generation = uint64(c.description.UpdatedAt.UnixMilli())
-	return c
+	return r.prepare(&Set{Keys: []Key{generate(rand.Read, size256)}, Next: &next}, SourceGenerated)
 }
 
 // Load replaces the active set by the one that data is in the format. It
@@ -255,10 +254,9 @@ func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, e
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	err = r.afterOthers(func() error {
-		if r.shared { // an update that is refused, or changes nothing, saves nothing that could conflict
-			if _, err := r.take(); err != nil {
-				return err
-			}
+		// An update that is refused, or changes nothing, saves nothing that could conflict.
+		if err := r.current(); err != nil {
+			return err
 		}
 		d, err = r.updateOnce(u, step)
 		return err
@@ -277,7 +275,7 @@ func (r *Ring) afterOthers(update func() error) error {
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}
-		if _, err = r.take(); err == nil {
+		if err = unavailable(r.take()); err == nil {
 			err = update()
 		}
 	}
@@ -319,27 +317,35 @@ func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed boo
 // commit records, stores and then installs a set. One that fails is wiped but for
 // what it has from the active set. The ring is being updated.
 func (r *Ring) commit(c change, taken [sha256.Size]byte, record Record) error {
-	tell := func(failure error) error {
-		if record == nil {
-			return nil
+	err := recorded(record, r.describe(), c.description, func() error {
+		err := r.save(c, taken)
+		if err != nil {
+			r.burnt = c.description.Generation
 		}
-		after := c.description
-		after.Keys = slices.Clone(after.Keys)
-		return record(r.describe(), after, failure)
-	}
-	err := tell(nil)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
-	} else if err = r.save(c, taken); err != nil {
-		r.burnt = c.description.Generation
-		err = errors.Join(err, tell(err))
-	}
+		return err
+	})
 	if err != nil {
 		wipeAllBut(&r.set, c.set)
 		return err
 	}
 	r.install(c)
 	return nil
+}
+
+// recorded makes a change that is recorded first, and again when it fails.
+func recorded(record Record, before, after Description, change func() error) error {
+	if record == nil {
+		return change()
+	}
+	before.Keys, after.Keys = slices.Clone(before.Keys), slices.Clone(after.Keys)
+	if err := record(before, after, nil); err != nil {
+		return unavailable(err)
+	}
+	err := change()
+	if err != nil {
+		err = errors.Join(err, record(before, after, err))
+	}
+	return err
 }
 
 // change is a set that is to be the active one, and all that goes with it.
@@ -373,7 +379,7 @@ func (r *Ring) prepare(set *Set, source Source) change {
 		d.Role = role
 		keys = append(keys, d)
 	}
-	generation := max(r.description.Generation, r.burnt) + 1
+	generation := max(r.description.Generation+1, r.burnt+1, uint64(max(0, now.UnixMilli())))
 	c.description = Description{Generation: generation, UpdatedAt: now, Source: source, Keys: keys}
 	return c
 }

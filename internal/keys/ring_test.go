@@ -118,7 +118,7 @@ func TestRotate(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if roster(d) != want || d.Source != SourceRotation || d.Generation != before.Generation+1 {
+				if roster(d) != want || d.Source != SourceRotation || d.Generation != following(before, d) {
 					t.Errorf("step %d: %s from %s at %d, want %s", i, roster(d), d.Source, d.Generation, want)
 				}
 				if slices.ContainsFunc(d.Keys, func(k KeyDescription) bool { return k.Bits != test.set.Keys[0].Bits() }) {
@@ -169,7 +169,7 @@ func TestRevoke(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if roster(d) != test.want || d.Source != SourceAPI || d.Generation != before.Generation+1 {
+			if roster(d) != test.want || d.Source != SourceAPI || d.Generation != following(before, d) {
 				t.Errorf("%s from %s, want %s", roster(d), d.Source, test.want)
 			}
 			if d.Keys[0].Bits != test.set.Keys[0].Bits() || d.Keys[0].ActivatedAt.IsZero() {
@@ -240,10 +240,15 @@ func TestSameSetChangesNothing(t *testing.T) {
 		withNext(testSet(size256, 1, 2), testKey(3, size256)),
 	} {
 		r := ringWith(t, set)
-		if d, err := r.Replace(other, Update{Source: SourceFile}); err != nil || d.Generation != before.Generation+1 || d.Source != SourceFile {
+		if d, err := r.Replace(other, Update{Source: SourceFile}); err != nil || d.Generation != following(before, d) || d.Source != SourceFile {
 			t.Errorf("%v, %v", d, err)
 		}
 	}
+}
+
+// following is the generation that a change of before has.
+func following(before, after Description) uint64 {
+	return max(before.Generation+1, uint64(after.UpdatedAt.UnixMilli()))
 }
 
 func same(a, b Description) bool {
@@ -338,9 +343,10 @@ func TestRefusedUpdates(t *testing.T) {
 
 func TestCondition(t *testing.T) {
 	r := ringWith(t, testSet(size128, 1))
-	generation := r.Description().Generation
+	before := r.Description()
+	generation := before.Generation
 	expect := func(g uint64) bool { return g == generation }
-	if d, err := r.Rotate(Update{If: expect}); err != nil || d.Generation != generation+1 {
+	if d, err := r.Rotate(Update{If: expect}); err != nil || d.Generation != following(before, d) {
 		t.Errorf("%v, %v", d, err)
 	}
 	if _, err := r.Rotate(Update{If: expect}); !errors.Is(err, ErrPrecondition) {
@@ -508,7 +514,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 		} else if changed := !slices.Equal(keys, m.keys) || next != m.next; changed {
 			m.change(t, d, keys, next, now)
 			m.bits, m.source, m.updated = bits, source, now
-			m.generation++
+			m.generation = max(m.generation+1, uint64(now.UnixMilli()))
 		}
 		if want := m.description(); !same(stripNames(d), want) {
 			t.Fatalf("step %d: %s left\n%v, want\n%v", step, operation, stripNames(d), want)

@@ -74,9 +74,13 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Duration, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
+	notDue := func() bool { return r.pushed || r.untilDue() > 0 }
 	err = r.afterOthers(func() error {
-		if r.pushed || r.untilDue() > 0 {
+		if notDue() {
 			return nil
+		}
+		if err := r.current(); err != nil || notDue() {
+			return err
 		}
 		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, record); err != nil {
 			return err
@@ -103,7 +107,7 @@ func (r *Ring) untilDue() time.Duration {
 // nextRotation is when the set rotates by itself; zero when it does not. The
 // ring is locked or being updated.
 func (r *Ring) nextRotation() time.Time {
-	if r.pushed || r.life.RotateEvery == 0 {
+	if r.pushed || r.life.RotateEvery == 0 || len(r.description.Keys) == 0 {
 		return time.Time{}
 	}
 	at := r.description.Keys[0].ActivatedAt.Add(r.life.RotateEvery)

@@ -2,48 +2,90 @@ package keys
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 // sharedState is what several rings save to.
 type sharedState struct {
-	mu    sync.Mutex
-	state []byte
+	mu        sync.Mutex
+	state     []byte
+	unsettled bool
+}
+
+// lose makes an older state, or nil, that of the store, which is unsettled then.
+func (s *sharedState) lose(older []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state, s.unsettled = bytes.Clone(older), true
+}
+
+// settle ends the time in which rings put back what they have.
+func (s *sharedState) settle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unsettled = false
 }
 
 // sharedStore is a ring's way to it, a compare-and-set.
 type sharedStore struct {
 	*sharedState
 	seen []byte
+	copy []byte // the ring's own
+	away error  // why it cannot be loaded
+}
+
+func (s *sharedStore) Copy() ([]byte, error) { return bytes.Clone(s.copy), nil }
+
+func (s *sharedStore) Settled() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unsettled {
+		return ErrUnsettled
+	}
+	return nil
 }
 
 func (s *sharedStore) Load() ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.away != nil {
+		return nil, s.away
+	}
 	s.seen = bytes.Clone(s.state)
 	return bytes.Clone(s.state), nil
 }
 
 func (s *sharedStore) Save(state []byte) error {
+	if err := s.Settled(); err != nil {
+		return err
+	}
+	return s.replace(state, false)
+}
+
+func (s *sharedStore) Restore(state []byte) error { return s.replace(state, true) }
+
+func (s *sharedStore) replace(state []byte, restored bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !bytes.Equal(s.seen, s.state) {
 		return ErrConflict
 	}
-	s.state = bytes.Clone(state)
-	s.seen = bytes.Clone(state)
+	s.state, s.unsettled = bytes.Clone(state), restored
+	s.seen, s.copy = bytes.Clone(state), bytes.Clone(state)
 	return nil
 }
 
 func newShared(t *testing.T, shared *sharedState) *Ring {
 	t.Helper()
-	r, err := JoinRing(time.Now, Lifecycle{}, &sharedStore{sharedState: shared})
+	r, err := JoinRing(t.Context(), time.Now, Lifecycle{}, &sharedStore{sharedState: shared}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +117,7 @@ func TestShared(t *testing.T) {
 		u := Update{Source: SourceAPI}
 		switch random.IntN(8) {
 		case 0:
-			if _, err := r.Refresh(); err != nil {
+			if err := r.Refresh(); err != nil {
 				t.Fatal(err)
 			}
 			if got := r.Generation(); got != last.Generation {
@@ -83,16 +125,25 @@ func TestShared(t *testing.T) {
 			}
 			continue
 		case 1: // what the store lost is put back, by whoever has the newest
+			older := backup
 			if random.IntN(2) == 0 {
-				shared.state = nil
-			} else {
-				shared.state = bytes.Clone(backup)
+				older = nil
 			}
-			for _, r := range rings {
-				if _, err := r.Refresh(); err != nil {
+			shared.lose(older)
+			for i := range rings {
+				if err := rings[(step+i)%len(rings)].Refresh(); err != nil {
 					t.Fatal(err)
 				}
+				if _, err := r.Rotate(u); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrUnsettled) {
+					t.Fatalf("step %d: an update while rings put back what they have: %v", step, err)
+				}
 			}
+			for _, r := range rings { // with what the last of them has put back
+				if err := r.Refresh(); err != nil || r.Generation() != last.Generation {
+					t.Fatalf("step %d: generation %d, want %d; %v", step, r.Generation(), last.Generation, err)
+				}
+			}
+			shared.settle()
 			backup = bytes.Clone(shared.state)
 			continue
 		case 2, 3:
@@ -115,7 +166,7 @@ func TestShared(t *testing.T) {
 		last = d
 	}
 	for _, r := range rings {
-		if _, err := r.Refresh(); err != nil {
+		if err := r.Refresh(); err != nil {
 			t.Fatal(err)
 		}
 		if d := r.Description(); d.Generation != last.Generation || fmt.Sprint(d.Keys) != fmt.Sprint(last.Keys) {
@@ -185,7 +236,7 @@ func TestSharedUnread(t *testing.T) {
 	good := shared.state
 	later := append([]byte{stateVersion + 1}, good[1:]...)
 	shared.state = later
-	if _, err := r.Refresh(); !errors.Is(err, ErrInvalidState) {
+	if err := r.Refresh(); !errors.Is(err, ErrInvalidState) {
 		t.Error(err)
 	}
 	if _, err := r.Rotate(Update{}); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrInvalidState) {
@@ -195,10 +246,131 @@ func TestSharedUnread(t *testing.T) {
 		t.Error("it was replaced")
 	}
 	shared.state = good
-	if _, err := r.Refresh(); err != nil {
+	if err := r.Refresh(); err != nil {
 		t.Error(err)
 	}
 	if _, err := r.Rotate(Update{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// joined joins a ring whose own copy is given, nil for none.
+func joined(t *testing.T, shared *sharedState, copied []byte) (*Ring, *sharedStore, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	store := &sharedStore{sharedState: shared, copy: copied}
+	r, err := JoinRing(ctx, time.Now, Lifecycle{RotateEvery: time.Hour}, store, nil)
+	return r, store, err
+}
+
+// What a ring finds at its start: the higher generation counts, and is put back with a
+// record; a ring that has none, or was alone before, gives an empty store the first set
+// only when others had the time to.
+func TestJoin(t *testing.T) {
+	states := func(t *testing.T) (older, newer []byte, first *Ring) {
+		shared := new(sharedState)
+		first = newShared(t, shared)
+		older = bytes.Clone(shared.state)
+		if _, err := first.Revoke(first.Description().Keys[0].Name, Update{}); err != nil {
+			t.Fatal(err)
+		}
+		return older, bytes.Clone(shared.state), first
+	}
+	t.Run("older store", func(t *testing.T) {
+		older, newer, first := states(t)
+		shared := &sharedState{state: older}
+		var told []Description
+		r, err := JoinRing(t.Context(), time.Now, Lifecycle{}, &sharedStore{sharedState: shared, copy: newer}, func(before, after Description, failure error) error {
+			told = append(told, before, after)
+			return failure
+		})
+		want := first.Description()
+		if err != nil || r.Description().Keys[0] != want.Keys[0] {
+			t.Fatalf("%+v, want %+v; %v", r.Description(), want, err)
+		}
+		if generation, _ := PeekState(shared.state); generation != want.Generation || !shared.unsettled {
+			t.Errorf("the store has generation %d, want %d, and is unsettled: %v", generation, want.Generation, shared.unsettled)
+		}
+		if generation, _ := PeekState(older); len(told) != 2 || told[0].Generation != generation || told[1].Generation != want.Generation {
+			t.Errorf("recorded: %+v", told)
+		}
+	})
+	t.Run("newer store", func(t *testing.T) {
+		older, newer, first := states(t)
+		r, _, err := joined(t, &sharedState{state: newer}, older)
+		if err != nil || r.Generation() != first.Generation() {
+			t.Error(r, err)
+		}
+	})
+	t.Run("empty store", func(t *testing.T) {
+		_, newer, first := states(t)
+		shared := &sharedState{unsettled: true}
+		r, _, err := joined(t, shared, newer)
+		if generation, _ := PeekState(shared.state); err != nil || r.Generation() != first.Generation() || generation != first.Generation() {
+			t.Error(generation, err)
+		}
+	})
+	t.Run("store away", func(t *testing.T) {
+		_, newer, first := states(t)
+		away := errors.New("away")
+		for _, copied := range [][]byte{newer, nil} {
+			r, err := JoinRing(t.Context(), time.Now, Lifecycle{}, &sharedStore{sharedState: new(sharedState), copy: copied, away: away}, nil)
+			if copied != nil && (err != nil || r.Generation() != first.Generation()) || copied == nil && !errors.Is(err, away) {
+				t.Error(err)
+			}
+		}
+	})
+	alone := new(sharedState)
+	before, err := OpenRing(time.Now, Lifecycle{}, &sharedStore{sharedState: alone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Run("was alone", func(t *testing.T) {
+		older, _, _ := states(t) // which is newer than what is from before
+		if _, err := before.Rotate(Update{}); err != nil {
+			t.Fatal(err)
+		}
+		r, _, err := joined(t, &sharedState{state: older}, alone.state)
+		if generation, _ := PeekState(older); err != nil || r.Generation() != generation {
+			t.Errorf("the ring did not take what the others have: %v", err)
+		}
+	})
+	for name, copied := range map[string][]byte{"no copy": nil, "was alone, empty store": alone.state} {
+		t.Run(name, func(t *testing.T) {
+			_, newer, first := states(t)
+			synctest.Test(t, func(t *testing.T) {
+				shared := &sharedState{unsettled: true}
+				var r *Ring
+				var err error
+				done := make(chan struct{})
+				go func() { defer close(done); r, _, err = joined(t, shared, copied) }()
+				time.Sleep(10 * time.Second)
+				select {
+				case <-done:
+					t.Fatal("it did not wait")
+				default:
+				}
+				shared.lose(newer) // another one puts it back
+				<-done
+				if err != nil || r.Generation() != first.Generation() {
+					t.Errorf("it has other keys than the others; %v", err)
+				}
+			})
+			synctest.Test(t, func(t *testing.T) {
+				shared := &sharedState{unsettled: true}
+				go func() { time.Sleep(10 * time.Second); shared.settle() }()
+				r, _, err := joined(t, shared, copied)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if generation, shared := PeekState(shared.state); generation != r.Generation() || !shared {
+					t.Errorf("the store has generation %d", generation)
+				}
+				if copied != nil && r.Generation() != before.Generation() {
+					t.Error("it did not keep its keys")
+				}
+			})
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -19,6 +20,22 @@ type Store interface {
 	// fails with [ErrConflict] when one has done so since. It does not keep the
 	// slice.
 	Save(state []byte) error
+}
+
+// SharedStore is a [Store] that other rings save to, too. It may lose what was saved:
+// then each ring puts back what it has, and of several the highest generation stays.
+// Until all had the time to do that the store is unsettled, and takes no updates.
+type SharedStore interface {
+	Store
+	// Settled returns nil when the store took updates at the last Load, else why
+	// not. It has been the reason of a failed Save, too.
+	Settled() error
+	// Restore is Save of a set that was active before, also while the store is not
+	// settled. It makes a store unsettled that is not.
+	Restore(state []byte) error
+	// Copy returns the ring's own copy of what was saved last, for the caller to
+	// wipe, or nil without one.
+	Copy() ([]byte, error)
 }
 
 // ErrInvalidState reports that what a [Store] has is not the state of a ring.
@@ -46,29 +63,65 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	if err != nil {
 		return nil, err
 	}
+	r.start(c, taken)
+	return r, nil
+}
+
+// start makes a set that was stored the first of the ring.
+func (r *Ring) start(c change, taken [sha256.Size]byte) {
 	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
 	r.taken = taken
-	// A later state may have been in the store before this one was put back.
-	r.burnt = uint64(max(0, now().UnixMilli()))
-	return r, nil
 }
 
 // JoinRing is OpenRing for a store that other rings save to, too: all of them have
 // the same set, but for the time until [Ring.Refresh] is called. An update that
 // others came before is made from what they made.
-func JoinRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) {
-	for range maxConflicts {
-		r, err := OpenRing(now, life, store)
-		if errors.Is(err, ErrConflict) { // another one had the first set
-			continue
-		}
-		if err == nil {
-			r.shared = true
-		}
-		return r, err
+//
+// Of the store's set and the ring's own copy the one with the higher generation
+// counts, and is put back into a store that has the other or none. A ring without a
+// copy, or with one from before it came to the others, takes what the store has; while
+// that is nothing it waits until the store is settled, and then gives it the first
+// set. A store that cannot be loaded does not keep a ring with a copy from starting.
+//
+// putBack is told of each set that is put back, now and later: what the store had,
+// the zero Description for nothing, and what it gets. The wait ends with ctx.
+func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store SharedStore, putBack Record) (*Ring, error) {
+	r := emptyRing(now, life)
+	r.store, r.shared, r.putBack, r.foreign = store, store, putBack, true
+	copied, err := store.Copy()
+	if err != nil {
+		return nil, err
 	}
-	return nil, ErrUnavailable
+	defer clear(copied)
+	if copied != nil {
+		c, taken, err := r.parseState(copied)
+		if err != nil {
+			return nil, err
+		}
+		r.start(c, taken)
+		_, shared := PeekState(copied)
+		r.foreign = !shared
+	}
+	for {
+		err := r.afterOthers(r.take)
+		switch waits := errors.Is(err, ErrUnsettled); {
+		case err == nil, copied != nil && !waits:
+			return r, nil
+		case !waits:
+			return nil, err
+		}
+		timer := time.NewTimer(joinAgain)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, err
+		case <-timer.C:
+		}
+	}
 }
+
+// joinAgain is how often a ring that waits looks at the store.
+const joinAgain = 100 * time.Millisecond
 
 // parseState is parseState with the activations. The ring is being updated.
 func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
@@ -88,43 +141,88 @@ func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err e
 
 // Refresh makes the set that the store has the active one, when it is newer: other
 // rings save to it, too. When the store has none, or an older one, it gets the
-// active set back, and restored is true. The error is [ErrUnavailable], which wraps
-// [ErrInvalidState] when the store has something else; the active set stays.
-func (r *Ring) Refresh() (restored bool, err error) {
+// active set back. The error is [ErrUnavailable], which wraps [ErrInvalidState] when
+// the store has something else; the active set stays.
+func (r *Ring) Refresh() error {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	err = r.afterOthers(func() error {
-		restored, err = r.take()
+	return unavailable(r.afterOthers(r.take))
+}
+
+// current takes what others have saved, for an update to be made from, and reports
+// whether the store takes one. The ring is being updated.
+func (r *Ring) current() error {
+	if r.shared == nil {
+		return nil
+	}
+	err := r.take()
+	if err == nil {
+		err = r.shared.Settled()
+	}
+	return unavailable(err)
+}
+
+// unavailable makes an error of the store, or nil, the package's.
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, ErrUnavailable) {
 		return err
-	})
-	return restored, err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 // take is Refresh for one try. The ring is being updated.
-func (r *Ring) take() (restored bool, err error) {
+func (r *Ring) take() error {
 	data, err := r.store.Load()
 	if err != nil {
-		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return err
 	}
 	defer clear(data)
 	if data == nil {
-		return true, r.save(r.active(), r.taken)
+		r.unread = nil
+		if r.foreign {
+			return r.seed()
+		}
+		return r.restore(Description{})
 	}
 	c, taken, err := r.parseState(data)
 	if r.unread = err; err != nil {
-		return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		return err
 	}
 	switch generation := c.description.Generation; {
-	case generation < r.description.Generation:
+	case generation < r.description.Generation && !r.foreign:
 		c.set.Wipe()
-		return true, r.save(r.active(), r.taken)
+		return r.restore(c.description)
 	case generation == r.description.Generation && c.set.equal(&r.set):
 		c.set.Wipe()
+	case r.description.Generation == 0:
+		r.start(c, taken)
 	default:
 		r.install(c)
 	}
-	r.taken = taken
-	return false, nil
+	r.taken, r.foreign = taken, false
+	return nil
+}
+
+// seed gives an empty store its first set. The ring is being updated.
+func (r *Ring) seed() error {
+	err := r.shared.Settled()
+	switch {
+	case err != nil:
+	case r.description.Generation == 0:
+		err = r.commit(r.first(), r.taken, nil)
+	default:
+		err = r.save(r.active(), r.taken)
+	}
+	r.foreign = err != nil
+	return err
+}
+
+// restore puts the active set back into a store that has what is described. The ring
+// is being updated.
+func (r *Ring) restore(found Description) error {
+	return recorded(r.putBack, found, r.describe(), func() error {
+		return r.saveBy(r.shared.Restore, r.active(), r.taken)
+	})
 }
 
 // save stores a set and what goes with it. The ring is being updated.
@@ -132,15 +230,32 @@ func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 	if r.store == nil {
 		return nil
 	}
+	return r.saveBy(r.store.Save, c, taken)
+}
+
+// saveBy is save by a method of the store. The ring is being updated.
+func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.Size]byte) error {
 	if r.unread != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, r.unread)
+		return unavailable(r.unread)
 	}
 	state := appendState(make([]byte, 0, maxStateSize), c, taken)
 	defer clear(state)
-	if err := r.store.Save(state); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	if r.shared != nil {
+		state[1] |= stateShared
 	}
-	return nil
+	return unavailable(method(state))
+}
+
+// PeekState returns the generation of what a [Store] has, and whether it is of a ring
+// that joined others. Both are zero when it is not a state.
+func PeekState(state []byte) (generation uint64, shared bool) {
+	r := &stateReader{data: state}
+	version, flags := r.byte(), r.byte()
+	generation = binary.BigEndian.Uint64(r.bytes(8))
+	if r.short || version != stateVersion {
+		return 0, false
+	}
+	return generation, flags&stateShared != 0
 }
 
 // takenFile is the hash of the key file's content that was taken last.
@@ -165,6 +280,7 @@ const (
 
 	statePushed = 1 << 0 // a flag: the set is not the ring's to rotate
 	stateNext   = 1 << 1 // a flag: the second key is next
+	stateShared = 1 << 2 // a flag: a ring that joined others wrote it
 
 	noTime = math.MinInt64
 
@@ -249,7 +365,7 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 	copy(taken[:], r.bytes(len(taken)))
 	c.description.Source = Source(r.bytes(int(r.byte())))
 	size, count := int(r.byte()), int(r.byte())
-	if !isSize(size) || count > MaxKeys || flags&^(statePushed|stateNext) != 0 {
+	if !isSize(size) || count > MaxKeys || flags&^(statePushed|stateNext|stateShared) != 0 {
 		return change{}, taken, ErrInvalidState
 	}
 	for i := range count {

@@ -245,7 +245,7 @@ func TestRecordOfFailure(t *testing.T) {
 	store.failWith(errDisk)
 	var failures []error
 	_, err := r.Rotate(Update{Record: func(before, after Description, failure error) error {
-		if before.Generation != r.Generation() || after.Generation != before.Generation+1 {
+		if before.Generation != r.Generation() || after.Generation != following(before, after) {
 			t.Errorf("from %d to %d", before.Generation, after.Generation)
 		}
 		failures = append(failures, failure)

@@ -537,7 +537,16 @@ func TestFleetRefusesForeignRecords(t *testing.T) {
 		t.Errorf("an older set came back: %s", names(d))
 	}
 	redis.Do("DEL", "sessapi:ticket-keys")
-	push(t, nodes[0], record())
+	redistest.Await(t, "an update, once the nodes had the time to put the set back", func() error {
+		a := nodes[0].ask(t, http.MethodPost, "/ticket-keys", record())
+		if a.status != http.StatusOK && (a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "") {
+			t.Fatalf("POST /ticket-keys: %d %s", a.status, a.body)
+		}
+		if a.status != http.StatusOK {
+			return fmt.Errorf("%d", a.status)
+		}
+		return nil
+	})
 	awaitSame(t, append(nodes, late), active.Generation+1)
 }
 
@@ -614,7 +623,7 @@ func TestFleetStartsFromStateFile(t *testing.T) {
 var redisRights = []string{
 	"on", ">correct-horse", "resetchannels", "~sessapi:*", "-@all",
 	"+ping", "+time", "+client|tracking",
-	"+get", "+set", "+del", "+unlink", "+scan", "+eval", "+evalsha", "+cluster|slots",
+	"+getrange", "+exists", "+set", "+del", "+unlink", "+scan", "+eval", "+evalsha", "+info", "+cluster|slots",
 }
 
 // allow makes the user sessapi at a Redis, with some rights beside redisRights, and
@@ -727,7 +736,7 @@ func TestFleetOnCluster(t *testing.T) {
 	for _, s := range servers {
 		auth = allow(t, s)
 	}
-	nodes := fleetOf(t, 3, redistest.ClusterURL(servers), auth, "--redis-max-stale=1s")
+	nodes := fleetOf(t, 3, redistest.ClusterURL(servers), auth, "--redis-max-stale=2s")
 	useFleet(t, nodes)
 	for _, s := range servers {
 		expectAllowed(t, s)

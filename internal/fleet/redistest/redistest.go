@@ -115,6 +115,16 @@ func (s *Server) Kill() {
 	s.cmd = nil
 }
 
+// Forget removes what the server, which must not be running, has saved.
+func (s *Server) Forget() {
+	s.t.Helper()
+	for _, name := range []string{"dump.rdb", "appendonlydir", "appendonly.aof"} {
+		if err := os.RemoveAll(filepath.Join(s.Dir, name)); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 // Pause stops the server in its tracks until Resume.
 func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
 

@@ -1,0 +1,292 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/fleet/redistest"
+	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/seal"
+)
+
+// member is a node with ticket keys, behind a proxy of its own.
+type member struct {
+	node  *Node
+	ring  *keys.Ring
+	proxy *redistest.Proxy
+	local *memoryStore
+	stop  func()
+}
+
+// startMember starts a node whose own copy of the ticket keys is in local.
+func startMember(t *testing.T, server *redistest.Server, k *seal.Keys, local *memoryStore) *member {
+	t.Helper()
+	m := &member{proxy: redistest.NewProxy(t, server.Addr()), local: local}
+	m.node = join(t, settings("redis://"+m.proxy.Addr(), k), nil)
+	var own keys.Store
+	if local != nil {
+		own = local
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ring, err := keys.JoinRing(ctx, m.node.Now, keys.Lifecycle{}, m.node.KeyStore(own), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.ring = ring
+	running, end := context.WithCancel(context.Background())
+	var all sync.WaitGroup
+	all.Go(func() { m.node.Run(running, ring.Refresh) })
+	m.stop = sync.OnceFunc(func() { end(); all.Wait(); m.node.Close() })
+	t.Cleanup(m.stop)
+	return m
+}
+
+// awaitSet waits until all have the set of want, and then until they can update it.
+func awaitSet(t *testing.T, want keys.Description, all ...*member) {
+	t.Helper()
+	redistest.Await(t, "the set everywhere", func() error {
+		for i, m := range all {
+			if d := m.ring.Description(); d.Generation != want.Generation || d.Keys[0] != want.Keys[0] {
+				return fmt.Errorf("node %d has generation %d, want %d", i, d.Generation, want.Generation)
+			}
+		}
+		return nil
+	})
+}
+
+func rotate(t *testing.T, m *member) (d keys.Description) {
+	t.Helper()
+	redistest.Await(t, "a rotation", func() (err error) {
+		d, err = m.ring.Rotate(keys.Update{})
+		if err != nil && !errors.Is(err, keys.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		return err
+	})
+	return d
+}
+
+// awaitRefusal waits until the node is told that Redis may have lost updates.
+func awaitRefusal(t *testing.T, m *member) {
+	t.Helper()
+	redistest.Await(t, "an update to be refused", func() error {
+		_, err := m.ring.Rotate(keys.Update{})
+		if err == nil {
+			t.Fatal("a node updated what it found in a Redis that had lost updates")
+		}
+		if !errors.Is(err, keys.ErrUnsettled) {
+			return err
+		}
+		return nil
+	})
+}
+
+// However Redis loses ticket keys, nobody updates or makes any until the nodes have put
+// back what they have, and the newest stays.
+func TestRedisLosesTicketKeys(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(*redistest.Server){
+		"flushed":   func(s *redistest.Server) { s.Do("FLUSHALL") },
+		"empty":     func(s *redistest.Server) { s.Kill(); s.Forget(); s.Restart() },
+		"older":     func(s *redistest.Server) { s.Kill(); s.Restart() },
+		"put there": func(s *redistest.Server) { s.Do("COPY", "older", "test:ticket-keys", "REPLACE") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			sealKeys := newSeal(t)
+			a, b := startMember(t, server, sealKeys, nil), startMember(t, server, sealKeys, nil)
+			old := rotate(t, a)
+			awaitSet(t, old, a, b)
+			server.Do("COPY", "test:ticket-keys", "older")
+			server.Do("SAVE")
+			b.proxy.Cut()
+			want := rotate(t, a) // which b has not heard of
+			a.proxy.Cut()
+			lose(server)
+			if name != "put there" { // there is nothing to tell an older record from the last by
+				b.proxy.Heal()
+				awaitRefusal(t, b)
+				late := make(chan *member)
+				go func() { late <- startMember(t, server, sealKeys, nil) }()
+				a.proxy.Heal()
+				c := <-late
+				awaitSet(t, want, a, b, c)
+			} else {
+				a.proxy.Heal()
+				b.proxy.Heal()
+				awaitSet(t, want, a, b)
+				awaitRefusal(t, b)
+			}
+			next := rotate(t, b)
+			awaitSet(t, next, a, b)
+			if now := uint64(next.UpdatedAt.UnixMilli()); next.Generation < now {
+				t.Errorf("generation %d at %d", next.Generation, now)
+			}
+		})
+	}
+}
+
+// A node that starts at an empty Redis waits for those that run, and takes their keys.
+func TestEmptyRedisIsNotSeeded(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	sealKeys := newSeal(t)
+	a := startMember(t, server, sealKeys, nil)
+	want := a.ring.Description()
+	a.proxy.Cut()
+	server.Do("FLUSHALL")
+	started := make(chan *member)
+	go func() { started <- startMember(t, server, sealKeys, nil) }()
+	redistest.Await(t, "the node to look", func() error {
+		if server.Do("EXISTS", "test:{test:ticket-keys}:mark") != "1" {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	a.proxy.Heal()
+	c := <-started
+	awaitSet(t, want, a, c)
+	awaitSet(t, rotate(t, c), a, c)
+}
+
+// A key that was revoked does not come back with an older record of Redis, nor does the
+// record replace the newer copies of the nodes.
+func TestRevokedKeyStaysAway(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	sealKeys := newSeal(t)
+	a, b := startMember(t, server, sealKeys, new(memoryStore)), startMember(t, server, sealKeys, new(memoryStore))
+	rotate(t, a)
+	server.Do("COPY", "test:ticket-keys", "older")
+	revoked := a.ring.Description().Keys[0].Name
+	want, err := a.ring.Revoke(revoked, keys.Update{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	awaitSet(t, want, a, b)
+	a.stop()
+	b.stop()
+	server.Do("COPY", "older", "test:ticket-keys", "REPLACE")
+	var log lockedBuffer
+	for _, local := range []*memoryStore{a.local, b.local} {
+		copied, _ := local.Load()
+		if generation, shared := keys.PeekState(copied); generation != want.Generation || !shared {
+			t.Fatalf("the copy has generation %d, want %d", generation, want.Generation)
+		}
+		c := settings(server.URL(), sealKeys)
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		n := join(t, c, nil)
+		recorded := 0
+		ring, err := keys.JoinRing(t.Context(), n.Now, keys.Lifecycle{}, n.KeyStore(local), func(before, after keys.Description, _ error) error {
+			if recorded++; before.Generation >= want.Generation || after.Generation != want.Generation {
+				t.Errorf("recorded %d to %d", before.Generation, after.Generation)
+			}
+			return nil
+		})
+		if err != nil || ring.Generation() != want.Generation {
+			t.Fatalf("generation %d, want %d; %v", ring.Generation(), want.Generation, err)
+		}
+		copied, _ = local.Load()
+		if generation, _ := keys.PeekState(copied); generation != want.Generation {
+			t.Errorf("the copy has generation %d, want %d", generation, want.Generation)
+		}
+		if first := local == a.local; first != (recorded == 1) || first != (n.Stats().RestoredKeys == 1) {
+			t.Errorf("put back %d times, recorded %d times", n.Stats().RestoredKeys, recorded)
+		}
+	}
+	if !strings.Contains(log.String(), "level=WARN") {
+		t.Errorf("the log has no warning: %s", &log)
+	}
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// The end of a session is a time, however long Redis takes to store it.
+func TestEndIsAbsolute(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	n := newNode(t, settings(server.URL(), newSeal(t)))
+	put(t, n, 2, "others")
+	always := func(cache.Tag, bool) bool { return true }
+	for _, cond := range []cache.Condition{nil, always} {
+		server.Do("CLIENT", "PAUSE", "600", "WRITE")
+		o := lasting(300 * time.Millisecond)
+		o.If = cond
+		if _, err := n.sessions.Put(id(1), []byte("short"), o); err != nil {
+			t.Fatal(err)
+		}
+		if got := get(n, 1); got != "" {
+			t.Fatalf("it is there after its end: %q", got)
+		}
+		if err := n.sessions.Delete(id(1), nil); !errors.Is(err, cache.ErrNotFound) {
+			t.Errorf("deleted after its end: %v", err)
+		}
+	}
+}
+
+// A clock of Redis that is off by years is not believed, and warned of once.
+func TestClockOfRedis(t *testing.T) {
+	var log lockedBuffer
+	c := settings("redis://127.0.0.1:1", newSeal(t))
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	n, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ ahead, want time.Duration }{
+		{time.Second, time.Second},
+		{5 * 365 * 24 * time.Hour, maxClockOffset},
+		{1<<63 - 1, maxClockOffset},
+		{-1 << 63, -maxClockOffset},
+		{-time.Second, -time.Second},
+	} {
+		n.setOffset(test.ahead)
+		if got := time.Until(n.Now()).Round(time.Second); got != test.want {
+			t.Errorf("ahead by %v: believed %v, want %v", test.ahead, got, test.want)
+		}
+	}
+	if warnings := strings.Count(log.String(), "level=WARN"); warnings != 1 {
+		t.Errorf("%d warnings: %s", warnings, &log)
+	}
+}
+
+// A Redis beyond this host is warned about without TLS.
+func TestExposed(t *testing.T) {
+	for url, warns := range map[string]bool{
+		"redis://127.0.0.1:6379": false, "redis://[::1]:6379": false, "redis://localhost": false, "unix:///run/redis.sock": false,
+		"rediss://redis.example:6379": false, "redis://redis.example:6379": true, "redis://127.0.0.1?addr=10.0.0.1:6379": true,
+	} {
+		var log lockedBuffer
+		c := settings(url, newSeal(t))
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+		if _, err := New(c); err != nil || strings.Contains(log.String(), "level=WARN") != warns {
+			t.Errorf("%s: %v %s", url, err, &log)
+		}
+	}
+}
