@@ -185,6 +185,7 @@ type counts struct {
 	farHits, misses, coalesced, timeouts, failures atomic.Uint64
 	invalidations, reconnects, conflicts           atomic.Uint64
 	refusedSessions, refusedKeys, restoredKeys     atomic.Uint64
+	violations                                     atomic.Uint64
 }
 
 // New returns a node that is not linked to Redis yet: [Node.Connect] and
@@ -247,11 +248,12 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 	}
 	o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
 		conn, err := dial(ctx, address, d, c)
-		if err == nil {
-			n.broke() // whatever Redis had to tell before was not told to this one
-			n.counts.reconnects.Add(1)
+		if err != nil {
+			return nil, err
 		}
-		return conn, err
+		n.broke() // whatever Redis had to tell before was not told to this one
+		n.counts.reconnects.Add(1)
+		return newGuard(conn, n.violated), nil
 	}
 	o.Dialer.Timeout = dialTimeout
 	o.ConnWriteTimeout = hungTimeout
@@ -271,6 +273,12 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 	o.ClientTrackingOptions = []string{"BCAST", "NOLOOP", "PREFIX", n.cfg.Namespace + ":"}
 	o.OnInvalidations = n.invalidated
 	return o, nil
+}
+
+// violated is told why a connection is closed.
+func (n *Node) violated(err error) {
+	n.counts.violations.Add(1)
+	n.cfg.Log.Error("a connection to Redis is closed", slog.String("error", err.Error()))
 }
 
 // exposed is an address that is neither on this host nor reached with TLS; "" without
@@ -668,6 +676,7 @@ type Stats struct {
 	Connections   uint64 // connections that were made
 	Conflicts     uint64 // writes that came after another node's, and were tried again
 
+	Violations                   uint64 // connections that were closed for what Redis sent
 	RefusedSessions, RefusedKeys uint64 // records that do not open
 	RestoredKeys                 uint64 // how often Redis had no ticket keys, or older ones, and got those of this node
 }
@@ -683,7 +692,7 @@ func (n *Node) Stats() Stats {
 		FarHits: c.farHits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
 		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),
-		RefusedSessions: c.refusedSessions.Load(), RefusedKeys: c.refusedKeys.Load(), RestoredKeys: c.restoredKeys.Load(),
+		Violations: c.violations.Load(), RefusedSessions: c.refusedSessions.Load(), RefusedKeys: c.refusedKeys.Load(), RestoredKeys: c.restoredKeys.Load(),
 	}
 	if heard := n.heard.Load(); heard != 0 {
 		s.Age = time.Duration(n.elapsed() - heard)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -30,11 +31,11 @@ var errUnreadable = errors.New("the record of the ticket keys in Redis does not 
 // begins. Until it is over nodes put back what they have, and Redis takes no update.
 type KeyStore struct {
 	node   *Node
-	local  keys.Store // nil for none
-	copied uint64     // generation of the copy in local that no older state may replace
-	seen   string     // the record that was read or written last; "" for none
-	grace  bool       // Redis took no updates when it was last asked
-	found  bool       // see Found
+	local  keys.Store  // nil for none
+	copied uint64      // generation of the copy in local that no older state may replace
+	seen   string      // the record that was read or written last; "" for none
+	grace  bool        // Redis took no updates when it was last asked
+	found  atomic.Bool // see Found
 }
 
 // KeyStore returns the store of the fleet's ticket keys. local is that of this
@@ -46,7 +47,7 @@ func (n *Node) KeyStore(local keys.Store) *KeyStore {
 
 // Found reports whether the fleet had ticket keys when this node came to it, or,
 // for Redis did not say, may have had.
-func (s *KeyStore) Found() bool { return s.found }
+func (s *KeyStore) Found() bool { return s.found.Load() }
 
 func (n *Node) keysName() string { return n.cfg.Namespace + ":ticket-keys" }
 
@@ -144,7 +145,9 @@ func (s *KeyStore) Copy() ([]byte, error) {
 // Load returns the state that Redis has, nil for none.
 func (s *KeyStore) Load() ([]byte, error) {
 	record, err := s.look()
-	s.found = s.found || err != nil || record != ""
+	if err != nil || record != "" {
+		s.found.Store(true)
+	}
 	if err != nil || record == "" {
 		s.node.unread.Store(false)
 		s.seen = ""
@@ -214,7 +217,7 @@ func (s *KeyStore) Save(state []byte) error { return s.replace(opUpdate, state) 
 func (s *KeyStore) Restore(state []byte) error {
 	err := s.replace(opRestore, state)
 	if err == nil {
-		s.found = true
+		s.found.Store(true)
 		s.node.counts.restoredKeys.Add(1)
 		generation, _ := keys.PeekState(state)
 		s.node.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has those of this node now", slog.Uint64("generation", generation))

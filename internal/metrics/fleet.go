@@ -14,6 +14,7 @@ type fleetCollector struct {
 
 	connected, since, age, lookups, coalesced, unanswered    *prometheus.Desc
 	invalidations, connections, conflicts, refused, restored *prometheus.Desc
+	violations                                               *prometheus.Desc
 }
 
 func newFleetCollector(n *fleet.Node) *fleetCollector {
@@ -31,6 +32,7 @@ func newFleetCollector(n *fleet.Node) *fleetCollector {
 		invalidations: d("invalidations_total", "Changes by other nodes that Redis told of."),
 		connections:   d("connections_total", "Connections to Redis that were made."),
 		conflicts:     d("conflicts_total", "Writes that another node's came before, so that they were tried again."),
+		violations:    d("protocol_violations_total", "Connections to Redis that were closed because a reply broke the protocol or was too large."),
 		refused:       d("refused_records_total", "Records in Redis that do not open, by kind: session or ticket_keys.", "kind"),
 		restored:      d("ticket_keys_restored_total", "Times that Redis had no ticket keys, or older ones, and got those of this node."),
 	}
@@ -62,6 +64,7 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(c.invalidations, s.Invalidations)
 	counter(c.connections, s.Connections)
 	counter(c.conflicts, s.Conflicts)
+	counter(c.violations, s.Violations)
 	counter(c.refused, s.RefusedSessions, "session")
 	counter(c.refused, s.RefusedKeys, "ticket_keys")
 	counter(c.restored, s.RestoredKeys)
