@@ -9,6 +9,8 @@ GENERATED := internal/api internal/handlers/docs THIRD_PARTY_NOTICES
 GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
 
 FUZZTIME ?= 30s
+HISTORIES ?= 200
+SEED ?= 0
 VERSION = $(shell git describe --tags --always --dirty)
 
 .DEFAULT_GOAL := help
@@ -31,6 +33,11 @@ test: ## Vet and test all modules under the race detector.
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
 	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 10m ./...); done # the cache knows not of programs that tests build
 	go test -run Allocations ./internal/handlers ./internal/metrics ./internal/seal # which the race detector changes
+
+.PHONY: test-consistency
+test-consistency: ## Run HISTORIES (200) fault histories of fleets from SEED on (0 is any) and check them.
+	tools/test-deps.sh
+	cd test && go test -count=1 -timeout 24h ./consistency -parallel 12 -histories $(HISTORIES) -seed $(SEED)
 
 .PHONY: lint
 lint: tools/openapi-lint/node_modules ## Lint the code, the modules and openapi.yaml.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -146,6 +147,23 @@ func figure(tb testing.TB, s *service, name string) float64 {
 		tb.Fatal(err)
 	}
 	return value
+}
+
+// pushSettled pushes ticket keys once the nodes have had the time to put back what Redis
+// may have lost.
+func pushSettled(tb testing.TB, s *service, set []byte) (a answer) {
+	tb.Helper()
+	redistest.Await(tb, "an update of the ticket keys", func() error {
+		a = s.ask(tb, http.MethodPost, "/ticket-keys", set)
+		if a.status == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "" {
+			return errors.New("not settled")
+		}
+		if a.status != http.StatusOK {
+			tb.Fatalf("POST /ticket-keys: %d %s", a.status, a.body)
+		}
+		return nil
+	})
+	return a
 }
 
 // percentile99 sorts.
@@ -537,16 +555,7 @@ func TestFleetRefusesForeignRecords(t *testing.T) {
 		t.Errorf("an older set came back: %s", names(d))
 	}
 	redis.Do("DEL", "sessapi:ticket-keys")
-	redistest.Await(t, "an update, once the nodes had the time to put the set back", func() error {
-		a := nodes[0].ask(t, http.MethodPost, "/ticket-keys", record())
-		if a.status != http.StatusOK && (a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "") {
-			t.Fatalf("POST /ticket-keys: %d %s", a.status, a.body)
-		}
-		if a.status != http.StatusOK {
-			return fmt.Errorf("%d", a.status)
-		}
-		return nil
-	})
+	pushSettled(t, nodes[0], record())
 	awaitSame(t, append(nodes, late), active.Generation+1)
 }
 
@@ -716,7 +725,7 @@ func useFleet(t *testing.T, nodes []*service) {
 
 	generation := uint64(0)
 	for _, s := range nodes {
-		push(t, s, record())
+		pushSettled(t, s, record())
 		generation = description(t, s).Generation
 		if status, body := s.do(t, http.MethodPost, "/ticket-keys/rotate", nil); status != http.StatusOK {
 			t.Errorf("POST /ticket-keys/rotate: %d %s", status, body)
