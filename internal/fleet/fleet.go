@@ -452,7 +452,13 @@ func (n *Node) beat(ctx context.Context) error {
 	if answered {
 		n.timeouts.Store(0)
 	}
-	defer func() { n.setUp(answered, err) }()
+	lost := false // something may have been told to nobody
+	defer func() {
+		n.setUp(answered, err)
+		if lost {
+			notify(n.keysWake) // now that the ticket keys can be asked for
+		}
+	}()
 	if err != nil {
 		return err
 	}
@@ -460,7 +466,7 @@ func (n *Node) beat(ctx context.Context) error {
 		if n.heard.Store(0); n.sessions != nil {
 			n.sessions.near.Flush()
 		}
-		notify(n.keysWake)
+		lost = true
 	}
 	if n.breaks.Load() != breaks { // it broke again: another beat is due
 		return nil

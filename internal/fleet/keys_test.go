@@ -290,3 +290,30 @@ func TestExposed(t *testing.T) {
 		}
 	}
 }
+
+// After a connection was made anew a node is told to look at the ticket keys when it can
+// ask for them, and not before: the next poll may come after the grace period.
+func TestLooksAfterReconnect(t *testing.T) {
+	t.Parallel()
+	n := join(t, settings(redistest.Start(t).URL(), newSeal(t)), newNear(t))
+	<-n.keysWake
+	n.setUp(false, errors.New("away"))
+	n.broke()
+	n.sessions.table.mu.Lock() // which the beat needs before it is over
+	done := make(chan error)
+	go func() { done <- n.Connect(t.Context()) }()
+	select {
+	case <-n.keysWake:
+		t.Error("it was told while it could not ask")
+	case <-time.After(200 * time.Millisecond): // of which a node that is right needs none
+	}
+	n.sessions.table.mu.Unlock()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-n.keysWake:
+	default:
+		t.Error("it was not told")
+	}
+}

@@ -255,13 +255,11 @@ func TestSharedUnread(t *testing.T) {
 }
 
 // joined joins a ring whose own copy is given, nil for none.
-func joined(t *testing.T, shared *sharedState, copied []byte) (*Ring, *sharedStore, error) {
+func joined(t *testing.T, shared *sharedState, copied []byte) (*Ring, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	store := &sharedStore{sharedState: shared, copy: copied}
-	r, err := JoinRing(ctx, time.Now, Lifecycle{RotateEvery: time.Hour}, store, nil)
-	return r, store, err
+	return JoinRing(ctx, time.Now, Lifecycle{RotateEvery: time.Hour}, &sharedStore{sharedState: shared, copy: copied}, nil)
 }
 
 // What a ring finds at its start: the higher generation counts, and is put back with a
@@ -298,7 +296,7 @@ func TestJoin(t *testing.T) {
 	})
 	t.Run("newer store", func(t *testing.T) {
 		older, newer, first := states(t)
-		r, _, err := joined(t, &sharedState{state: newer}, older)
+		r, err := joined(t, &sharedState{state: newer}, older)
 		if err != nil || r.Generation() != first.Generation() {
 			t.Error(r, err)
 		}
@@ -306,7 +304,7 @@ func TestJoin(t *testing.T) {
 	t.Run("empty store", func(t *testing.T) {
 		_, newer, first := states(t)
 		shared := &sharedState{unsettled: true}
-		r, _, err := joined(t, shared, newer)
+		r, err := joined(t, shared, newer)
 		if generation, _ := PeekState(shared.state); err != nil || r.Generation() != first.Generation() || generation != first.Generation() {
 			t.Error(generation, err)
 		}
@@ -331,7 +329,7 @@ func TestJoin(t *testing.T) {
 		if _, err := before.Rotate(Update{}); err != nil {
 			t.Fatal(err)
 		}
-		r, _, err := joined(t, &sharedState{state: older}, alone.state)
+		r, err := joined(t, &sharedState{state: older}, alone.state)
 		if generation, _ := PeekState(older); err != nil || r.Generation() != generation {
 			t.Errorf("the ring did not take what the others have: %v", err)
 		}
@@ -344,7 +342,7 @@ func TestJoin(t *testing.T) {
 				var r *Ring
 				var err error
 				done := make(chan struct{})
-				go func() { defer close(done); r, _, err = joined(t, shared, copied) }()
+				go func() { defer close(done); r, err = joined(t, shared, copied) }()
 				time.Sleep(10 * time.Second)
 				select {
 				case <-done:
@@ -360,7 +358,7 @@ func TestJoin(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				shared := &sharedState{unsettled: true}
 				go func() { time.Sleep(10 * time.Second); shared.settle() }()
-				r, _, err := joined(t, shared, copied)
+				r, err := joined(t, shared, copied)
 				if err != nil {
 					t.Fatal(err)
 				}

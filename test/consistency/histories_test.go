@@ -26,19 +26,67 @@ var (
 )
 
 // TestHistories runs fleets through faults and checks what clients saw. Odd seeds have
-// state files; of each four seeds two have a Redis that loses nothing that it
-// acknowledged, one keeps a snapshot, and one nothing.
-func TestHistories(t *testing.T) {
+// state files; of each four pairs of seeds two have a Redis that loses nothing that it
+// acknowledged, one has a snapshot, and one nothing.
+func TestHistories(t *testing.T) { runHistories(t, *histories, newHistory) }
+
+// TestSentinelHistories is TestHistories with failovers by Sentinels, which may lose the
+// last writes; there is one for eight others.
+func TestSentinelHistories(t *testing.T) {
+	runHistories(t, *histories/8, func(t *testing.T, seed uint64) *history {
+		h := prepare(t, seed)
+		r := redistest.Sentinel(t)
+		h.url = r.URL()
+		h.faults = []fault{
+			{"failover", func() {
+				redistest.Await(t, "a failover", func() error {
+					if out, err := r.Sentinels[0].Try("SENTINEL", "FAILOVER", redistest.MasterSet); err != nil || out != "OK" {
+						return fmt.Errorf("%s %w", out, err)
+					}
+					return nil
+				})
+				h.sleep(time.Second, 3*time.Second)
+			}},
+			{"a node restarts", h.restart},
+		}
+		h.grow()
+		return h
+	})
+}
+
+// TestClusterHistories is TestHistories with a cluster whose servers lose all they have,
+// one at a time; there is one for eight others.
+func TestClusterHistories(t *testing.T) {
+	runHistories(t, *histories/8, func(t *testing.T, seed uint64) *history {
+		h := prepare(t, seed)
+		servers := redistest.Cluster(t)
+		h.url = redistest.ClusterURL(servers)
+		h.faults = []fault{
+			{"a server loses data", func() {
+				s := servers[h.random.IntN(len(servers))]
+				s.Kill()
+				h.sleep(0, time.Second)
+				s.Restart()
+			}},
+			{"a server is flushed", func() { servers[h.random.IntN(len(servers))].Do("FLUSHALL") }},
+			{"a node restarts", h.restart},
+		}
+		h.grow()
+		return h
+	})
+}
+
+func runHistories(t *testing.T, number int, start func(*testing.T, uint64) *history) {
 	seed := *firstSeed
 	if seed == 0 {
 		seed = uint64(rand.Uint32())
 	}
-	for i := range *histories {
+	for i := range number {
 		seed := seed + uint64(i)
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
 			t.Logf("-seed %d", seed)
-			h := newHistory(t, seed)
+			h := start(t, seed)
 			h.run()
 			for _, broken := range h.keys.Check() {
 				t.Error(broken)
@@ -46,7 +94,7 @@ func TestHistories(t *testing.T) {
 			for _, broken := range h.past.Check() {
 				t.Error(broken)
 			}
-			t.Logf("%d updates of ticket keys acknowledged, %d refused; %d operations on sessions; faults: %v", len(h.keys.Updates), h.refused, len(h.past.Operations), h.faults)
+			t.Logf("%d updates of ticket keys acknowledged, %d refused; %d operations on sessions; faults: %v", len(h.keys.Updates), h.refused, len(h.past.Operations), h.happened)
 			if len(h.keys.Updates) < 10 || len(h.past.Operations) < 100 {
 				t.Error("next to nothing happened")
 			}
@@ -60,7 +108,9 @@ type history struct {
 	random  *rand.Rand // for the faults alone
 	seed    uint64
 	seal    *seal.Keys
-	redis   *redistest.Server
+	url     string            // of Redis when there is no single server
+	redis   *redistest.Server // the single server
+	faults  []fault
 	persist string
 	states  bool
 	began   time.Time
@@ -73,10 +123,18 @@ type history struct {
 	past    SessionHistory
 	value   int
 	refused int
-	faults  []string
+
+	happened []string
 }
 
-func newHistory(t *testing.T, seed uint64) *history {
+// fault is what may happen to a fleet.
+type fault struct {
+	name string
+	do   func()
+}
+
+// prepare makes a history without nodes, of a Redis that may lose data.
+func prepare(t *testing.T, seed uint64) *history {
 	h := &history{
 		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0)), began: time.Now(),
 		persist: []string{"always", "nothing", "always", "snapshot"}[seed/2%4], states: seed%2 == 1,
@@ -85,16 +143,37 @@ func newHistory(t *testing.T, seed uint64) *history {
 	if h.seal, err = seal.ParseKeys(seal.GenerateKey()); err != nil {
 		t.Fatal(err)
 	}
+	h.past = SessionHistory{Stale: maxStale + readTimeout, Loses: true}
+	return h
+}
+
+// newHistory is one with a single server.
+func newHistory(t *testing.T, seed uint64) *history {
+	h := prepare(t, seed)
 	var args []string
 	if h.persist == "always" {
 		args = []string{"--appendonly", "yes", "--appendfsync", "always"}
 	}
 	h.redis = redistest.Start(t, args...)
-	h.past = SessionHistory{Stale: maxStale + readTimeout, Loses: h.persist != "always"}
+	h.past.Loses = h.persist != "always"
+	h.faults = []fault{
+		{"Redis loses data", func() { h.lose(nil) }},
+		{"Redis loses data", func() { h.lose(nil) }},
+		{"Redis loses data, a node joins", func() { h.lose(func() *node { return h.start(h.statePath()) }) }},
+		{"Redis loses data, a node returns", h.loseAndReturn},
+		{"Redis is paused", func() { h.redis.Pause(); h.sleep(200*time.Millisecond, 2*time.Second); h.redis.Resume() }},
+		{"a link fails", h.cut},
+		{"a node restarts", h.restart},
+	}
+	h.grow()
+	return h
+}
+
+// grow starts the first nodes.
+func (h *history) grow() {
 	for range 3 {
 		h.add(h.start(h.statePath()))
 	}
-	return h
 }
 
 func (h *history) now() time.Duration { return time.Since(h.began) }
@@ -109,12 +188,17 @@ func (h *history) statePath() string {
 
 // start starts a node; nil when it could not join, which a fault may be the reason of.
 func (h *history) start(statePath string) *node {
-	l := newLink(h.t, h.redis.Addr())
+	url := h.url
+	var l *link
+	if h.redis != nil {
+		l = newLink(h.t, h.redis.Addr())
+		url = "redis://" + l.listener.Addr().String()
+	}
 	h.mu.Lock()
 	number := h.started
 	h.started++
 	h.mu.Unlock()
-	n, err := startNode(h.t, number, "redis://"+l.listener.Addr().String(), l, h.seal, statePath)
+	n, err := startNode(h.t, number, url, l, h.seal, statePath)
 	if err != nil {
 		h.t.Logf("node %d: %v", number, err)
 		return nil
@@ -183,7 +267,7 @@ func pace(ctx context.Context, random *rand.Rand, most time.Duration) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(rand.N(most)):
+	case <-time.After(time.Duration(random.Int64N(int64(most)))):
 		return true
 	}
 }
@@ -303,22 +387,10 @@ func (h *history) sleep(least, most time.Duration) { time.Sleep(h.between(least,
 
 // run has faults happen, one after another, and heals them.
 func (h *history) run() {
-	faults := []struct {
-		name string
-		do   func()
-	}{
-		{"Redis loses data", func() { h.lose(nil) }},
-		{"Redis loses data", func() { h.lose(nil) }},
-		{"Redis loses data, a node joins", func() { h.lose(func() *node { return h.start(h.statePath()) }) }},
-		{"Redis loses data, a node returns", h.loseAndReturn},
-		{"Redis is paused", func() { h.redis.Pause(); h.sleep(200*time.Millisecond, 2*time.Second); h.redis.Resume() }},
-		{"a link fails", h.cut},
-		{"a node restarts", h.restart},
-	}
 	h.settled()
 	for range 3 {
-		f := faults[h.random.IntN(len(faults))]
-		h.faults = append(h.faults, f.name)
+		f := h.faults[h.random.IntN(len(h.faults))]
+		h.happened = append(h.happened, f.name)
 		f.do()
 		h.settled()
 	}

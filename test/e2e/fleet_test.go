@@ -151,10 +151,10 @@ func figure(tb testing.TB, s *service, name string) float64 {
 
 // pushSettled pushes ticket keys once the nodes have had the time to put back what Redis
 // may have lost.
-func pushSettled(tb testing.TB, s *service, set []byte) (a answer) {
+func pushSettled(tb testing.TB, s *service, set []byte) {
 	tb.Helper()
 	redistest.Await(tb, "an update of the ticket keys", func() error {
-		a = s.ask(tb, http.MethodPost, "/ticket-keys", set)
+		a := s.ask(tb, http.MethodPost, "/ticket-keys", set)
 		if a.status == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "" {
 			return errors.New("not settled")
 		}
@@ -163,7 +163,6 @@ func pushSettled(tb testing.TB, s *service, set []byte) (a answer) {
 		}
 		return nil
 	})
-	return a
 }
 
 // percentile99 sorts.
