@@ -810,3 +810,43 @@ func TestFleetWithSentinels(t *testing.T) {
 	}
 	useFleet(t, nodes)
 }
+
+// An older record that is put back into Redis while all nodes are stopped brings no
+// revoked key back: their state files have newer ones. It is in the audit log.
+func TestFleetRevokedKeyStaysAway(t *testing.T) {
+	t.Parallel()
+	redis, sealKey := redistest.Start(t), newSealKey(t)
+	auditLog := filepath.Join(t.TempDir(), "audit")
+	args := make([][]string, 2)
+	nodes := make([]*service, len(args))
+	start := func() {
+		for i := range nodes {
+			nodes[i] = serve(t, args[i]...)
+		}
+	}
+	for i := range args {
+		args[i] = []string{
+			"--redis=" + redis.URL(), "--seal-key-file=" + sealKey, "--cache-memory=8MiB",
+			"--state-file=" + filepath.Join(t.TempDir(), "state"), "--audit-log=" + auditLog + strconv.Itoa(i),
+		}
+	}
+	start()
+	redis.Do("COPY", "sessapi:ticket-keys", "older")
+	revoked := description(t, nodes[0]).Keys[0].Name
+	if a := nodes[0].ask(t, http.MethodDelete, "/ticket-keys/"+revoked, nil); a.status != http.StatusOK {
+		t.Fatalf("DELETE: %d %s", a.status, a.body)
+	}
+	want := awaitSame(t, nodes, description(t, nodes[0]).Generation)
+	for _, s := range nodes {
+		s.stop(t, syscall.SIGTERM)
+	}
+	redis.Do("COPY", "older", "sessapi:ticket-keys", "REPLACE")
+	start()
+	if d := awaitSame(t, nodes, want.Generation); names(d) != names(want) || strings.Contains(names(d), revoked) {
+		t.Errorf("the keys are %s", names(d))
+	}
+	record, err := os.ReadFile(auditLog + "0")
+	if err != nil || !strings.Contains(string(record), `"source":"put back"`) {
+		t.Errorf("the audit log has no line: %s %v", record, err)
+	}
+}
