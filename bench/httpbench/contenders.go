@@ -24,9 +24,9 @@ import (
 const (
 	sessapi     = "sessapi"
 	withPolicy  = "sessapi, token and policy"
-	nearFleet   = "sessapi with Redis, near hits"
-	nearFleet3  = "three nodes with Redis, near hits"
-	farFleet    = "sessapi with Redis, far hits"
+	localFleet  = "sessapi with Redis, local hits"
+	localFleet3 = "three nodes with Redis, local hits"
+	remoteFleet = "sessapi with Redis, remote hits"
 	floorServer = "floor"
 	webdis      = "webdis + Redis"
 	etcd        = "etcd's JSON gateway"
@@ -156,10 +156,10 @@ func (l *lab) start(ctx context.Context, name string, sessions int, data []byte)
 	}
 	args := append(l.serve(c, sessions, len(data)), "--redis=redis://127.0.0.1:"+redis, "--seal-key-file="+keys,
 		"--redis-read-timeout=5s") // nothing counts as missing for a hiccup
-	if name == farFleet { // hardly any session is near
+	if name == remoteFleet { // hardly any session is local
 		args = append(args, "--cache-max-sessions=1")
 	}
-	if name == nearFleet3 {
+	if name == localFleet3 {
 		for range 2 {
 			port, err := freePort()
 			if err != nil {

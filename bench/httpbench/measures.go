@@ -192,25 +192,25 @@ func grown(format string, numbers []int, set func(ld *load, n int)) []row {
 
 var fleetMeasures = []measure{
 	{
-		name:    "near",
+		name:    "local",
 		about:   "GET of 160 B that the node has, with Redis behind it, beside a node by itself. The three nodes, and Redis, share the core.",
-		rows:    rowsOf(standard(get), sessapi, nearFleet, nearFleet3),
+		rows:    rowsOf(standard(get), sessapi, localFleet, localFleet3),
 		columns: append(slices.Clone(loadColumns), column{"redis", "of it Redis", "%.2f"}), base: sessapi,
-		goals: []goal{atLeast(nearFleet, 0.95, sessapi), atLeast(nearFleet3, 0.9, sessapi)},
+		goals: []goal{atLeast(localFleet, 0.95, sessapi), atLeast(localFleet3, 0.9, sessapi)},
 	},
 	{
-		name:    "far",
+		name:    "remote",
 		about:   "GET of 160 B that the node has to get from Redis: it keeps one session alone. redis-benchmark reads the same payload.",
-		rows:    rowsOf(standard(get), farFleet, webdis, plainRedis),
+		rows:    rowsOf(standard(get), remoteFleet, webdis, plainRedis),
 		columns: loadColumns, base: webdis,
-		goals: []goal{atLeast(farFleet, 0.8, webdis)},
+		goals: []goal{atLeast(remoteFleet, 0.8, webdis)},
 	},
 	{
 		name:    "fleet-put",
 		about:   "PUT of 160 B, which is in Redis when it is answered.",
-		rows:    rowsOf(standard(put), nearFleet, webdis, plainRedis),
+		rows:    rowsOf(standard(put), localFleet, webdis, plainRedis),
 		columns: loadColumns, base: webdis,
-		goals: []goal{atLeast(nearFleet, 0.6, webdis)},
+		goals: []goal{atLeast(localFleet, 0.6, webdis)},
 	},
 }
 

@@ -273,13 +273,13 @@ type FleetStatus struct {
 	// Connected Whether Redis answers.
 	Connected bool `json:"connected"`
 
-	// FarHits Lookups that Redis answered.
-	FarHits   uint64 `json:"far_hits"`
+	// LocalHits Lookups that this node answered by itself.
+	LocalHits uint64 `json:"local_hits"`
 	Misses    uint64 `json:"misses"`
 	Namespace string `json:"namespace"`
 
-	// NearHits Lookups that this node answered by itself.
-	NearHits uint64 `json:"near_hits"`
+	// RemoteHits Lookups that Redis answered.
+	RemoteHits uint64 `json:"remote_hits"`
 
 	// Since Since when it does, or does not.
 	Since time.Time `json:"since"`

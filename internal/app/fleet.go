@@ -51,7 +51,7 @@ func openFleet(a *App) (part, error) {
 			s := node.Stats()
 			status.Fleet = &api.FleetStatus{
 				Namespace: node.Namespace(), Connected: s.Connected, Since: s.Since.UTC(),
-				NearHits: s.NearHits, FarHits: s.FarHits, Misses: s.Misses,
+				LocalHits: s.LocalHits, RemoteHits: s.RemoteHits, Misses: s.Misses,
 			}
 		},
 		metrics: func(m *metrics.Metrics) { m.AddFleet(node) },

@@ -166,12 +166,12 @@ type Node struct {
 	timeouts atomic.Int32  // reads in a row that timed out
 	ahead    atomic.Int64  // Redis's clock of the node's, in nanoseconds
 	clockOff atomic.Bool   // by more than maxClockOffset
-	heard    atomic.Int64  // when the beat that all servers answered last was sent, in nanoseconds since started; 0 when the near cache is not to be used
+	heard    atomic.Int64  // when the beat that all servers answered last was sent, in nanoseconds since started; 0 when the local cache is not to be used
 	breaks   atomic.Uint64 // how often a connection was made or lost
 	wake     chan struct{} // has a token when a beat is due now
 	keysWake chan struct{} // has a token when the ticket keys may have changed
 
-	resynced uint64 // breaks when the near cache was last emptied; for beat alone
+	resynced uint64 // breaks when the local cache was last emptied; for beat alone
 
 	mu    sync.Mutex // guards since
 	since time.Time  // when the link came to be as it is: up, or not
@@ -182,10 +182,10 @@ type Node struct {
 
 // counts are what Stats has that counts.
 type counts struct {
-	farHits, misses, coalesced, timeouts, failures atomic.Uint64
-	invalidations, reconnects, conflicts           atomic.Uint64
-	refusedSessions, refusedKeys, restoredKeys     atomic.Uint64
-	violations                                     atomic.Uint64
+	remoteHits, misses, coalesced, timeouts, failures atomic.Uint64
+	invalidations, reconnects, conflicts              atomic.Uint64
+	refusedSessions, refusedKeys, restoredKeys        atomic.Uint64
+	violations                                        atomic.Uint64
 }
 
 // New returns a node that is not linked to Redis yet: [Node.Connect] and
@@ -362,7 +362,7 @@ func (n *Node) setOffset(d time.Duration) {
 // elapsed is the time since the node was made, in nanoseconds; never 0.
 func (n *Node) elapsed() int64 { return int64(time.Since(n.started)) }
 
-// fresh reports whether the near cache may be trusted.
+// fresh reports whether the local cache may be trusted.
 func (n *Node) fresh() bool {
 	heard := n.heard.Load()
 	return heard != 0 && n.elapsed()-heard <= int64(n.cfg.MaxStale)
@@ -386,7 +386,7 @@ func notify(c chan<- struct{}) {
 }
 
 // Run keeps the link until ctx ends: it looks after the connections, empties the
-// near cache when it has to, and calls refresh, which is keys.Ring.Refresh, whenever
+// local cache when it has to, and calls refresh, which is keys.Ring.Refresh, whenever
 // the ticket keys in Redis may have changed.
 func (n *Node) Run(ctx context.Context, refresh func() error) {
 	var keysRun sync.WaitGroup
@@ -428,7 +428,7 @@ func (n *Node) woken(up bool) <-chan struct{} {
 }
 
 // beat asks every server for its time. The answer comes behind whatever it had to
-// tell before: from then on the near cache is as new as the question. The first
+// tell before: from then on the local cache is as new as the question. The first
 // beat after a connection was made or lost empties it before.
 func (n *Node) beat(ctx context.Context) error {
 	select {
@@ -464,7 +464,7 @@ func (n *Node) beat(ctx context.Context) error {
 	}
 	if breaks != n.resynced {
 		if n.heard.Store(0); n.sessions != nil {
-			n.sessions.near.Flush()
+			n.sessions.local.Flush()
 		}
 		lost = true
 	}
@@ -669,14 +669,14 @@ type Stats struct {
 	Refusing  bool          // whether Redis refused the last write within a minute, or the ticket keys in it do not open
 	Connected bool          // whether any server answered the last beat
 	Since     time.Time     // since when that is so
-	Age       time.Duration // of what the near cache was last known to agree with; 0 before the first time
+	Age       time.Duration // of what the local cache was last known to agree with; 0 before the first time
 
-	NearHits  uint64 // lookups that the near cache answered
-	FarHits   uint64 // that Redis did
-	Misses    uint64 // that nobody did
-	Coalesced uint64 // that waited for another one's answer from Redis
-	Timeouts  uint64 // reads that Redis did not answer in time; they missed
-	Failures  uint64 // other reads that it did not answer; they missed
+	LocalHits  uint64 // lookups that the local cache answered
+	RemoteHits uint64 // that Redis did
+	Misses     uint64 // that nobody did
+	Coalesced  uint64 // that waited for another one's answer from Redis
+	Timeouts   uint64 // reads that Redis did not answer in time; they missed
+	Failures   uint64 // other reads that it did not answer; they missed
 
 	Invalidations uint64 // changes by other nodes that Redis told of
 	Connections   uint64 // connections that were made
@@ -695,7 +695,7 @@ func (n *Node) Stats() Stats {
 	c := &n.counts
 	s := Stats{
 		Connected: n.up.Load(), Refusing: n.refuses() || n.unread.Load(), Since: since,
-		FarHits: c.farHits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
+		RemoteHits: c.remoteHits.Load(), Misses: c.misses.Load(), Coalesced: c.coalesced.Load(),
 		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
 		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),
 		Violations: c.violations.Load(), RefusedSessions: c.refusedSessions.Load(), RefusedKeys: c.refusedKeys.Load(), RestoredKeys: c.restoredKeys.Load(),
@@ -704,7 +704,7 @@ func (n *Node) Stats() Stats {
 		s.Age = time.Duration(n.elapsed() - heard)
 	}
 	if n.sessions != nil {
-		s.NearHits = n.sessions.near.Stats().Hits
+		s.LocalHits = n.sessions.local.Stats().Hits
 	}
 	return s
 }

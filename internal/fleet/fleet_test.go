@@ -45,31 +45,31 @@ func settings(url string, k *seal.Keys) Config {
 // newNode starts a node that is linked, with sessions and without ticket keys.
 func newNode(t testing.TB, c Config) *Node {
 	t.Helper()
-	n := join(t, c, newNear(t))
+	n := join(t, c, newLocal(t))
 	run(t, n, func() error { return nil })
 	return n
 }
 
-func newNear(t testing.TB) *cache.Cache {
+func newLocal(t testing.TB) *cache.Cache {
 	t.Helper()
-	near, err := cache.New(cache.Config{Memory: 4 << 20, MaxSessionBytes: 16 << 10})
+	local, err := cache.New(cache.Config{Memory: 4 << 20, MaxSessionBytes: 16 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(near.Close)
-	return near
+	t.Cleanup(local.Close)
+	return local
 }
 
 // join makes a node and links it, but does not run it.
-func join(t testing.TB, c Config, near *cache.Cache) *Node {
+func join(t testing.TB, c Config, local *cache.Cache) *Node {
 	t.Helper()
 	n, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(n.Close)
-	if near != nil {
-		n.Sessions(near, func(time.Duration) {})
+	if local != nil {
+		n.Sessions(local, func(time.Duration) {})
 	}
 	redistest.Await(t, "the link", func() error { return n.Connect(t.Context()) })
 	return n
@@ -80,7 +80,7 @@ func run(t testing.TB, n *Node, refresh func() error) {
 	var running sync.WaitGroup
 	running.Go(func() { n.Run(ctx, refresh) })
 	t.Cleanup(func() { cancel(); running.Wait() })
-	redistest.Await(t, "the near cache", func() error {
+	redistest.Await(t, "the local cache", func() error {
 		if !n.fresh() {
 			return errors.New("not fresh")
 		}
@@ -123,12 +123,12 @@ func await(t testing.TB, n *Node, i int, want string) {
 	t.Fatalf("session %d is %q, want %q", i, got, want)
 }
 
-// awaitNear waits until the node has a session in its near cache.
-func awaitNear(t testing.TB, n *Node, i int) {
+// awaitLocal waits until the node has a session in its local cache.
+func awaitLocal(t testing.TB, n *Node, i int) {
 	t.Helper()
-	redistest.Await(t, "the near cache", func() error {
-		before := n.Stats().NearHits
-		if get(n, i); n.Stats().NearHits == before {
+	redistest.Await(t, "the local cache", func() error {
+		before := n.Stats().LocalHits
+		if get(n, i); n.Stats().LocalHits == before {
 			return errors.New("not used")
 		}
 		return nil
@@ -171,10 +171,10 @@ func testSessions(t *testing.T, url string) {
 	if other != entry {
 		t.Errorf("%+v at one node, %+v at the other", other, entry)
 	}
-	if s := b.Stats(); s.FarHits == 0 {
-		t.Errorf("the first lookup is not far: %+v", s)
+	if s := b.Stats(); s.RemoteHits == 0 {
+		t.Errorf("the first lookup is not remote: %+v", s)
 	}
-	awaitNear(t, b, 1)
+	awaitLocal(t, b, 1)
 
 	if !put(t, b, 1, "two") {
 		t.Error("the second one replaced nothing")
@@ -288,7 +288,7 @@ func TestCoalesced(t *testing.T) {
 	})
 	server.Resume()
 	all.Wait()
-	if s := b.Stats(); s.FarHits != lookups {
+	if s := b.Stats(); s.RemoteHits != lookups {
 		t.Errorf("%+v", s)
 	}
 	if out := server.Do("INFO", "commandstats"); !strings.Contains(out, "cmdstat_getrange:calls=1,") {
@@ -308,7 +308,7 @@ func TestCutOff(t *testing.T) {
 	a, b := newNode(t, settings(server.URL(), sealKeys)), newNode(t, c)
 	put(t, a, 1, "one")
 	put(t, a, 2, "two")
-	awaitNear(t, b, 1)
+	awaitLocal(t, b, 1)
 
 	proxy.Cut()
 	began := time.Now()
@@ -350,7 +350,7 @@ func TestCutOff(t *testing.T) {
 	if got := get(b, 1); got != "" {
 		t.Errorf("deleted while it was away: %q", got)
 	}
-	awaitNear(t, b, 2)
+	awaitLocal(t, b, 2)
 }
 
 // What was learnt through a connection that was lost is not served after it.

@@ -116,8 +116,8 @@ func TestHostileReplies(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer n.Close()
-				near := newNear(t)
-				n.Sessions(near, func(time.Duration) {})
+				local := newLocal(t)
+				n.Sessions(local, func(time.Duration) {})
 				redistest.Await(t, "a violation", func() error {
 					_ = n.Connect(t.Context())
 					if data, _, ok := n.sessions.Get(nil, id(1)); ok {

@@ -295,7 +295,7 @@ func TestExposed(t *testing.T) {
 // ask for them, and not before: the next poll may come after the grace period.
 func TestLooksAfterReconnect(t *testing.T) {
 	t.Parallel()
-	n := join(t, settings(redistest.Start(t).URL(), newSeal(t)), newNear(t))
+	n := join(t, settings(redistest.Start(t).URL(), newSeal(t)), newLocal(t))
 	<-n.keysWake
 	n.setUp(false, errors.New("away"))
 	n.broke()

@@ -26,22 +26,22 @@ const (
 	flushBatch = 500
 )
 
-// Sessions are the sessions of the fleet, with a near cache in front of Redis. It
+// Sessions are the sessions of the fleet, with a local cache in front of Redis. It
 // is safe for concurrent use.
 type Sessions struct {
 	node  *Node
-	near  *cache.Cache
+	local *cache.Cache
 	table table
 
 	observe func(took time.Duration)
 }
 
-// Sessions makes near the near cache of the fleet's sessions: nobody else may
+// Sessions makes local the local cache of the fleet's sessions: nobody else may
 // write to it. Its bounds are those of a session. observe is told how long each
 // read of Redis took. Sessions is called once, before Connect.
-func (n *Node) Sessions(near *cache.Cache, observe func(took time.Duration)) *Sessions {
-	s := &Sessions{node: n, near: near, observe: observe}
-	s.table.init(near)
+func (n *Node) Sessions(local *cache.Cache, observe func(took time.Duration)) *Sessions {
+	s := &Sessions{node: n, local: local, observe: observe}
+	s.table.init(local)
 	n.sessions = s
 	return s
 }
@@ -119,7 +119,7 @@ func (n *Node) open(dst []byte, id cache.ID, record string) (data []byte, e cach
 // missing.
 func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
 	if s.node.fresh() {
-		if data, e, ok = s.near.Get(dst, id); ok {
+		if data, e, ok = s.local.Get(dst, id); ok {
 			return data, e, true
 		}
 	}
@@ -132,7 +132,7 @@ func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok 
 		data, e, ok = f.wait(dst)
 	}
 	if ok {
-		s.node.counts.farHits.Add(1)
+		s.node.counts.remoteHits.Add(1)
 	} else {
 		s.node.counts.misses.Add(1)
 	}
@@ -182,7 +182,7 @@ func (n *Node) get(timeout time.Duration, key string) (string, error) {
 // Put is [cache.Cache.Put] for the fleet: Redis has the session when it returns,
 // unless the error is [ErrUnavailable].
 func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error) {
-	if err := s.near.Check(id, len(data), o.ExpiresAt); err != nil {
+	if err := s.local.Check(id, len(data), o.ExpiresAt); err != nil {
 		return false, err
 	}
 	now := time.Now()
@@ -326,7 +326,7 @@ func (s *Sessions) swap(id cache.ID, record string, end time.Time, cond cache.Co
 
 // List is [cache.Cache.List] of the sessions that this node has.
 func (s *Sessions) List(after cache.ID, limit int) (page []cache.Listed, more bool) {
-	return s.near.List(after, limit)
+	return s.local.List(after, limit)
 }
 
 // Flush removes the sessions of the whole fleet and returns how many there were. A
@@ -340,7 +340,7 @@ func (s *Sessions) Flush() (removed int, err error) {
 	// Redis does not tell a connection of what it did itself.
 	defer func() {
 		s.table.disturbAll()
-		s.near.Flush()
+		s.local.Flush()
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()

@@ -8,14 +8,14 @@ import (
 
 // table knows the reads and writes of sessions that are under way, so that
 //   - reads of one session at a time make one call of Redis;
-//   - what a read brought does not get into the near cache when the session has
+//   - what a read brought does not get into the local cache when the session has
 //     changed since Redis was asked, and what a write stored does not when
 //     another write came between;
 //   - a read that begins after a change does not wait for one from before it.
 type table struct {
-	near *cache.Cache
+	local *cache.Cache
 
-	mu      sync.Mutex // guards what follows, and is held for every write to near
+	mu      sync.Mutex // guards what follows, and is held for every write to local
 	entries map[cache.ID]*entry
 	trusted bool // what Redis answers may be kept: it tells of changes
 }
@@ -39,8 +39,8 @@ type flight struct {
 	ok    bool
 }
 
-func (t *table) init(near *cache.Cache) {
-	t.near, t.entries = near, make(map[cache.ID]*entry)
+func (t *table) init(local *cache.Cache) {
+	t.local, t.entries = local, make(map[cache.ID]*entry)
 }
 
 // at returns the entry of a session. The table is locked.
@@ -114,16 +114,16 @@ func (f *flight) wait(dst []byte) (data []byte, e cache.Entry, ok bool) {
 	return dst, f.entry, f.ok
 }
 
-// keep puts a session into the near cache. The table is locked.
+// keep puts a session into the local cache. The table is locked.
 func (t *table) keep(id cache.ID, data []byte, e cache.Entry) {
-	_, _ = t.near.Put(id, data, cache.PutOptions{ // one that has expired meanwhile is not kept
+	_, _ = t.local.Put(id, data, cache.PutOptions{ // one that has expired meanwhile is not kept
 		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(), Mark: e.Mark, Tag: e.Tag,
 	})
 }
 
-// drop removes a session from the near cache. The table is locked.
+// drop removes a session from the local cache. The table is locked.
 func (t *table) drop(id cache.ID) {
-	_ = t.near.Delete(id, nil) // it need not be there
+	_ = t.local.Delete(id, nil) // it need not be there
 }
 
 // begin starts a write of the session.

@@ -26,7 +26,7 @@ func newFleetCollector(n *fleet.Node) *fleetCollector {
 		connected:     d("connected", "1 when Redis answers."),
 		since:         d("connected_changed_timestamp_seconds", "Since when Redis answers, or does not."),
 		age:           d("near_age_seconds", "How long ago Redis was last known to have told of every change; 0 before the first time."),
-		lookups:       d("lookups_total", "Lookups of sessions, by what answered: near (this node), far (Redis) or none.", "answer"),
+		lookups:       d("lookups_total", "Lookups of sessions, by what answered: local (this node), remote (Redis) or none.", "answer"),
 		coalesced:     d("coalesced_lookups_total", "Lookups that shared the answer of Redis with another one of the same session."),
 		unanswered:    d("unanswered_reads_total", "Reads that Redis did not answer, by reason: timeout or error. They count as missing.", "reason"),
 		invalidations: d("invalidations_total", "Changes by other nodes that Redis told of."),
@@ -55,8 +55,8 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.connected, connected)
 	gauge(c.since, float64(s.Since.UnixMilli())/1000)
 	gauge(c.age, s.Age.Seconds())
-	counter(c.lookups, s.NearHits, "near")
-	counter(c.lookups, s.FarHits, "far")
+	counter(c.lookups, s.LocalHits, "local")
+	counter(c.lookups, s.RemoteHits, "remote")
 	counter(c.lookups, s.Misses, "none")
 	counter(c.coalesced, s.Coalesced)
 	counter(c.unanswered, s.Timeouts, "timeout")
