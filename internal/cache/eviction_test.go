@@ -13,7 +13,7 @@ import (
 // for clients as they are: some never come back, and a TLS 1.3 session is used once.
 func TestHits(t *testing.T) {
 	tls12 := cachetest.Load{
-		Clients: 50_000, Once: 0.6, Connections: 4, Gap: 20 * time.Second,
+		Clients: 20_000, Once: 0.6, Connections: 4, Gap: 20 * time.Second,
 		Visit: 3 * time.Hour, VisitSigma: 1.5, TTL: 24 * time.Hour,
 	}
 	tls13 := tls12

@@ -40,7 +40,7 @@ const (
 
 // sweep removes expired sessions. It locks the shard and releases it in between.
 func (s *shard) sweep(c *Cache, now int64) {
-	for from := 0; from < len(s.blocks); {
+	for from := 0; from >= 0; {
 		s.lock()
 		from, _ = s.sweepSome(c, from, now)
 		s.mu.Unlock()
@@ -48,18 +48,21 @@ func (s *shard) sweep(c *Cache, now int64) {
 }
 
 // sweepSome does the part of a sweep that is done under one lock, from the given block
-// on. It returns the block to go on with and the steps taken.
+// on. It returns the block to go on with, -1 at the end, and the steps taken.
 func (s *shard) sweepSome(c *Cache, from int, now int64) (next, steps int) {
 	if s.closed {
-		return len(s.blocks), 0
+		return -1, 0
 	}
-	for next = from; next < len(s.blocks) && steps < sweepSteps; next++ {
+	for next = from; next < len(s.blocks); next++ {
+		if steps >= sweepSteps {
+			return next, steps
+		}
 		steps++
 		if due := s.blocks[next].due(); due != 0 && due <= now {
 			steps += s.sweepBlock(c, ref(next), now)
 		}
 	}
-	return next, steps
+	return -1, steps
 }
 
 // sweepBlock removes the expired sessions of a block, and returns the steps taken.

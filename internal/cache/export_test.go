@@ -31,7 +31,7 @@ func (c *Cache) Overdrawn() (words int) {
 func (c *Cache) Sweep() (most, bound int) {
 	for i := range c.shards {
 		s := &c.shards[i]
-		for from := 0; from < len(s.blocks); {
+		for from := 0; from >= 0; {
 			s.lock()
 			var steps int
 			from, steps = s.sweepSome(c, from, c.now())
