@@ -284,56 +284,6 @@ func FuzzGetSession(f *testing.F) {
 	})
 }
 
-// FuzzParseRange holds ranges against a representation of any size.
-func FuzzParseRange(f *testing.F) {
-	for _, seed := range []string{"bytes=0-", "bytes=-1", "bytes=5-3", "bytes=18446744073709551616-", "bytes=0-18446744073709551616", "bytes= 1-2", "b=1", "bytes=1-2-3", "bytes=00001-0002"} {
-		f.Add(seed, 10)
-	}
-	f.Fuzz(func(t *testing.T, header string, size int) {
-		if size < 1 {
-			return
-		}
-		r, ok, err := parseRange(header, size)
-		if ok && err != nil {
-			t.Error("a range and an error")
-		}
-		if ok && (r.start < 0 || r.start >= r.end || r.end > size) {
-			t.Errorf("%q of %d bytes is %+v", header, size, r)
-		}
-	})
-}
-
-// FuzzParseETags reads lists; what is read can be written and read again.
-func FuzzParseETags(f *testing.F) {
-	for _, seed := range []string{"*", `"a"`, `W/"a", "b"`, `"a,b"`, `"a" , "b"`, `""`, `"`, `"a",`, `w/"a"`} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, header string) {
-		list, err := parseETags("If-Match", &header)
-		if err != nil {
-			return
-		}
-		var again []string
-		for _, tag := range list.tags {
-			text := tag.value
-			if tag.weak {
-				text = "W/" + text
-			}
-			again = append(again, text)
-			if !list.matches(tag.value, weak) || !tag.weak && !list.matches(tag.value, strong) {
-				t.Errorf("%q does not match its own %q", header, tag.value)
-			}
-		}
-		if list.any {
-			again = []string{"*"}
-		}
-		joined := strings.Join(again, ", ")
-		if relisted, err := parseETags("If-Match", &joined); err != nil || len(relisted.tags) != len(list.tags) {
-			t.Errorf("%q is read as %q, and that not at all: %v", header, joined, err)
-		}
-	})
-}
-
 // FuzzCursor takes any text for a cursor; one that is taken is the one that its
 // position makes.
 func FuzzCursor(f *testing.F) {
@@ -350,33 +300,6 @@ func FuzzCursor(f *testing.F) {
 		}
 		if again, ok := a.parseCursor(a.cursor(after)); !ok || again != after {
 			t.Errorf("%q does not come back", cursor)
-		}
-	})
-}
-
-// FuzzNegotiate takes any Accept.
-func FuzzNegotiate(f *testing.F) {
-	for _, seed := range []string{"*/*", mediaPEM, "application/*;q=0.1, text/plain", "application/json;q=0", "a/b;q=2", ",", "application/json; charset=utf-8"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, accept string) {
-		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		r.Header.Set("Accept", accept)
-		mediaType, err := negotiate(r, mediaJSON, mediaBytes, mediaPEM)
-		if err == nil && mediaType != mediaJSON && mediaType != mediaBytes && mediaType != mediaPEM {
-			t.Errorf("%q gives %q", accept, mediaType)
-		}
-	})
-}
-
-// FuzzPreferredWait takes any Prefer.
-func FuzzPreferredWait(f *testing.F) {
-	for _, seed := range []string{"wait=60", "respond-async, wait=1;x", `WAIT="7"`, "wait=", "wait=99999999999999999999", ",;="} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, prefer string) {
-		if wait, err := preferredWait(&prefer); wait < 0 || wait > maxWait || err != nil && wait != 0 {
-			t.Errorf("%q: %v, %v", prefer, wait, err)
 		}
 	})
 }

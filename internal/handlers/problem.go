@@ -15,6 +15,7 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/handlers/headers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
@@ -91,6 +92,7 @@ func (a *API) asProblem(err error) *problem {
 	cannotCarry, isCannotCarry := errors.AsType[*keys.CannotCarryError](err)
 	tooManyValues, isTooManyValues := errors.AsType[*api.TooManyValuesForParamError](err)
 	unavailable, isUnavailable := errors.AsType[Unavailable](err)
+	malformed, isMalformed := errors.AsType[*headers.MalformedError](err)
 	badParam, isBadParam := errors.AsType[*api.InvalidParamFormatError](err)
 	switch {
 	case isProblem:
@@ -139,6 +141,8 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidTicketKeys, fields: fields}
 	case isTooManyValues:
 		return invalidRequest("%s: must be sent once", tooManyValues.ParamName)
+	case isMalformed:
+		return invalidRequest("%s", malformed)
 	case isBadParam:
 		return invalidRequest("%s: malformed", badParam.ParamName)
 	}

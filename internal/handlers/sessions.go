@@ -13,6 +13,7 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/handlers/headers"
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
@@ -145,26 +146,26 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 		case err != nil:
 			a.fail(w, r, err)
 			return
-		case ifMatch != nil && !ifMatch.matches(tag, strong):
+		case ifMatch != nil && !ifMatch.MatchStrong(tag):
 			a.fail(w, r, cache.ErrPrecondition)
 			return
-		case ifNoneMatch != nil && ifNoneMatch.matches(tag, weak):
+		case ifNoneMatch != nil && ifNoneMatch.MatchWeak(tag):
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
 	}
-	part, partial := byteRange{0, len(data)}, false
+	part, partial := headers.Range{End: len(data)}, false
 	switch {
 	case params.MaxBytes != nil && *params.MaxBytes == 0:
 		w.WriteHeader(http.StatusNoContent)
 		return
 	case params.MaxBytes != nil:
-		part.end = int(min(*params.MaxBytes, int64(len(data))))
-		partial = part.end < len(data)
+		part.End = int(min(*params.MaxBytes, int64(len(data))))
+		partial = part.End < len(data)
 	case params.Range != nil && (params.IfRange == nil || *params.IfRange == tag):
-		asked, ok, err := parseRange(*params.Range, len(data))
+		asked, ok, err := headers.ParseRange(*params.Range, len(data))
 		switch {
-		case errors.Is(err, errRange{}):
+		case errors.Is(err, headers.ErrNotSatisfiable):
 			a.fail(w, r, &problem{
 				code: api.ProblemCodeRangeNotSatisfiable, size: int64(len(data)),
 				header: http.Header{"Content-Range": {"bytes */" + strconv.Itoa(len(data))}},
@@ -180,23 +181,23 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 	status := http.StatusOK
 	if partial {
 		status = http.StatusPartialContent
-		values[2] = strconv.Itoa(part.end - part.start)
-		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.start, part.end-1, len(data)))
+		values[2] = strconv.Itoa(part.End - part.Start)
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", part.Start, part.End-1, len(data)))
 	}
 	h["Accept-Ranges"] = bytesValue
 	h["Content-Type"] = mediaValue[mediaType]
 	h["Content-Length"] = values[2:3:3]
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(data[part.start:part.end]) // a client that went away is no error of ours
+		_, _ = w.Write(data[part.Start:part.End]) // a client that went away is no error of ours
 	}
 }
 
-func parseConditions(ifMatch, ifNoneMatch *string) (match, noneMatch *etagList, err error) {
-	if match, err = parseETags("If-Match", ifMatch); err != nil {
+func parseConditions(ifMatch, ifNoneMatch *string) (match, noneMatch *headers.ETags, err error) {
+	if match, err = headers.ParseETags("If-Match", ifMatch); err != nil {
 		return nil, nil, err
 	}
-	noneMatch, err = parseETags("If-None-Match", ifNoneMatch)
+	noneMatch, err = headers.ParseETags("If-None-Match", ifNoneMatch)
 	return match, noneMatch, err
 }
 
@@ -209,10 +210,10 @@ func writeCondition(ifMatch, ifNoneMatch *string) (cache.Condition, error) {
 	}
 	return func(current cache.Tag, exists bool) bool {
 		raw, pem := sessionETag(current, mediaBytes), sessionETag(current, mediaPEM)
-		if match != nil && !(exists && (match.matches(raw, strong) || match.matches(pem, strong))) {
+		if match != nil && !(exists && (match.MatchStrong(raw) || match.MatchStrong(pem))) {
 			return false
 		}
-		return noneMatch == nil || !exists || !noneMatch.matches(raw, weak) && !noneMatch.matches(pem, weak)
+		return noneMatch == nil || !exists || !noneMatch.MatchWeak(raw) && !noneMatch.MatchWeak(pem)
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/handlers/headers"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -19,12 +20,12 @@ const maxKeysBody = 64 << 10
 
 // GetTicketKeys implements [api.ServerInterface].
 func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams) {
-	ifNoneMatch, err := parseETags("If-None-Match", params.IfNoneMatch)
+	ifNoneMatch, err := headers.ParseETags("If-None-Match", params.IfNoneMatch)
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	wait, err := preferredWait(params.Prefer)
+	wait, err := headers.PreferredWait(params.Prefer, maxWait)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -39,7 +40,7 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 	}
 }
 
-func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *etagList, wait time.Duration) error {
+func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *headers.ETags, wait time.Duration) error {
 	if params.Key != nil {
 		return invalidRequest("key: needs a format")
 	}
@@ -58,7 +59,7 @@ func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params 
 	return nil
 }
 
-func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *etagList, wait time.Duration) error {
+func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *headers.ETags, wait time.Duration) error {
 	format, err := parseFormat(params.Format)
 	if err != nil {
 		return err
@@ -146,8 +147,8 @@ func generationETag(generation uint64) string {
 }
 
 // isCurrent reports whether the client has the generation already.
-func isCurrent(ifNoneMatch *etagList, generation uint64) bool {
-	return ifNoneMatch != nil && ifNoneMatch.matches(generationETag(generation), weak)
+func isCurrent(ifNoneMatch *headers.ETags, generation uint64) bool {
+	return ifNoneMatch != nil && ifNoneMatch.MatchWeak(generationETag(generation))
 }
 
 // setGeneration sets the headers of every answer about the set.
@@ -251,7 +252,7 @@ func fieldName(pointer string) string {
 	var b strings.Builder
 	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
 		switch {
-		case token != "" && isDigits(token):
+		case token != "" && headers.IsDigits(token):
 			b.WriteString("[" + token + "]")
 		case b.Len() > 0:
 			b.WriteString("." + token)
@@ -313,12 +314,12 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 
 // generationCondition is the condition that If-Match sets; nil without one.
 func generationCondition(ifMatch *string) (keys.Condition, error) {
-	list, err := parseETags("If-Match", ifMatch)
+	list, err := headers.ParseETags("If-Match", ifMatch)
 	if err != nil || list == nil {
 		return nil, err
 	}
 	return func(generation uint64) bool {
-		return list.matches(generationETag(generation), strong)
+		return list.MatchStrong(generationETag(generation))
 	}, nil
 }
 

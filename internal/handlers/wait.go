@@ -3,10 +3,10 @@ package handlers
 import (
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/auth"
+	"github.com/sessapi/sessapi/internal/handlers/headers"
 )
 
 const (
@@ -16,39 +16,10 @@ const (
 	answerTimeout = 30 * time.Second
 )
 
-// preferredWait reads wait=N, in whole seconds, from Prefer (RFC 7240, section
-// 4.3), the first when there are several. It is 0 without one. Other
-// preferences are passed over, as section 2 wants it.
-func preferredWait(prefer *string) (time.Duration, error) {
-	if prefer == nil {
-		return 0, nil
-	}
-	for preference := range strings.SplitSeq(*prefer, ",") {
-		preference, _, _ = strings.Cut(preference, ";") // parameters
-		name, value, _ := strings.Cut(preference, "=")
-		if !strings.EqualFold(strings.TrimSpace(name), "wait") {
-			continue
-		}
-		value = strings.TrimSpace(value)
-		if unquoted, ok := strings.CutPrefix(value, `"`); ok {
-			value = strings.TrimSuffix(unquoted, `"`)
-		}
-		if value == "" || !isDigits(value) {
-			return 0, invalidRequest("Prefer: wait must be a number of seconds")
-		}
-		seconds, err := strconv.ParseUint(value, 10, 64)
-		if err != nil || seconds > uint64(maxWait/time.Second) { // more digits than fit are more than enough too
-			return maxWait, nil
-		}
-		return time.Duration(seconds) * time.Second, nil
-	}
-	return 0, nil
-}
-
 // whenChanged answers once the generation of the ticket keys differs from the
 // client's, or the client has waited for as long as it prefers, or the service is about
 // to stop. Permission is checked again after the wait.
-func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList, prefer time.Duration, permit auth.Roles, answer http.HandlerFunc) {
+func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *headers.ETags, prefer time.Duration, permit auth.Roles, answer http.HandlerFunc) {
 	// A body that is announced and never sent would outlast the wait: net/http reads
 	// what is left of it.
 	waits := has != nil && prefer > 0 && r.ContentLength == 0
@@ -77,7 +48,7 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *etagList,
 
 // awaitChange waits until the client's generation is not the current one any more, or
 // for no longer than it may.
-func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *etagList, end time.Time) {
+func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *headers.ETags, end time.Time) {
 	a.waiting.Add(1)
 	defer a.waiting.Add(-1)
 	// The timeouts of the listener are for requests that are answered at once.

@@ -1,0 +1,81 @@
+package headers
+
+import (
+	"errors"
+	"mime"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrNotAcceptable reports that Accept admits nothing of what is offered.
+var ErrNotAcceptable = errors.New("not acceptable")
+
+// Negotiate picks the one of the media types that Accept prefers (RFC 9110,
+// section 12.5.1). A wildcard stands for the first of them alone: the others
+// hold secrets, and have to be asked for by name.
+func Negotiate(accept []string, offered ...string) (string, error) {
+	if len(accept) == 1 && slices.Contains(offered, accept[0]) {
+		return accept[0], nil
+	}
+	type rating struct {
+		specificity, order int
+		quality            float64
+	}
+	ratings := make([]rating, len(offered))
+	ranges := 0
+	for element := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		if element = strings.TrimSpace(element); element == "" {
+			continue
+		}
+		mediaRange, params, err := mime.ParseMediaType(element)
+		if err != nil || strings.Count(mediaRange, "/") != 1 {
+			return "", &MalformedError{"Accept", "malformed"}
+		}
+		quality := 1.0
+		if q, ok := params["q"]; ok {
+			if quality, err = strconv.ParseFloat(q, 64); err != nil || !(quality >= 0 && quality <= 1) {
+				return "", &MalformedError{"Accept", "malformed"}
+			}
+		}
+		ranges++
+		for i, mediaType := range offered {
+			s := specificity(mediaRange, mediaType)
+			if s > ratings[i].specificity && (i == 0 || s == byName) {
+				ratings[i] = rating{s, ranges, quality}
+			}
+		}
+	}
+	if ranges == 0 { // no header, or one that says nothing
+		return offered[0], nil
+	}
+	best := -1
+	for i, r := range ratings {
+		if r.quality > 0 && (best < 0 || r.quality > ratings[best].quality ||
+			r.quality == ratings[best].quality && r.order < ratings[best].order) {
+			best = i
+		}
+	}
+	if best < 0 {
+		return "", ErrNotAcceptable
+	}
+	return offered[best], nil
+}
+
+// byName is the specificity of a range that is the type itself.
+const byName = 3
+
+// specificity is how exactly a media range means the type: byName, 2 by type/*,
+// 1 by */*, 0 not at all.
+func specificity(mediaRange, mediaType string) int {
+	kind, _, _ := strings.Cut(mediaType, "/")
+	switch mediaRange {
+	case mediaType:
+		return byName
+	case kind + "/*":
+		return 2
+	case "*/*":
+		return 1
+	}
+	return 0
+}
