@@ -32,7 +32,7 @@ test: ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
 	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 10m ./...); done # the cache knows not of programs that tests build
-	go test -run Allocations ./internal/handlers ./internal/metrics ./internal/seal # which the race detector changes
+	go test -run Allocations ./internal/handlers ./internal/seal # which the race detector changes
 
 .PHONY: test-consistency
 test-consistency: ## Run HISTORIES (200) fault histories of fleets from SEED on (0 is any) and check them.

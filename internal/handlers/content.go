@@ -150,16 +150,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours
 }
 
-// Header values that do not change, so that no answer allocates them.
-var (
-	noStoreValue    = []string{"no-store"}
-	acceptValue     = []string{"Accept"}
-	bytesValue      = []string{"bytes"}
-	problemValue    = []string{"application/problem+json"}
-	nosniffValue    = []string{"nosniff"}
-	sameOriginValue = []string{"same-origin"}
-	mediaValue      = map[string][]string{mediaBytes: {mediaBytes}, mediaPEM: {mediaPEM}}
-)
-
 // noStore keeps an answer out of every cache.
-func noStore(w http.ResponseWriter) { w.Header()["Cache-Control"] = noStoreValue }
+func noStore(w http.ResponseWriter) { w.Header().Set("Cache-Control", "no-store") }

@@ -20,7 +20,8 @@ func (a *API) observe(next http.Handler) http.Handler {
 			requestID(w, r)
 		}
 		h := w.Header()
-		h["X-Content-Type-Options"], h["Cross-Origin-Resource-Policy"] = nosniffValue, sameOriginValue
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		resp := &response{ResponseWriter: w}
 		began := a.cfg.Now()
 		defer func() {

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -172,14 +171,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		a.recordDenial(w, r, p.code)
 	}
 	kind := problemKinds[p.code]
-	var body []byte
-	if p.isPlain() {
-		frame := problemFrames[p.code]
-		body = make([]byte, 0, len(frame[0])+len(id)+len(frame[1]))
-		body = append(append(append(body, frame[0]...), id...), frame[1]...)
-	} else {
-		body = p.document(id)
-	}
+	body := p.document(id)
 	// Headers that describe the answer that was meant to be sent do not hold
 	// for this one.
 	h := w.Header()
@@ -194,17 +186,12 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 		h.Set("Connection", "close") // for a newer certificate takes another one
 	}
 	noStore(w)
-	h["Content-Type"] = problemValue
+	h.Set("Content-Type", "application/problem+json")
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(kind.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(body) //nolint:gosec // JSON, which no browser takes for a page; a client that went away is no error of ours
 	}
-}
-
-// isPlain reports whether there is nothing but the code to tell.
-func (p *problem) isPlain() bool {
-	return p.detail == "" && p.limit == 0 && p.size == 0 && p.fields == nil
 }
 
 // document is the JSON of the problem, with a line end.
@@ -236,18 +223,6 @@ func (p *problem) document(requestID string) []byte {
 	}
 	return append(body, '\n')
 }
-
-// problemFrames are what is in front of the request ID and behind it in the document
-// of a plain problem: that a session is not there is no rare case. The ID needs no
-// escaping, see saneRequestID.
-var problemFrames = func() map[api.ProblemCode][2][]byte {
-	frames := make(map[api.ProblemCode][2][]byte, len(problemKinds))
-	for code := range problemKinds {
-		before, behind, _ := bytes.Cut((&problem{code: code}).document("\x00"), []byte(`\u0000`))
-		frames[code] = [2][]byte{before, behind}
-	}
-	return frames
-}()
 
 const requestIDHeader = "X-Request-Id"
 

@@ -8,13 +8,10 @@
 package metrics
 
 import (
-	"maps"
 	"net/http"
 	"runtime"
 	"runtime/debug"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,23 +38,6 @@ type Metrics struct {
 	protocolErrors prometheus.Counter
 	insecureListen prometheus.Gauge
 	fleetReads     prometheus.Histogram // registered by AddFleet
-
-	// series and problemSeries spare requests the look-up of labels. They are small,
-	// and are replaced as a whole to add to them.
-	mu            sync.Mutex // held to replace them
-	series        atomic.Pointer[map[requestKey]requestSeries]
-	problemSeries atomic.Pointer[map[string]prometheus.Counter]
-}
-
-// requestKey is the labels of the request metrics.
-type requestKey struct {
-	route, method string
-	status        int
-}
-
-type requestSeries struct {
-	requests prometheus.Counter
-	duration prometheus.Observer
 }
 
 // New makes a registry for the build of that version.
@@ -285,41 +265,13 @@ func (m *Metrics) Request(route, method string, status int, took time.Duration) 
 	default:
 		method = "other"
 	}
-	s := lookUp(m, &m.series, requestKey{route, method, status}, func(k requestKey) requestSeries {
-		code := strconv.Itoa(k.status)
-		return requestSeries{
-			requests: m.requests.WithLabelValues(k.route, k.method, code),
-			duration: m.duration.WithLabelValues(k.route, k.method, code),
-		}
-	})
-	s.requests.Inc()
-	s.duration.Observe(took.Seconds())
+	code := strconv.Itoa(status)
+	m.requests.WithLabelValues(route, method, code).Inc()
+	m.duration.WithLabelValues(route, method, code).Observe(took.Seconds())
 }
 
 // Problem records that a problem of the code was answered.
-func (m *Metrics) Problem(code string) {
-	lookUp(m, &m.problemSeries, code, func(code string) prometheus.Counter {
-		return m.problems.WithLabelValues(code)
-	}).Inc()
-}
-
-// lookUp returns the series of the key, which it has made when there is none yet.
-func lookUp[K comparable, S any](m *Metrics, all *atomic.Pointer[map[K]S], key K, made func(K) S) S {
-	if known := all.Load(); known != nil {
-		if s, ok := (*known)[key]; ok {
-			return s
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	more := make(map[K]S)
-	if known := all.Load(); known != nil {
-		maps.Copy(more, *known)
-	}
-	more[key] = made(key)
-	all.Store(&more)
-	return more[key]
-}
+func (m *Metrics) Problem(code string) { m.problems.WithLabelValues(code).Inc() }
 
 // desc describes a metric of the domain.
 func desc(subsystem, name, help string, labels ...string) *prometheus.Desc {
