@@ -30,6 +30,7 @@ var (
 	rangesBytes = []string{"bytes"}
 	octetStream = []string{"application/octet-stream"}
 	noSniff     = []string{"nosniff"}
+	sameOrigin  = []string{"same-origin"}
 	problemType = []string{"application/problem+json"}
 	requestID   = []string{"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 	storedETag  = []string{`"00112233445566778899aabbccddeeff"`}
@@ -51,6 +52,7 @@ func serveFloor(address string) error {
 
 func (f *floor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
+	h["X-Content-Type-Options"], h["Cross-Origin-Resource-Policy"] = noSniff, sameOrigin
 	if r.Method == http.MethodPost { // stores a session to be read
 		f.store(w, r)
 		return
@@ -69,7 +71,7 @@ func (f *floor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h["Cache-Control"] = noStore
 	if s == nil {
 		h["Content-Type"], h["Content-Length"] = problemType, problemSize
-		h["X-Content-Type-Options"], h["X-Request-Id"] = noSniff, requestID
+		h["X-Request-Id"] = requestID
 		w.WriteHeader(http.StatusNotFound)
 		_, _ = w.Write(problem)
 		return

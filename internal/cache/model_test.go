@@ -99,7 +99,7 @@ func runModel(t *testing.T, ops io.ByteReader, steps int) {
 	}
 	for i := 0; i < steps && !m.done; i++ {
 		m.step()
-		if i%64 == 0 {
+		if i%512 == 0 {
 			m.check()
 		}
 	}
