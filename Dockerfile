@@ -11,7 +11,7 @@ RUN --mount=type=cache,target=/go/pkg/mod \
 
 # The binary is all there is: no shell, no libraries, nothing to patch but it.
 FROM scratch
-# Who cannot read the binary cannot read the memory of its process either, from its
+# A user who cannot read the binary cannot read its process's memory, from its
 # first instruction on.
 COPY --from=build --chmod=0711 /out/sessapi /sessapi
 COPY LICENSE THIRD_PARTY_NOTICES /

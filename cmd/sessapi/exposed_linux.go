@@ -29,7 +29,7 @@ func exposed() bool {
 			continue
 		}
 		// A process that is not dumpable shows as root's here, be it a sessapi, which is
-		// none to be afraid of.
+		// no threat.
 		if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) == os.Geteuid() && filepath.Base(process) != strconv.Itoa(os.Getpid()) {
 			return true
 		}

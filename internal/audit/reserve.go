@@ -14,7 +14,7 @@ import (
 const reserve = 1 << 20
 
 // spares is how much of the reserve the event leaves untouched. The last quarter is
-// for what no request brings: a policy, for instance, that stops who sends them.
+// for changes that no request makes: a policy, for instance, that stops who sends them.
 func (e Event) spares() int64 {
 	switch {
 	case e.Outcome == Denied || e.Outcome == Exported:
