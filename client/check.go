@@ -12,17 +12,16 @@ import (
 
 const (
 	maxKeys   = 64  // of a set
-	maxCode   = 64  // bytes of the code of a problem
 	maxText   = 512 // bytes of a text for people
 	maxFields = 256 // that a problem tells of
 )
 
-// What the contract says of names, fingerprints, codes and ETags. A proxy may make
-// an ETag weak.
+// What the contract says of names, fingerprints, ETags and words: codes, sources and
+// roles, of which a later service may have more. A proxy may make an ETag weak.
 var (
 	hexPattern  = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	codePattern = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
 	etagPattern = regexp.MustCompile(`^(W/)?"[0-9]{1,20}"$`)
+	wordPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 )
 
 // checkDescription holds a description to the contract: it may be from anybody who
@@ -31,8 +30,8 @@ func checkDescription(d *TicketKeys) error {
 	if len(d.Keys) < 1 || len(d.Keys) > maxKeys {
 		return fmt.Errorf("it has %d keys, not 1 to %d", len(d.Keys), maxKeys)
 	}
-	if !d.Source.Valid() {
-		return errors.New("its source is unknown")
+	if !wordPattern.MatchString(string(d.Source)) {
+		return errors.New("its source is not a word")
 	}
 	names, roles := map[string]bool{}, map[TicketKeyRole]int{}
 	for i, k := range d.Keys {
@@ -41,8 +40,8 @@ func checkDescription(d *TicketKeys) error {
 			return fmt.Errorf("the name of key %d is not 32 hex digits", i)
 		case names[k.Name]:
 			return fmt.Errorf("key %d has the name of another", i)
-		case !k.Role.Valid():
-			return fmt.Errorf("the role of key %d is unknown", i)
+		case !wordPattern.MatchString(string(k.Role)):
+			return fmt.Errorf("the role of key %d is not a word", i)
 		case !k.Bits.Valid():
 			return fmt.Errorf("key %d has %d bits", i, k.Bits)
 		case !hexPattern.MatchString(k.Fingerprint):

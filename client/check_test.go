@@ -18,9 +18,6 @@ func TestHostileDescription(t *testing.T) {
 	)
 	body := described
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) })
-	if _, err := c.Rotate(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	second := func(name, role string) string {
 		return `,{"name":"` + name + `","role":"` + role + `","bits":128,"fingerprint":"` + hex + `"}]`
 	}
@@ -33,6 +30,9 @@ func TestHostileDescription(t *testing.T) {
 		"bits":              {"256", "255"},
 		"fingerprint":       {hex, escape},
 		"source":            {`"api"`, `"` + escape + `"`},
+		"long source":       {`"api"`, `"` + strings.Repeat("a", 65) + `"`},
+		"upper-case source": {`"api"`, `"API"`},
+		"cut off":           {"}]", ""},
 		"time":              {"2026-11-24T20:31:02Z", escape + strings.Repeat("x", 10<<10)},
 		"no keys":           {key, `{"keys":[]}`},
 		"empty":             {described, `{"generation":7,"source":"api","keys":[]}`},
@@ -44,8 +44,22 @@ func TestHostileDescription(t *testing.T) {
 	} {
 		body = strings.Replace(described, change[0], change[1], 1)
 		d, err := c.Rotate(t.Context())
-		if d != nil || err == nil || strings.ContainsRune(err.Error(), '\x1B') || len(err.Error()) > 2*maxText {
+		if d != nil || err == nil || strings.ContainsRune(err.Error(), '\x1B') || len(err.Error()) > 2*maxText ||
+			!strings.HasSuffix(err.Error(), "; the change may have been made") {
 			t.Errorf("%s: %v, %.200v", what, d, err)
+		}
+		if _, err := c.TicketKeys(t.Context()); err == nil || strings.Contains(err.Error(), "may have been made") {
+			t.Errorf("%s: without a change: %.200v", what, err)
+		}
+	}
+	for what, change := range map[string][2]string{
+		"nothing new": {},
+		"new source":  {`"api"`, `"cloud_kms2"`},
+		"new role":    {"}]", "}" + second(hex, "next_but_one")},
+	} {
+		body = strings.Replace(described, change[0], change[1], 1)
+		if _, err := c.Rotate(t.Context()); err != nil {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 }

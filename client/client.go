@@ -281,14 +281,14 @@ func ifMatch(options []UpdateOption) *string {
 // nothing; the error's Fields say why. data remains the caller's to wipe.
 func (c *Client) Push(ctx context.Context, format string, data []byte, options ...UpdateOption) (*TicketKeys, error) {
 	params := &api.ReplaceTicketKeysParams{Format: new(api.TicketKeyFormat(format)), IfMatch: ifMatch(options)}
-	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
 		return c.api.ReplaceTicketKeysWithBody(ctx, params, contentType(format), bytes.NewReader(data))
 	})
 }
 
 // Rotate rotates the active set by one step and describes what is active then.
 func (c *Client) Rotate(ctx context.Context, options ...UpdateOption) (*TicketKeys, error) {
-	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
 		return c.api.RotateTicketKeys(ctx, &api.RotateTicketKeysParams{IfMatch: ifMatch(options)})
 	})
 }
@@ -296,7 +296,7 @@ func (c *Client) Rotate(ctx context.Context, options ...UpdateOption) (*TicketKe
 // Revoke takes the key of that name, 32 hex digits, out of the active set and
 // describes what is active then.
 func (c *Client) Revoke(ctx context.Context, name string, options ...UpdateOption) (*TicketKeys, error) {
-	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
 		return c.api.RevokeTicketKey(ctx, name, &api.RevokeTicketKeyParams{IfMatch: ifMatch(options)})
 	})
 }
@@ -315,6 +315,20 @@ func (c *Client) describe(ctx context.Context, request func(context.Context) (*h
 		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %w", err)
 	}
 	return &description, nil
+}
+
+// change is describe for a request that changes the active set.
+func (c *Client) change(ctx context.Context, request func(context.Context) (*http.Response, error)) (*TicketKeys, error) {
+	success := false
+	description, err := c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+		response, err := request(ctx)
+		success = err == nil && response.StatusCode == http.StatusOK
+		return response, err
+	})
+	if err != nil && success {
+		err = fmt.Errorf("%w; the change may have been made", err)
+	}
+	return description, err
 }
 
 // do makes a request and reads the whole of its answer, which is the caller's

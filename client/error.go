@@ -57,7 +57,7 @@ func newError(response *http.Response, body []byte) *Error {
 	if mediaType != "application/problem+json" || json.Unmarshal(body, &problem) != nil {
 		return e
 	}
-	if len(problem.Code) > maxCode || !codePattern.MatchString(string(problem.Code)) {
+	if !wordPattern.MatchString(string(problem.Code)) {
 		return e
 	}
 	e.Code, e.Detail = string(problem.Code), printable(problem.Detail)
