@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -10,15 +11,23 @@ import (
 // file is to blame for is often in an error, and may be as long as these like.
 const maxAttr = 2 << 10
 
-// boundAttr cuts off a field that is too long, the message included. It is for
-// [slog.HandlerOptions].
-func boundAttr(_ []string, a slog.Attr) slog.Attr {
+// logAttr cuts off a field that is too long, the message included, and writes a
+// duration as 1.5s: JSON would have nanoseconds. It is for [slog.HandlerOptions].
+func logAttr(_ []string, a slog.Attr) slog.Attr {
 	text := ""
-	switch value := a.Value.Any().(type) {
-	case string:
-		text = value
-	case error:
-		text = value.Error()
+	switch a.Value.Kind() {
+	case slog.KindString:
+		text = a.Value.String()
+	case slog.KindDuration:
+		return slog.String(a.Key, rounded(a.Value.Duration()).String())
+	case slog.KindAny:
+		err, ok := a.Value.Any().(error)
+		if !ok {
+			return a
+		}
+		text = err.Error()
+	default: // all other kinds are short
+		return a
 	}
 	if len(text) <= maxAttr {
 		return a
@@ -28,4 +37,13 @@ func boundAttr(_ []string, a slog.Attr) slog.Attr {
 		end--
 	}
 	return slog.String(a.Key, strings.Clone(text[:end])+"…")
+}
+
+// rounded is the duration in three digits, or in whole seconds from 100 s on.
+func rounded(d time.Duration) time.Duration {
+	unit := time.Duration(1)
+	for unit < time.Second && d.Abs() >= 1000*unit {
+		unit *= 10
+	}
+	return d.Round(unit)
 }

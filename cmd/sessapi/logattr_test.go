@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -30,5 +32,44 @@ func TestLogIsBounded(t *testing.T) {
 	newLogger(&out, "info", "text").Info("short", "n", 7, "error", errors.New("broken"))
 	if !strings.Contains(out.String(), "msg=short n=7 error=broken") {
 		t.Errorf("logged %s", &out)
+	}
+}
+
+// Durations can be read in either format.
+func TestLogOfDurations(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0:                                "0s",
+		999:                              "999ns",
+		1234:                             "1.23µs",
+		340976176:                        "341ms",
+		-340976176:                       "-341ms",
+		999999999:                        "1s",
+		1500 * time.Millisecond:          "1.5s",
+		90*time.Second + 1234567:         "1m30s",
+		36*time.Hour + 12345678:          "36h0m0s",
+		math.MinInt64:                    "-2562047h47m16.854775808s",
+		time.Hour + 400*time.Millisecond: "1h0m0s",
+		12345 * time.Microsecond:         "12.3ms",
+		99*time.Second + 96*1000*1000*10: "1m40s",
+	} {
+		for format, member := range map[string]string{"text": "retry_in=" + want, "json": `"retry_in":"` + want + `"`} {
+			var out bytes.Buffer
+			newLogger(&out, "info", format).With(slog.Group("g")).Info("away", slog.Duration("retry_in", d))
+			if !strings.Contains(out.String(), member) {
+				t.Errorf("%d in %s: %s", d, format, &out)
+			}
+		}
+	}
+}
+
+// The fields of a line are not copied to look at them.
+func TestLogAttrAllocations(t *testing.T) {
+	attrs := []slog.Attr{slog.String("path", "/sessions/01"), slog.Int("status", 12345), slog.Time("at", time.Now()), slog.Any("error", errors.New("broken"))}
+	if n := testing.AllocsPerRun(100, func() {
+		for _, a := range attrs {
+			logAttr(nil, a)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }

@@ -50,7 +50,7 @@ func newLogger(w io.Writer, level, format string) *slog.Logger {
 		panic(err) // the settings allow only levels
 	}
 	options.Level = threshold
-	options.ReplaceAttr = boundAttr
+	options.ReplaceAttr = logAttr
 	file, isFile := w.(*os.File)
 	if format == "text" || format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
 		return slog.New(slog.NewTextHandler(w, &options))
