@@ -16,6 +16,7 @@ func (c checkConfigCommand) Run(env environment) error {
 	if err := app.Check(c.Config); err != nil {
 		return err
 	}
+	warnOfOpenFiles(newLogger(env.stderr, c.LogLevel, c.LogFormat), c.MaxConnections)
 	_, err := fmt.Fprintln(env.stdout, "The settings are good.")
 	return err
 }

@@ -26,6 +26,7 @@ func (c serveCommand) Run(env environment) error {
 		log.Warn("other processes of this user could have read the secrets of this one while it started",
 			"advice", "run it as a user of its own, as DynamicUser= of systemd does, from a binary of root with mode 0711")
 	}
+	warnOfOpenFiles(log, c.MaxConnections)
 	service, err := app.New(c.Config, version(), log)
 	if err != nil {
 		return err

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A limit of open files that the connections exceed is warned of, and nothing else is.
+func TestOpenFiles(t *testing.T) {
+	var before unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	low := before
+	low.Cur = 256
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
+			t.Error(err)
+		}
+	})
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	for connections, want := range map[string]bool{"192": false, "193": true} {
+		for _, command := range [][]string{{"check-config"}, {"serve", "--listen=127.0.0.1:0", "--dumpable"}} {
+			var stderr bytes.Buffer
+			code := run(append(command, "--max-connections="+connections), environment{ctx: stopped, stdout: io.Discard, stderr: &stderr})
+			warned := strings.Contains(stderr.String(), `"limit":256,"need":257`)
+			if code != exitOK || warned != want {
+				t.Errorf("%s of %s connections: exit code %d, %s", command[0], connections, code, &stderr)
+			}
+		}
+	}
+}
