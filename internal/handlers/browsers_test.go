@@ -61,7 +61,9 @@ func TestHosts(t *testing.T) {
 }
 
 func TestCrossOrigin(t *testing.T) {
-	h := newAPI(t).Handler()
+	a := newAPI(t)
+	a.cfg.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	h := a.Handler()
 	for _, test := range []struct {
 		method, path string
 		headers      []string
@@ -85,6 +87,7 @@ func TestCrossOrigin(t *testing.T) {
 		{"GET", "/sessions", []string{"Sec-Fetch-Site", "cross-site"}, 403},
 		{"GET", "/sessions/01", []string{"Sec-Fetch-Site", "same-site"}, 403},
 		{"GET", "/metrics", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"GET", "/metrics", nil, 200},
 		{"GET", "/docs", []string{"Sec-Fetch-Site", "cross-site"}, 200},
 		{"GET", "/openapi.json", []string{"Sec-Fetch-Site", "same-site"}, 200},
 		{"GET", "/livez", []string{"Sec-Fetch-Site", "cross-site"}, 200},
