@@ -12,9 +12,8 @@ import (
 // temporaryPrefix and temporarySuffix make the name of the temporary file of a path.
 const temporaryPrefix, temporarySuffix = ".", ".tmp"
 
-// temporaryOf is the one name beside path that [Replace] and [Make] use for what is
-// not path yet.
-func temporaryOf(path string) string {
+// Temporary is the one name beside path for what is not path yet.
+func Temporary(path string) string {
 	return filepath.Join(filepath.Dir(path), temporaryPrefix+filepath.Base(path)+temporarySuffix)
 }
 
@@ -30,7 +29,7 @@ func Replace(path string, data []byte) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
 	}
-	temporary := temporaryOf(path)
+	temporary := Temporary(path)
 	if err := Write(OS{}, temporary, content(data)); err != nil {
 		return err
 	}
@@ -40,19 +39,26 @@ func Replace(path string, data []byte) error {
 
 // Make is Replace for a path where nothing is; else the error is [fs.ErrExist].
 func Make(path string, data []byte) error {
-	temporary := temporaryOf(path)
+	dir := filepath.Dir(path)
+	if file := openUnnamed(dir); file != nil {
+		if err := fill(&New{File: file, name: path, unnamed: true}, content(data)); err != nil {
+			return err
+		}
+		return OS{}.SyncDir(dir)
+	}
+	temporary := Temporary(path)
 	if err := Write(OS{}, temporary, content(data)); err != nil {
 		return err
 	}
 	if err := errors.Join(os.Link(temporary, path), os.Remove(temporary)); err != nil {
 		return err
 	}
-	return OS{}.SyncDir(filepath.Dir(path))
+	return OS{}.SyncDir(dir)
 }
 
 // RemoveTemporary removes what a process that was killed while it replaced the path
 // has left. It is for the start of who writes it.
-func RemoveTemporary(path string) error { return OS{}.Remove(temporaryOf(path)) }
+func RemoveTemporary(path string) error { return OS{}.Remove(Temporary(path)) }
 
 func content(data []byte) func(io.Writer) error {
 	return func(w io.Writer) error {
@@ -85,14 +91,19 @@ func Write(d Disk, path string, content func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	err = content(file)
-	if err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
+	if err := fill(file, content); err != nil {
 		return errors.Join(err, d.Remove(path))
 	}
 	return nil
+}
+
+// fill writes the file to its end.
+func fill(file DiskFile, content func(io.Writer) error) error {
+	err := content(file)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
 }
 
 // Move renames the temporary file to path in the same directory, for good. After an

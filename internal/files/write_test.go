@@ -39,7 +39,7 @@ func TestReplace(t *testing.T) {
 		t.Fatal(err)
 	}
 	// What is in the way of the temporary file is removed, and never written to.
-	if err := os.Symlink(path, temporaryOf(link)); err != nil {
+	if err := os.Symlink(path, Temporary(link)); err != nil {
 		t.Fatal(err)
 	}
 	if err := Replace(link, []byte("in place of the link")); err != nil {
@@ -72,6 +72,23 @@ func TestMake(t *testing.T) {
 	}
 	if got := names(t, dir); len(got) != 1 {
 		t.Errorf("left behind: %q", got)
+	}
+}
+
+// Where files can be without a name, a new one has no other before its own.
+func TestMakeNeedsNoOtherName(t *testing.T) {
+	dir := t.TempDir()
+	file := openUnnamed(dir)
+	if file == nil {
+		t.Skip("the file system has no files without a name")
+	}
+	_ = file.Close()
+	path := filepath.Join(dir, "key")
+	if err := os.MkdirAll(filepath.Join(Temporary(path), "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := Make(path, []byte("one")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -48,9 +48,11 @@ import (
 const SaveSessionsEvery = 5 * time.Minute
 
 const (
-	sessionsSuffix  = ".sessions"
-	temporarySuffix = ".tmp" // of a file that is being written
-	lockSuffix      = ".lock"
+	sessionsSuffix = ".sessions"
+	lockSuffix     = ".lock"
+	// oldTemporarySuffix was that of a file that is being written, now
+	// [files.Temporary]: a crash of an earlier version may have left one.
+	oldTemporarySuffix = ".tmp"
 
 	// maxKeysFile is several times what 64 keys take.
 	maxKeysFile = 64 << 10
@@ -130,7 +132,7 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d files.Disk) (*File, 
 		if info, err := os.Stat(name); err == nil {
 			files.WarnLoose(log, "state file", name, info.Mode(), files.Secret)
 		}
-		if err := os.Remove(name + temporarySuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := errors.Join(files.RemoveTemporary(name), files.OS{}.Remove(name+oldTemporarySuffix)); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
 	}
@@ -258,14 +260,14 @@ func (f *File) Save(state []byte) error {
 }
 
 func (f *File) replaceKeys(sealed []byte) (renamed bool, err error) {
-	err = files.Write(f.disk, f.path+temporarySuffix, func(w io.Writer) error {
+	err = files.Write(f.disk, files.Temporary(f.path), func(w io.Writer) error {
 		_, err := w.Write(sealed)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	return files.Move(f.disk, f.path+temporarySuffix, f.path)
+	return files.Move(f.disk, files.Temporary(f.path), f.path)
 }
 
 // The sessions are, in big-endian order, a version (1) and for each
@@ -300,7 +302,7 @@ func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
 	f.flushing.Lock()
 	before := f.flushes.Load() // what is in the cache from here on was not flushed by it
 	f.flushing.Unlock()
-	err := files.Write(f.disk, path+temporarySuffix, func(w io.Writer) error {
+	err := files.Write(f.disk, files.Temporary(path), func(w io.Writer) error {
 		stream, err := f.keys.NewWriter(w, sessionsBinding)
 		if err != nil {
 			return err
@@ -320,9 +322,9 @@ func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
 	if f.flushes.Load() != before {
-		return errors.Join(errFlushed, f.disk.Remove(path+temporarySuffix))
+		return errors.Join(errFlushed, f.disk.Remove(files.Temporary(path)))
 	}
-	_, err = files.Move(f.disk, path+temporarySuffix, path)
+	_, err = files.Move(f.disk, files.Temporary(path), path)
 	return err
 }
 

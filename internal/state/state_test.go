@@ -174,12 +174,20 @@ func TestUnreadable(t *testing.T) {
 
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
-	if err := os.WriteFile(path+temporarySuffix, []byte("half"), 0o600); err != nil {
-		t.Fatal(err)
+	var left []string
+	for _, path := range []string{path, path + sessionsSuffix} {
+		left = append(left, files.Temporary(path), path+oldTemporarySuffix)
+	}
+	for _, name := range left {
+		if err := os.WriteFile(name, []byte("half"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f := openState(t, path, newKeys(t), files.OS{})
-	if _, err := os.Stat(path + temporarySuffix); !errors.Is(err, os.ErrNotExist) {
-		t.Error("what a crash left is still there")
+	for _, name := range left {
+		if _, err := os.Stat(name); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("what a crash left is still there: %s", name)
+		}
 	}
 	if _, err := Open(path, newKeys(t), discard); !errors.Is(err, ErrLocked) {
 		t.Error(err)
@@ -324,7 +332,7 @@ func TestFaults(t *testing.T) {
 			if ring.Generation() != before || stored() != before {
 				t.Errorf("%s: %v: %d is active and %d stored, want %d", step, fault, ring.Generation(), stored(), before)
 			}
-			if _, err := os.Stat(path + temporarySuffix); err == nil {
+			if _, err := os.Stat(files.Temporary(path)); err == nil {
 				t.Errorf("%s: the temporary file stays", step)
 			}
 			d.step = ""
