@@ -14,7 +14,7 @@ const maxAttr = 2 << 10
 // logAttr cuts off a field that is too long, the message included, and writes a
 // duration as 1.5s: JSON would have nanoseconds. It is for [slog.HandlerOptions].
 func logAttr(_ []string, a slog.Attr) slog.Attr {
-	text := ""
+	var text string
 	switch a.Value.Kind() {
 	case slog.KindString:
 		text = a.Value.String()
