@@ -58,6 +58,7 @@ const (
 	subscription             // a push for each channel
 	pong                     // of the PING that the library sends behind UNSUBSCRIBE
 	address                  // host and port, or nothing
+	role                     // some elements
 )
 
 func newGuard(conn net.Conn, broken func(error)) *guard {
@@ -100,6 +101,8 @@ func (g *guard) sent(m *message) error {
 		p.kind = pong
 	case bytes.EqualFold(name, []byte("SENTINEL")) && bytes.EqualFold(m.words[1], []byte("GET-MASTER-ADDR-BY-NAME")):
 		p.kind = address
+	case bytes.EqualFold(name, []byte("ROLE")):
+		p.kind = role
 	}
 	g.unsub = false
 	g.pending = append(g.pending, p)
@@ -116,14 +119,26 @@ func (g *guard) received(m *message) error {
 	if len(g.pending) == 0 {
 		return violation("a reply to no command")
 	}
-	switch p := g.pending[0]; {
-	case p.kind == subscription && m.kind != '-',
-		p.kind == pong && string(m.words[0]) != "PONG",
-		p.kind == address && m.kind == '*' && m.count < 2 && m.count >= 0:
+	if !g.pending[0].kind.allows(m) {
 		return violation("a reply of another form than the command's")
 	}
 	g.pending = g.pending[1:]
 	return nil
+}
+
+// allows reports whether a reply has the form that the library takes for granted.
+func (k pendingKind) allows(m *message) bool {
+	switch k {
+	case subscription:
+		return m.kind == '-'
+	case pong:
+		return string(m.words[0]) == "PONG"
+	case address:
+		return m.kind == '-' || m.kind == '_' || m.kind == '*' && (m.count == -1 || m.count == 2)
+	case role:
+		return m.kind == '-' || m.kind == '*' && m.count >= 1
+	}
+	return true
 }
 
 // pushed checks a push. Those that the library does not know it skips.
@@ -165,8 +180,8 @@ const maxWord = 1 << 10
 
 // scanner follows the framing of RESP3 as bytes come in, and keeps none but a line and
 // the first words of a message. It takes less than the library does: no streams, no
-// attributes, no end of a line but CR LF, no pushes in arrays, and, when bounded,
-// nothing negative and nothing beyond the limits.
+// attributes, no sets, no end of a line but CR LF, no pushes in arrays, no negative length,
+// and, when bounded, nothing beyond the limits.
 type scanner struct {
 	bounded bool
 	done    func(*message) error // is told of each whole message, which it does not keep
@@ -234,8 +249,8 @@ func (s *scanner) header() error {
 	}
 	most := maxLine
 	switch kind := s.line[0]; kind {
-	case '$', '!', '=', '*', '%', '~', ':':
-		most = len(":123456789012345678\r\n")
+	case '$', '!', '=', '*', '%', ':':
+		most = len(":-123456789012345678\r\n")
 	case '>':
 		if most = len(">123\r\n"); len(s.open) > 0 {
 			return violation("a push in a reply")
@@ -277,6 +292,9 @@ func (s *scanner) ended(line []byte) error {
 			return violation("a null or a boolean of another form")
 		}
 		return s.element(0)
+	}
+	if kind == ':' { // an offset that a replica does not know is -1
+		text = bytes.TrimPrefix(text, []byte("-"))
 	}
 	number, ok := parseNumber(text)
 	null := string(text) == "-1" && (kind == '$' || kind == '*')

@@ -3,6 +3,7 @@ package fleet
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -41,11 +42,14 @@ var hostile = map[string]string{
 	"subscription":         ">3\r\n+subscribe\r\n+x\r\n:1\r\n",
 	"pattern subscription": ">3\r\n+psubscribe\r\n+x\r\n:1\r\n",
 	"empty push":           ">0\r\n",
+	"set":                  "~0\r\n",
+	"negative of nothing":  ":-\r\n",
+	"twice negative":       ":--1\r\n",
 	"short message":        ">3\r\n+message\r\n+switch-master\r\n+short\r\n",
 }
 
 // fakeRedis answers each command by answer, the handshake as Redis does, until the test
-// ends.
+// ends. It is a Sentinel as well, whose master is itself.
 func fakeRedis(t *testing.T, answer func(command string) string) (url string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -70,6 +74,17 @@ func fakeRedis(t *testing.T, answer func(command string) string) (url string) {
 					case "TIME":
 						reply = answer(name) + fmt.Sprintf("*2\r\n:%d\r\n:0\r\n", time.Now().Unix())
 					case "CLIENT":
+					case "PING":
+						reply = "+PONG\r\n"
+					case "SUBSCRIBE":
+						reply = strings.Repeat(">3\r\n+subscribe\r\n+x\r\n:1\r\n", m.count-1)
+					case "UNSUBSCRIBE":
+						reply = ">3\r\n+unsubscribe\r\n_\r\n:0\r\n"
+					case "SENTINEL":
+						if reply = "*0\r\n"; !strings.EqualFold(string(m.words[1]), "SENTINELS") {
+							host, port, _ := net.SplitHostPort(l.Addr().String())
+							reply = cmp.Or(answer("address"), fmt.Sprintf("*2\r\n+%s\r\n+%s\r\n", host, port))
+						}
 					case "CLUSTER":
 						reply = "-ERR This instance has cluster support disabled\r\n"
 					default:
@@ -125,6 +140,42 @@ func TestHostileReplies(t *testing.T) {
 					}
 					if n.Stats().Violations == 0 {
 						return errors.New("none was counted")
+					}
+					return nil
+				})
+			})
+		}
+	}
+}
+
+// Nor does a Sentinel, or the server that it names, end a node.
+func TestHostileSentinel(t *testing.T) {
+	t.Parallel()
+	for command, replies := range map[string][]string{
+		"ROLE":    {"*0\r\n", "*-1\r\n", "~0\r\n", "~1\r\n+master\r\n", "%0\r\n", "_\r\n", "+master\r\n"},
+		"address": {"*0\r\n", "*1\r\n+a\r\n", "*3\r\n+a\r\n+b\r\n+c\r\n", "~0\r\n", "~2\r\n+a\r\n+1\r\n", "%0\r\n", "+a\r\n"},
+	} {
+		for _, reply := range replies {
+			t.Run(fmt.Sprintf("%q to %s", reply, command), func(t *testing.T) {
+				t.Parallel()
+				url := fakeRedis(t, func(c string) string {
+					if c == command {
+						return reply
+					}
+					return ""
+				})
+				n, err := New(settings(url+"?master_set=m", newSeal(t)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer n.Close()
+				redistest.Await(t, "a violation", func() error {
+					err := n.Connect(t.Context())
+					if err == nil {
+						t.Fatal("it is linked")
+					}
+					if n.Stats().Violations == 0 {
+						return err
 					}
 					return nil
 				})
@@ -205,6 +256,11 @@ func TestGuardPasses(t *testing.T) {
 		{[]string{"UNSUBSCRIBE", "PING"}, ">3\r\n+unsubscribe\r\n_\r\n:0\r\n+PONG\r\n"},
 		{[]string{"SENTINEL get-master-addr-by-name m"}, "*2\r\n$1\r\nh\r\n$1\r\n1\r\n"},
 		{[]string{"SENTINEL get-master-addr-by-name m"}, "*-1\r\n"},
+		{[]string{"SENTINEL get-master-addr-by-name m"}, "_\r\n"},
+		{[]string{"SENTINEL get-master-addr-by-name m"}, "-ERR no\r\n"},
+		{[]string{"ROLE"}, "-ERR no\r\n"},
+		{[]string{"ROLE"}, "*3\r\n+master\r\n:0\r\n*0\r\n"},
+		{[]string{"ROLE"}, "*5\r\n+slave\r\n+h\r\n:1\r\n+connect\r\n:-1\r\n"}, // not in step with its master yet
 	} {
 		for most := range 12 {
 			if got, err := pass([]byte(test.data), most+1, test.commands...); err != nil || string(got) != test.data {
