@@ -623,14 +623,19 @@ func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.Redis
 		}
 		return m, err
 	case isRefusal(err):
-		reason := withoutArguments(err.Error())
-		if !n.refuses() {
-			n.cfg.Log.Error("Redis refuses writes", "error", reason)
-		}
-		n.refused.Store(time.Now().UnixNano())
-		return m, unavailable(fmt.Errorf("%w: %s", ErrRefused, reason))
+		return m, unavailable(fmt.Errorf("%w: %s", ErrRefused, n.noteRefusal(err.Error())))
 	}
 	return m, unavailable(err)
+}
+
+// noteRefusal notes why Redis refused a write, and returns that for the log.
+func (n *Node) noteRefusal(text string) (reason string) {
+	reason = withoutArguments(text)
+	if !n.refuses() {
+		n.cfg.Log.Error("Redis refuses writes", "error", reason)
+	}
+	n.refused.Store(time.Now().UnixNano())
+	return reason
 }
 
 // refuses reports whether Redis refused the last write, a moment ago: by now it may

@@ -69,10 +69,11 @@ const (
 	unsettled = 2
 )
 
-// keysScript replaces the record by ARGV[4] if it is ARGV[3], or returns it with
-// whether there is a grace period. ARGV[2] is the length of that in milliseconds,
-// ARGV[5] the size of the largest record. The mark is the server's run ID, whether there
-// was a record, and when the grace period is over.
+// keysScript replaces the record by ARGV[4] if it is ARGV[3], or returns it with how
+// long the grace period lasts, and why the mark cannot be written: without it no update
+// is safe, but a Redis that refuses writes can still be read. ARGV[2] is the length of a
+// grace period in milliseconds, ARGV[5] the size of the largest record. The mark is the
+// server's run ID, whether there was a record, and when the grace period is over.
 var keysScript = sync.OnceValue(func() *rueidis.Lua {
 	return rueidis.NewLuaScript(`
 local op, grace, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
@@ -82,8 +83,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local was, had, over = string.match(redis.call('GETRANGE', KEYS[2], 0, 99), '^(%x*) (%a+) (%d+)$')
 over = tonumber(over or 0)
+local set, refusal = op == 'look' and redis.pcall or redis.call, ''
 local function mark(has)
-	redis.call('SET', KEYS[2], string.format('%s %s %d', server, has, over))
+	local reply = set('SET', KEYS[2], string.format('%s %s %d', server, has, over))
+	refusal = type(reply) == 'table' and reply.err or ''
 	had = has
 end
 local has = record == '' and 'none' or 'one'
@@ -94,7 +97,10 @@ elseif had ~= has then
 	mark(has)
 end
 if op == 'look' then
-	return {record, over > now and 1 or 0}
+	if refusal ~= '' then
+		over = now + grace
+	end
+	return {record, math.max(over - now, 0), refusal}
 end
 if op == 'update' and over > now then
 	return 2
@@ -173,18 +179,23 @@ func (s *KeyStore) look() (record string, err error) {
 		return "", err
 	}
 	answer, err := m.ToArray()
-	if err == nil && len(answer) != 2 {
+	if err == nil && len(answer) != 3 {
 		err = errUnexpected
-	}
-	if err == nil {
-		record, err = answer[0].ToString()
 	}
 	if err != nil {
 		return "", unavailable(err)
 	}
-	grace, err := answer[1].AsInt64()
-	s.note(grace != 0)
-	return record, unavailable(err)
+	record, recordErr := answer[0].ToString()
+	left, leftErr := answer[1].AsInt64()
+	refusal, refusalErr := answer[2].ToString()
+	if err := errors.Join(recordErr, leftErr, refusalErr); err != nil {
+		return "", unavailable(err)
+	}
+	if refusal != "" {
+		s.node.noteRefusal(refusal)
+	}
+	s.note(left != 0)
+	return record, nil
 }
 
 // note notes whether there is a grace period, and logs when that changes.

@@ -209,6 +209,76 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 	}
 }
 
+// A node starts, and goes on, at a Redis that was restarted and refuses writes: nobody
+// can say that it was, so it takes no updates until it takes writes again.
+func TestRefusingRedisIsRead(t *testing.T) {
+	t.Parallel()
+	for name, refuse := range map[string][2][]string{
+		"full":        {{"CONFIG", "SET", "maxmemory", "1"}, {"CONFIG", "SET", "maxmemory", "0"}},
+		"no replicas": {{"CONFIG", "SET", "min-replicas-to-write", "1"}, {"CONFIG", "SET", "min-replicas-to-write", "0"}},
+		"a replica":   {{"REPLICAOF", "127.0.0.1", "1"}, {"REPLICAOF", "NO", "ONE"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := redistest.Start(t)
+			sealKeys := newSeal(t)
+			a := startMember(t, server, sealKeys, nil)
+			want := rotate(t, a)
+			server.Do("SAVE")
+			server.Kill()
+			a.stop() // before it could look again
+			server.Restart()
+			server.Do(refuse[0]...)
+			b := startMember(t, server, sealKeys, nil)
+			if got := b.ring.Description(); got.Generation != want.Generation {
+				t.Errorf("generation %d, want %d", got.Generation, want.Generation)
+			}
+			if _, err := b.ring.Rotate(keys.Update{}); !errors.Is(err, keys.ErrUnavailable) {
+				t.Errorf("an update: %v", err)
+			}
+			if err := b.ring.Refresh(); err != nil || !b.node.Stats().Refusing {
+				t.Errorf("refusing: %v; %v", b.node.Stats().Refusing, err)
+			}
+			server.Do(refuse[1]...)
+			awaitSet(t, rotate(t, b), b)
+		})
+	}
+}
+
+// Redis itself refuses an update when it has lost data since the node asked it: the
+// record is the one that the node knows, and the mark is gone.
+func TestScriptRefusesUpdates(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	sealKeys := newSeal(t)
+	n := join(t, settings(server.URL(), sealKeys), nil)
+	if _, err := keys.JoinRing(t.Context(), n.Now, keys.Lifecycle{}, n.KeyStore(nil), nil); err != nil {
+		t.Fatal(err)
+	}
+	older, newer := n.KeyStore(nil), n.KeyStore(nil)
+	state, err := older.Load()
+	if _, newerErr := newer.Load(); err != nil || newerErr != nil {
+		t.Fatal(err, newerErr)
+	}
+	if err := errors.Join(older.Settled(), newer.Settled()); err != nil {
+		t.Fatal(err)
+	}
+	server.Do("COPY", n.keysName(), "older")
+	if err := newer.Save(state); err != nil {
+		t.Fatal(err)
+	}
+	server.Do("COPY", "older", n.keysName(), "REPLACE")
+	server.Do("DEL", n.markName())
+	for _, s := range []*KeyStore{older, newer} {
+		if err := s.Save(state); !errors.Is(err, keys.ErrUnsettled) {
+			t.Errorf("saved: %v", err)
+		}
+		if err := s.Settled(); !errors.Is(err, keys.ErrUnsettled) {
+			t.Errorf("settled: %v", err)
+		}
+	}
+}
+
 // lockedBuffer is a buffer for several goroutines.
 type lockedBuffer struct {
 	mu sync.Mutex
