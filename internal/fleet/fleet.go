@@ -43,6 +43,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -87,6 +88,9 @@ func (e *UnavailableError) Outcome() string {
 	}
 	return "Redis did not confirm the change in time; whether it was made is not known."
 }
+
+// RetryAfter is how long a client waits at least.
+func (e *UnavailableError) RetryAfter() time.Duration { return time.Second }
 
 // Logged reports whether the node has logged the cause.
 func (e *UnavailableError) Logged() bool { return errors.Is(e.cause, ErrNotConnected) }
@@ -560,7 +564,7 @@ func (n *Node) refreshKeys(ctx context.Context, refresh func() error) {
 		if n.up.Load() {
 			err := refresh()
 			switch {
-			case err == nil:
+			case err == nil, errors.Is(err, keys.ErrUnsettled): // which the store logs
 				logged = ""
 			case err.Error() != logged:
 				logged = err.Error()

@@ -34,9 +34,37 @@ type KeyStore struct {
 	local  keys.Store  // nil for none
 	copied uint64      // generation of the copy in local that no older state may replace
 	seen   string      // the record that was read or written last; "" for none
-	grace  bool        // Redis took no updates when it was last asked
 	found  atomic.Bool // see Found
+
+	// What Redis said when it was last asked.
+	refusal string    // why it refuses writes; "" when it did not
+	since   time.Time // when the grace period began, as far as the node knows; zero without one
+	until   time.Time // when it is over
+	endless bool      // it was logged that it lasts too long
 }
+
+// maxGracePeriods is how many grace periods in a row are usual: Redis is restarted, and
+// then each node may put back something newer.
+const maxGracePeriods = 5
+
+// UnsettledError is [keys.ErrUnsettled] of a Redis that may have lost updates.
+type UnsettledError struct{ left time.Duration }
+
+func (e *UnsettledError) Error() string { return keys.ErrUnsettled.Error() }
+
+// Unwrap returns [keys.ErrUnsettled].
+func (e *UnsettledError) Unwrap() error { return keys.ErrUnsettled }
+
+// Outcome tells a client what became of the update.
+func (e *UnsettledError) Outcome() string {
+	return "Redis may have lost updates; ticket keys can be updated again in some seconds; nothing was changed."
+}
+
+// Logged reports that the node has logged when it began.
+func (e *UnsettledError) Logged() bool { return true }
+
+// RetryAfter is what is left of the grace period.
+func (e *UnsettledError) RetryAfter() time.Duration { return e.left }
 
 // KeyStore returns the store of the fleet's ticket keys. local is that of this
 // node alone, nil for none: it gets a copy of every set, and has the keys that an
@@ -70,8 +98,8 @@ const (
 )
 
 // keysScript replaces the record by ARGV[4] if it is ARGV[3], or returns it with how
-// long the grace period lasts, and why the mark cannot be written: without it no update
-// is safe, but a Redis that refuses writes can still be read. ARGV[2] is the length of a
+// long the grace period still lasts, and why the mark cannot be written: without it no
+// update is safe, but a Redis that refuses writes can still be read. ARGV[2] is the length of a
 // grace period in milliseconds, ARGV[5] the size of the largest record. The mark is the
 // server's run ID, whether there was a record, and when the grace period is over.
 var keysScript = sync.OnceValue(func() *rueidis.Lua {
@@ -97,9 +125,6 @@ elseif had ~= has then
 	mark(has)
 end
 if op == 'look' then
-	if refusal ~= '' then
-		over = now + grace
-	end
 	return {record, math.max(over - now, 0), refusal}
 end
 if op == 'update' and over > now then
@@ -191,30 +216,43 @@ func (s *KeyStore) look() (record string, err error) {
 	if err := errors.Join(recordErr, leftErr, refusalErr); err != nil {
 		return "", unavailable(err)
 	}
-	if refusal != "" {
-		s.node.noteRefusal(refusal)
+	if s.refusal = refusal; refusal != "" {
+		s.refusal = s.node.noteRefusal(refusal)
+		return record, nil
 	}
-	s.note(left != 0)
+	s.note(time.Duration(left) * time.Millisecond)
 	return record, nil
 }
 
-// note notes whether there is a grace period, and logs when that changes.
-func (s *KeyStore) note(grace bool) {
-	if s.grace == grace {
-		return
-	}
-	if s.grace = grace; grace {
-		s.node.cfg.Log.Warn("Redis was started, replaced or had lost ticket keys; they are not updated until the nodes have put back theirs",
+// note notes how long the grace period still lasts, 0 for none, and logs when one begins
+// and ends, and once when it does not end.
+func (s *KeyStore) note(left time.Duration) {
+	now, log := time.Now(), s.node.cfg.Log
+	s.until = now.Add(left)
+	switch {
+	case left <= 0:
+		if !s.since.IsZero() {
+			log.Info("the ticket keys in Redis can be updated again")
+		}
+		s.since, s.endless = time.Time{}, false
+	case s.since.IsZero():
+		s.since = now
+		log.Warn("Redis restarted or lost data; ticket key updates paused while nodes restore their copies",
 			slog.Duration("at_most", s.gracePeriod()))
-	} else {
-		s.node.cfg.Log.Info("the ticket keys in Redis can be updated again")
+	case !s.endless && now.Sub(s.since) > maxGracePeriods*s.gracePeriod():
+		s.endless = true
+		log.Error("ticket key updates do not resume; check that all nodes reach the same Redis primary, not several behind a proxy",
+			slog.Duration("paused", now.Sub(s.since)))
 	}
 }
 
 // Settled returns why Redis takes no updates, or nil.
 func (s *KeyStore) Settled() error {
-	if s.grace {
-		return keys.ErrUnsettled
+	switch {
+	case s.refusal != "":
+		return unavailable(fmt.Errorf("%w: %s", ErrRefused, s.refusal))
+	case !s.since.IsZero():
+		return &UnsettledError{time.Until(s.until)}
 	}
 	return nil
 }
@@ -232,7 +270,7 @@ func (s *KeyStore) Restore(state []byte) error {
 		s.node.counts.restoredKeys.Add(1)
 		generation, _ := keys.PeekState(state)
 		s.node.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has those of this node now", slog.Uint64("generation", generation))
-		s.note(true)
+		s.note(s.gracePeriod())
 	}
 	return err
 }
@@ -247,8 +285,8 @@ func (s *KeyStore) replace(op string, state []byte) error {
 	case err != nil:
 		return unavailable(err)
 	case result == unsettled:
-		s.note(true)
-		return keys.ErrUnsettled
+		s.note(s.gracePeriod())
+		return s.Settled()
 	case result != done:
 		s.node.counts.conflicts.Add(1)
 		return keys.ErrConflict

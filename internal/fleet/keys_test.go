@@ -273,8 +273,41 @@ func TestScriptRefusesUpdates(t *testing.T) {
 		if err := s.Save(state); !errors.Is(err, keys.ErrUnsettled) {
 			t.Errorf("saved: %v", err)
 		}
-		if err := s.Settled(); !errors.Is(err, keys.ErrUnsettled) {
+		err := s.Settled()
+		unsettled, ok := errors.AsType[*UnsettledError](err)
+		if !ok || !errors.Is(err, keys.ErrUnsettled) || unsettled.RetryAfter() > s.gracePeriod() {
 			t.Errorf("settled: %v", err)
+		}
+	}
+}
+
+// A grace period is logged when it begins and ends, and once when it does not end.
+func TestGraceIsLogged(t *testing.T) {
+	var log lockedBuffer
+	c := settings("redis://127.0.0.1:1", newSeal(t))
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	n, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := n.KeyStore(nil)
+	for range 2 {
+		s.note(0)
+		s.note(time.Hour)
+		if left := s.Settled().(*UnsettledError).RetryAfter(); left > time.Hour || left <= 0 { //nolint:errorlint // it is nothing else
+			t.Errorf("%v left", left)
+		}
+		s.note(time.Hour)
+		s.since = s.since.Add(-6 * s.gracePeriod())
+		s.note(time.Hour)
+		s.note(time.Hour)
+		if s.note(0); s.Settled() != nil {
+			t.Error(s.Settled())
+		}
+	}
+	for level, want := range map[string]int{"WARN": 2, "ERROR": 2, "INFO": 2} {
+		if got := strings.Count(log.String(), "level="+level); got != want {
+			t.Errorf("%d times %s: %s", got, level, &log)
 		}
 	}
 }

@@ -400,3 +400,25 @@ type discardWriter struct{ header http.Header }
 func (w discardWriter) Header() http.Header         { return w.header }
 func (w discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (w discardWriter) WriteHeader(int)             {}
+
+// passing is a backend that will make the change later.
+type passing struct{ left time.Duration }
+
+func (passing) Error() string               { return "it recovers" }
+func (passing) Outcome() string             { return "Later." }
+func (passing) Logged() bool                { return true }
+func (p passing) RetryAfter() time.Duration { return p.left }
+
+// A backend says itself when to come back, and what became of the change.
+func TestBackendSaysWhen(t *testing.T) {
+	for left, want := range map[time.Duration]string{5100 * time.Millisecond: "6", -time.Second: "1"} {
+		a := newAPI(t)
+		var log bytes.Buffer
+		a.cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+		w := httptest.NewRecorder()
+		a.fail(w, httptest.NewRequest(http.MethodPost, "/ticket-keys/rotate", http.NoBody), fmt.Errorf("%w: %w", keys.ErrUnavailable, passing{left}))
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") != want || !strings.Contains(w.Body.String(), "Later.") || log.Len() > 0 {
+			t.Errorf("%v left: %d %v %s, logged %q", left, w.Code, w.Header(), w.Body, &log)
+		}
+	}
+}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
@@ -70,6 +72,8 @@ type Unavailable interface {
 	Outcome() string
 	// Logged reports whether the backend has logged the cause itself.
 	Logged() bool
+	// RetryAfter is how long the client should wait before it tries again.
+	RetryAfter() time.Duration
 }
 
 // problemTypePrefix leads, with the code behind it, to the heading of the code
@@ -125,7 +129,12 @@ func (a *API) asProblem(err error) *problem {
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
 	case isUnavailable:
-		return &problem{code: api.ProblemCodeBackendUnavailable, detail: unavailable.Outcome()}
+		seconds := max(1, int(math.Ceil(unavailable.RetryAfter().Seconds())))
+		return &problem{
+			code:   api.ProblemCodeBackendUnavailable,
+			detail: unavailable.Outcome(),
+			header: http.Header{"Retry-After": {strconv.Itoa(seconds)}},
+		}
 	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):

@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -42,7 +43,8 @@ const (
 // The interval is over when it has passed on the wall clock, which goes on while
 // a machine is suspended, or on the monotonic one, which is never set back. A
 // clock that leaps ahead makes for one rotation, however far it leaps. A rotation
-// that fails with [ErrUnavailable] is logged and tried again. record is that of
+// that fails with [ErrUnavailable] is tried again, and logged unless the store is
+// unsettled. record is that of
 // [Update].
 func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Record) {
 	if r.life.RotateEvery == 0 {
@@ -52,6 +54,7 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 		changed := r.Changed()
 		d, left, err := r.rotateIfDue(record)
 		switch {
+		case errors.Is(err, ErrUnsettled): // which passes, and whose beginning the store logs
 		case err != nil:
 			log.Error("ticket keys cannot be rotated; trying again", slog.String("error", err.Error()))
 		case d != nil:
