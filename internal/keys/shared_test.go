@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -371,4 +373,70 @@ func TestJoin(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A ring that waits goes on when the store is away for some time meanwhile, and no longer
+// than it may.
+func TestJoinWaitsThroughOutage(t *testing.T) {
+	for comesBack, want := range map[bool]error{true: nil, false: context.DeadlineExceeded} {
+		synctest.Test(t, func(t *testing.T) {
+			shared := &sharedState{unsettled: true}
+			store := &sharedStore{sharedState: shared}
+			setAway := func(err error) {
+				shared.mu.Lock()
+				defer shared.mu.Unlock()
+				store.away = err
+			}
+			go func() {
+				time.Sleep(5 * time.Second)
+				setAway(errors.New("away"))
+				if comesBack {
+					time.Sleep(5 * time.Second)
+					setAway(nil)
+					shared.settle()
+				}
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			r, err := JoinRing(ctx, time.Now, Lifecycle{}, store, nil)
+			if (err == nil) != comesBack || (r != nil) != comesBack || !errors.Is(ctx.Err(), want) {
+				t.Errorf("comes back: %v; %v, %v", comesBack, err, ctx.Err())
+			}
+		})
+	}
+}
+
+// A rotation that is due while the store is unsettled is no error, and is made later.
+func TestRotationWaitsForStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		shared := new(sharedState)
+		r, err := JoinRing(t.Context(), time.Now, Lifecycle{RotateEvery: time.Hour}, &sharedStore{sharedState: shared}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := r.Generation()
+		ctx, cancel := context.WithCancel(t.Context())
+		var log bytes.Buffer
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			r.RotateWhenDue(ctx, slog.New(slog.NewTextHandler(&log, nil)), nil)
+		}()
+		time.Sleep(time.Hour - time.Second)
+		shared.lose(bytes.Clone(shared.state))
+		time.Sleep(time.Minute)
+		if r.Generation() != first {
+			t.Error("it rotated in an unsettled store")
+		}
+		shared.settle()
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if r.Generation() == first {
+			t.Error("it never rotated")
+		}
+		if strings.Contains(log.String(), "level=ERROR") {
+			t.Error(log.String())
+		}
+	})
 }

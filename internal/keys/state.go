@@ -81,7 +81,8 @@ func (r *Ring) start(c change, taken [sha256.Size]byte) {
 // counts, and is put back into a store that has the other or none. A ring without a
 // copy, or with one from before it came to the others, takes what the store has; while
 // that is nothing it waits until the store is settled, and then gives it the first
-// set. A store that cannot be loaded does not keep a ring with a copy from starting.
+// set. A store that cannot be loaded does not keep a ring with a copy from starting, nor
+// end a wait that has begun.
 //
 // putBack is told of each set that is put back, now and later: what the store had,
 // the zero Description for nothing, and what it gets. The wait ends with ctx.
@@ -102,14 +103,15 @@ func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store S
 		_, shared := PeekState(copied)
 		r.foreign = !shared
 	}
-	for {
+	for waited := false; ; {
 		err := r.afterOthers(r.take)
 		switch waits := errors.Is(err, ErrUnsettled); {
 		case err == nil, copied != nil && !waits:
 			return r, nil
-		case !waits:
+		case !waits && !waited:
 			return nil, err
 		}
+		waited = true
 		timer := time.NewTimer(joinAgain)
 		select {
 		case <-ctx.Done():
