@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// What the client library is given at most. It believes what a server announces: a
+// Limits on replies passed to the client library. It believes what a server announces: a
 // length that is wrong makes it panic, or take as much memory, and a reply that nobody
 // asked for makes it panic. It does that in goroutines of its own, which nobody can
 // recover. See guard.
@@ -42,6 +42,7 @@ type guard struct {
 
 	mu      sync.Mutex // guards what follows
 	pending []pending  // the commands that were sent and not answered yet
+	unused  []pending  // the array of pending from its beginning, for when all are answered
 	unsub   bool       // the last one was UNSUBSCRIBE
 }
 
@@ -105,8 +106,19 @@ func (g *guard) sent(m *message) error {
 		p.kind = role
 	}
 	g.unsub = false
-	g.pending = append(g.pending, p)
+	grown := append(g.pending, p)
+	if cap(grown) > cap(g.pending) {
+		g.unused = grown[:0]
+	}
+	g.pending = grown
 	return nil
+}
+
+// answered drops the first command that is pending.
+func (g *guard) answered() {
+	if g.pending = g.pending[1:]; len(g.pending) == 0 {
+		g.pending = g.unused // else each command would need a new array
+	}
 }
 
 // received checks a reply, or a push.
@@ -122,7 +134,7 @@ func (g *guard) received(m *message) error {
 	if !g.pending[0].kind.allows(m) {
 		return violation("a reply of another form than the command's")
 	}
-	g.pending = g.pending[1:]
+	g.answered()
 	return nil
 }
 
@@ -159,7 +171,7 @@ func (g *guard) pushed(m *message) error {
 	case name == "unsubscribe":
 	case name == "subscribe" && len(g.pending) > 0 && g.pending[0].kind == subscription:
 		if g.pending[0].channels--; g.pending[0].channels <= 0 {
-			g.pending = g.pending[1:]
+			g.answered()
 		}
 	case bytes.HasSuffix(m.words[0], []byte("subscribe")):
 		return violation("a subscription that was not asked for")
@@ -335,10 +347,18 @@ func (s *scanner) text(p []byte) {
 	if len(s.open) == 1 {
 		i = s.message.count - s.open[0]
 	}
+	if i > 0 && hasPassword(s.message.words[0]) {
+		return
+	}
 	if len(s.open) <= 1 && i < len(s.message.words) {
 		w := &s.message.words[i]
 		*w = append(*w, p[:min(len(p), maxWord-len(*w))]...)
 	}
+}
+
+// hasPassword reports whether the command of this name has one, which is not kept.
+func hasPassword(name []byte) bool {
+	return bytes.EqualFold(name, []byte("AUTH")) || bytes.EqualFold(name, []byte("HELLO"))
 }
 
 // element ends an element, or the header of an array with elements of its own.

@@ -279,6 +279,30 @@ func TestGuardPasses(t *testing.T) {
 	}
 }
 
+// A guard allocates nothing for a command and its reply, and keeps no password.
+func TestGuardKeepsNothing(t *testing.T) {
+	in := &conn{data: new(bytes.Reader), most: 100}
+	g := newGuard(in, func(err error) { t.Error(err) })
+	command, reply, p := []byte("*2\r\n$3\r\nGET\r\n$1\r\na\r\n"), []byte("$1\r\nb\r\n"), make([]byte, 100)
+	if n := testing.AllocsPerRun(100, func() {
+		in.data.Reset(reply)
+		_, _ = g.Write(command)
+		_, _ = g.Read(p)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	for _, command := range []string{"*3\r\n$4\r\nauth\r\n$4\r\nuser\r\n$6\r\nsecret\r\n", "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n$4\r\nuser\r\n$6\r\nsecret\r\n"} {
+		if _, err := g.Write([]byte(command)); err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range g.writing.message.words {
+			if kept := string(w[:cap(w)]); strings.Contains(kept, "secret") || strings.Contains(kept, "user") {
+				t.Errorf("kept %q", kept)
+			}
+		}
+	}
+}
+
 // FuzzGuard: what a guard passes is the same however it is cut, and is within the bounds.
 func FuzzGuard(f *testing.F) {
 	for _, data := range hostile {
