@@ -32,7 +32,8 @@ var errUnreadable = errors.New("the record of the ticket keys in Redis does not 
 type KeyStore struct {
 	node   *Node
 	local  keys.Store  // nil for none
-	copied uint64      // generation of the copy in local that no older state may replace
+	copied keys.State  // the copy in local that no older state of its fleet may replace
+	joined bool        // Redis has had ticket keys since the store was made
 	seen   string      // the record that was read or written last; "" for none
 	found  atomic.Bool // see Found
 
@@ -167,8 +168,8 @@ func (s *KeyStore) Copy() ([]byte, error) {
 		return nil, nil
 	}
 	state, err := s.local.Load()
-	if generation, shared := keys.PeekState(state); shared {
-		s.copied = generation
+	if copied := keys.PeekState(state); copied.Shared {
+		s.copied = copied
 	}
 	return state, err
 }
@@ -268,8 +269,8 @@ func (s *KeyStore) Restore(state []byte) error {
 	if err == nil {
 		s.found.Store(true)
 		s.node.counts.restoredKeys.Add(1)
-		generation, _ := keys.PeekState(state)
-		s.node.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has those of this node now", slog.Uint64("generation", generation))
+		s.node.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has those of this node now",
+			slog.Uint64("generation", keys.PeekState(state).Generation))
 		s.note(s.gracePeriod())
 	}
 	return err
@@ -299,13 +300,19 @@ func (s *KeyStore) replace(op string, state []byte) error {
 // copy keeps the state in the node, too, unless that has a newer one. It can do
 // without.
 func (s *KeyStore) copy(state []byte) {
-	generation, _ := keys.PeekState(state)
-	if s.local == nil || generation < s.copied {
+	has := keys.PeekState(state)
+	if !s.joined && s.copied.Shared && s.copied.OtherFleet(has) {
+		s.node.cfg.Log.Warn("the state file has the ticket keys of another fleet, or of an earlier version; they give way to those in Redis",
+			slog.Uint64("generation", s.copied.Generation))
+		s.copied = keys.State{}
+	}
+	s.joined = true
+	if s.local == nil || has.Generation < s.copied.Generation {
 		return
 	}
 	if err := s.local.Save(state); err != nil {
 		s.node.cfg.Log.Error("the ticket keys of the fleet are not in the state file", slog.String("error", err.Error()))
 		return
 	}
-	s.copied = generation
+	s.copied = has
 }

@@ -180,8 +180,8 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 	var log lockedBuffer
 	for _, local := range []*memoryStore{a.local, b.local} {
 		copied, _ := local.Load()
-		if generation, shared := keys.PeekState(copied); generation != want.Generation || !shared {
-			t.Fatalf("the copy has generation %d, want %d", generation, want.Generation)
+		if state := keys.PeekState(copied); state.Generation != want.Generation || !state.Shared {
+			t.Fatalf("the copy is %+v, want generation %d", state, want.Generation)
 		}
 		c := settings(server.URL(), sealKeys)
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
@@ -197,8 +197,8 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 			t.Fatalf("generation %d, want %d; %v", ring.Generation(), want.Generation, err)
 		}
 		copied, _ = local.Load()
-		if generation, _ := keys.PeekState(copied); generation != want.Generation {
-			t.Errorf("the copy has generation %d, want %d", generation, want.Generation)
+		if state := keys.PeekState(copied); state.Generation != want.Generation {
+			t.Errorf("the copy is %+v, want generation %d", state, want.Generation)
 		}
 		if first := local == a.local; first != (recorded == 1) || first != (n.Stats().RestoredKeys == 1) {
 			t.Errorf("put back %d times, recorded %d times", n.Stats().RestoredKeys, recorded)
@@ -309,6 +309,39 @@ func TestGraceIsLogged(t *testing.T) {
 		if got := strings.Count(log.String(), "level="+level); got != want {
 			t.Errorf("%d times %s: %s", got, level, &log)
 		}
+	}
+}
+
+// A node that comes with the state file of another fleet, newer than what this one has,
+// takes the keys of this one, and keeps a copy of them from then on.
+func TestStateFileOfAnotherFleet(t *testing.T) {
+	t.Parallel()
+	sealKeys := newSeal(t)
+	b := startMember(t, redistest.Start(t), sealKeys, nil)
+	first := b.ring.Description()
+	here := redistest.Start(t)
+	a := startMember(t, here, sealKeys, new(memoryStore))
+	for a.ring.Generation() <= first.Generation {
+		rotate(t, a)
+	}
+	a.stop()
+
+	var log lockedBuffer
+	c := settings("redis://"+b.proxy.Addr(), sealKeys)
+	c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	n := join(t, c, nil)
+	ring, err := keys.JoinRing(t.Context(), n.Now, keys.Lifecycle{}, n.KeyStore(a.local), nil)
+	if err != nil || ring.Description().Keys[0] != first.Keys[0] {
+		t.Fatalf("%+v, want %+v; %v", ring.Description(), first, err)
+	}
+	if copied, _ := a.local.Load(); keys.PeekState(copied).Generation != first.Generation {
+		t.Errorf("the copy is %+v, want generation %d", keys.PeekState(copied), first.Generation)
+	}
+	if !strings.Contains(log.String(), "level=WARN") || n.Stats().RestoredKeys != 0 {
+		t.Errorf("put back %d times: %s", n.Stats().RestoredKeys, &log)
+	}
+	if err := b.ring.Refresh(); err != nil || b.ring.Description().Keys[0] != first.Keys[0] {
+		t.Errorf("%+v, want %+v; %v", b.ring.Description(), first, err)
 	}
 }
 

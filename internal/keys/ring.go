@@ -115,6 +115,8 @@ type Ring struct {
 	shared  SharedStore // the store, when others save to it, too; else nil
 	putBack Record      // is told when the ring gives it the active set back
 	foreign bool        // the active set is from before this ring came to the others
+	joined  bool        // this ring and the store have had the same set since it was made
+	fleet   FleetID     // of the active set
 
 	updating sync.Mutex        // held for all of an update; guards what follows up to mu
 	taken    [sha256.Size]byte // hash of the key file's content that was taken last
@@ -354,10 +356,13 @@ type change struct {
 	description Description // without NextRotationAt
 	pushed      bool
 	activations map[Name]time.Time
+	fleet       FleetID // zero until it is saved
 }
 
 // active is what is active, as a change. The ring is being updated.
-func (r *Ring) active() change { return change{&r.set, r.description, r.pushed, r.activations} }
+func (r *Ring) active() change {
+	return change{&r.set, r.description, r.pushed, r.activations, r.fleet}
+}
 
 // prepare describes a set that is to follow the active one. The ring is being
 // updated.

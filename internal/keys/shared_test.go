@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -289,10 +290,10 @@ func TestJoin(t *testing.T) {
 		if err != nil || r.Description().Keys[0] != want.Keys[0] {
 			t.Fatalf("%+v, want %+v; %v", r.Description(), want, err)
 		}
-		if generation, _ := PeekState(shared.state); generation != want.Generation || !shared.unsettled {
+		if generation := PeekState(shared.state).Generation; generation != want.Generation || !shared.unsettled {
 			t.Errorf("the store has generation %d, want %d, and is unsettled: %v", generation, want.Generation, shared.unsettled)
 		}
-		if generation, _ := PeekState(older); len(told) != 2 || told[0].Generation != generation || told[1].Generation != want.Generation {
+		if generation := PeekState(older).Generation; len(told) != 2 || told[0].Generation != generation || told[1].Generation != want.Generation {
 			t.Errorf("recorded: %+v", told)
 		}
 	})
@@ -307,7 +308,7 @@ func TestJoin(t *testing.T) {
 		_, newer, first := states(t)
 		shared := &sharedState{unsettled: true}
 		r, err := joined(t, shared, newer)
-		if generation, _ := PeekState(shared.state); err != nil || r.Generation() != first.Generation() || generation != first.Generation() {
+		if generation := PeekState(shared.state).Generation; err != nil || r.Generation() != first.Generation() || generation != first.Generation() {
 			t.Error(generation, err)
 		}
 	})
@@ -332,7 +333,7 @@ func TestJoin(t *testing.T) {
 			t.Fatal(err)
 		}
 		r, err := joined(t, &sharedState{state: older}, alone.state)
-		if generation, _ := PeekState(older); err != nil || r.Generation() != generation {
+		if generation := PeekState(older).Generation; err != nil || r.Generation() != generation {
 			t.Errorf("the ring did not take what the others have: %v", err)
 		}
 	})
@@ -364,8 +365,8 @@ func TestJoin(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if generation, shared := PeekState(shared.state); generation != r.Generation() || !shared {
-					t.Errorf("the store has generation %d", generation)
+				if state := PeekState(shared.state); state.Generation != r.Generation() || !state.Shared {
+					t.Errorf("the store has %+v", state)
 				}
 				if copied != nil && r.Generation() != before.Generation() {
 					t.Error("it did not keep its keys")
@@ -439,4 +440,87 @@ func TestRotationWaitsForStore(t *testing.T) {
 			t.Error(log.String())
 		}
 	})
+}
+
+// earlier is a state as an earlier version wrote it, without the ID of the fleet.
+func earlier(state []byte) []byte {
+	state = bytes.Clone(state)
+	state[1] &^= stateFleet
+	return slices.Delete(state, 10, 10+len(FleetID{}))
+}
+
+// A copy that is newer than what the store has is put back only if it is of the same
+// fleet, or an earlier version wrote what the store has.
+func TestJoinOtherFleet(t *testing.T) {
+	shared, others := new(sharedState), new(sharedState)
+	newShared(t, shared)
+	older := bytes.Clone(shared.state)
+	if _, err := newShared(t, shared).Rotate(Update{}); err != nil {
+		t.Fatal(err)
+	}
+	ring := newShared(t, others)
+	for ring.Generation() <= PeekState(shared.state).Generation {
+		if _, err := ring.Rotate(Update{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	newer, other := shared.state, others.state
+	if a, b := PeekState(older), PeekState(newer); a.Fleet == (FleetID{}) || a.Fleet != b.Fleet || a.Fleet == PeekState(other).Fleet {
+		t.Fatal(a, b, PeekState(other))
+	}
+	for _, test := range []struct {
+		name          string
+		store, copied []byte
+		putBack       bool
+	}{
+		{"same", older, newer, true},
+		{"other", newer, other, false},
+		{"other, empty store", nil, other, true},
+		{"earlier version", older, earlier(newer), false},
+		{"earlier version, empty store", nil, earlier(newer), true},
+		{"store of an earlier version", earlier(older), newer, true},
+		{"both of an earlier version", earlier(older), earlier(newer), true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			shared := &sharedState{state: bytes.Clone(test.store)}
+			r, err := joined(t, shared, test.copied)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := test.store
+			if test.putBack {
+				want = test.copied
+			}
+			if !bytes.Equal(shared.state, want) || r.Generation() != PeekState(want).Generation {
+				t.Fatalf("the store has %+v, the ring %d, want %+v", PeekState(shared.state), r.Generation(), PeekState(want))
+			}
+			shared.settle()
+			d, err := r.Rotate(Update{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, fleet := PeekState(shared.state), PeekState(want).Fleet
+			if got.Generation != d.Generation || got.Fleet == (FleetID{}) || fleet != (FleetID{}) && got.Fleet != fleet {
+				t.Errorf("an update makes it %+v", got)
+			}
+		})
+	}
+}
+
+// A ring that runs has the set of the fleet: it puts that back in place of an older one,
+// whoever wrote it, and takes a newer one.
+func TestRunningRingAndOtherFleet(t *testing.T) {
+	older, shared := new(sharedState), new(sharedState)
+	newShared(t, older)
+	r := newShared(t, shared)
+	for r.Generation() <= PeekState(older.state).Generation {
+		if _, err := r.Rotate(Update{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := bytes.Clone(shared.state)
+	shared.lose(older.state)
+	if err := r.Refresh(); err != nil || !bytes.Equal(shared.state, want) {
+		t.Errorf("the store has %+v, want %+v; %v", PeekState(shared.state), PeekState(want), err)
+	}
 }

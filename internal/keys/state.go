@@ -2,6 +2,7 @@ package keys
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -70,7 +71,7 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 // start makes a set that was stored the first of the ring.
 func (r *Ring) start(c change, taken [sha256.Size]byte) {
 	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
-	r.taken = taken
+	r.taken, r.fleet = taken, c.fleet
 }
 
 // JoinRing is OpenRing for a store that other rings save to, too: all of them have
@@ -80,8 +81,9 @@ func (r *Ring) start(c change, taken [sha256.Size]byte) {
 // Of the store's set and the ring's own copy the one with the higher generation
 // counts, and is put back into a store that has the other or none. A ring without a
 // copy, or with one from before it came to the others, takes what the store has; while
-// that is nothing it waits until the store is settled, and then gives it the first
-// set. A store that cannot be loaded does not keep a ring with a copy from starting, nor
+// that is nothing it waits until the store is settled, and then gives it the first set.
+// A ring whose copy is from another fleet takes what the store has, too: see
+// [State.OtherFleet]. A store that cannot be loaded does not keep a ring with a copy from starting, nor
 // end a wait that has begun.
 //
 // putBack is told of each set that is put back, now and later: what the store had,
@@ -100,8 +102,7 @@ func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store S
 			return nil, err
 		}
 		r.start(c, taken)
-		_, shared := PeekState(copied)
-		r.foreign = !shared
+		r.foreign = !PeekState(copied).Shared
 	}
 	for waited := false; ; {
 		err := r.afterOthers(r.take)
@@ -190,8 +191,9 @@ func (r *Ring) take() error {
 	if r.unread = err; err != nil {
 		return err
 	}
+	foreign := r.foreign || !r.joined && State{Fleet: r.fleet}.OtherFleet(State{Fleet: c.fleet})
 	switch generation := c.description.Generation; {
-	case generation < r.description.Generation && !r.foreign:
+	case generation < r.description.Generation && !foreign:
 		c.set.Wipe()
 		return r.restore(c.description)
 	case generation == r.description.Generation && c.set.equal(&r.set):
@@ -201,7 +203,10 @@ func (r *Ring) take() error {
 	default:
 		r.install(c)
 	}
-	r.taken, r.foreign = taken, false
+	if !r.joined || c.fleet != (FleetID{}) { // an earlier version does not write it
+		r.fleet = c.fleet
+	}
+	r.taken, r.foreign, r.joined = taken, false, true
 	return nil
 }
 
@@ -227,10 +232,14 @@ func (r *Ring) restore(found Description) error {
 	})
 }
 
-// save stores a set and what goes with it. The ring is being updated.
+// save stores a set and what goes with it. The first save to a shared store makes the
+// fleet's ID. The ring is being updated.
 func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 	if r.store == nil {
 		return nil
+	}
+	if r.shared != nil && r.fleet == (FleetID{}) {
+		_, _ = rand.Read(r.fleet[:]) // never fails
 	}
 	return r.saveBy(r.store.Save, c, taken)
 }
@@ -240,24 +249,48 @@ func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.S
 	if r.unread != nil {
 		return unavailable(r.unread)
 	}
+	if c.fleet = (FleetID{}); r.shared != nil {
+		c.fleet = r.fleet
+	}
 	state := appendState(make([]byte, 0, maxStateSize), c, taken)
 	defer clear(state)
 	if r.shared != nil {
 		state[1] |= stateShared
 	}
-	return unavailable(method(state))
+	if err := method(state); err != nil {
+		return unavailable(err)
+	}
+	r.joined = r.shared != nil
+	return nil
 }
 
-// PeekState returns the generation of what a [Store] has, and whether it is of a ring
-// that joined others. Both are zero when it is not a state.
-func PeekState(state []byte) (generation uint64, shared bool) {
+// FleetID tells the rings of one [SharedStore] from those of others. It is random. Zero
+// is that of a state that an earlier version wrote.
+type FleetID [16]byte
+
+// State is what can be told of the state that a [Store] has.
+type State struct {
+	Generation uint64
+	Shared     bool    // a ring that joined others wrote it
+	Fleet      FleetID // which others
+}
+
+// OtherFleet reports whether what the store has is of another fleet than the copy s. Then
+// the copy is not put back, whatever its generation. While what the store has is from an
+// earlier version nobody can tell, and a newer copy counts: else an upgrade could lose it.
+func (s State) OtherFleet(has State) bool {
+	return has.Fleet != (FleetID{}) && has.Fleet != s.Fleet
+}
+
+// PeekState describes a state. The result is zero when it is none.
+func PeekState(state []byte) State {
 	r := &stateReader{data: state}
 	version, flags := r.byte(), r.byte()
-	generation = binary.BigEndian.Uint64(r.bytes(8))
+	s := State{Generation: binary.BigEndian.Uint64(r.bytes(8)), Shared: flags&stateShared != 0, Fleet: r.fleet(flags)}
 	if r.short || version != stateVersion {
-		return 0, false
+		return State{}
 	}
-	return generation, flags&stateShared != 0
+	return s
 }
 
 // takenFile is the hash of the key file's content that was taken last.
@@ -269,8 +302,9 @@ func (r *Ring) takenFile() [sha256.Size]byte {
 
 // A state is, in big-endian order,
 //
-//	version (1), flags (1), generation (8), updated at (8), file hash (32),
-//	length of the source (1), source, size of a secret (1), keys (1)
+//	version (1), flags (1), generation (8), fleet ID (16, only with its flag),
+//	updated at (8), file hash (32), length of the source (1), source,
+//	size of a secret (1), keys (1)
 //
 // and each key, in the order of [Set.all]:
 //
@@ -283,6 +317,7 @@ const (
 	statePushed = 1 << 0 // a flag: the set is not the ring's to rotate
 	stateNext   = 1 << 1 // a flag: the second key is next
 	stateShared = 1 << 2 // a flag: a ring that joined others wrote it
+	stateFleet  = 1 << 3 // a flag: there is a fleet ID
 
 	noTime = math.MinInt64
 
@@ -307,9 +342,15 @@ func appendState(dst []byte, c change, taken [sha256.Size]byte) []byte {
 	if c.set.Next != nil {
 		flags |= stateNext
 	}
+	if c.fleet != (FleetID{}) {
+		flags |= stateFleet
+	}
 	d := c.description
 	dst = append(dst, stateVersion, flags)
 	dst = binary.BigEndian.AppendUint64(dst, d.Generation)
+	if flags&stateFleet != 0 {
+		dst = append(dst, c.fleet[:]...)
+	}
 	dst = appendTime(dst, d.UpdatedAt)
 	dst = append(dst, taken[:]...)
 	dst = append(dst, byte(len(d.Source)))
@@ -345,6 +386,14 @@ func (r *stateReader) bytes(n int) []byte {
 
 func (r *stateReader) byte() byte { return r.bytes(1)[0] }
 
+// fleet reads the ID that is there when flags say so.
+func (r *stateReader) fleet(flags byte) (id FleetID) {
+	if flags&stateFleet != 0 {
+		copy(id[:], r.bytes(len(id)))
+	}
+	return id
+}
+
 func (r *stateReader) time() time.Time {
 	nano := int64(binary.BigEndian.Uint64(r.bytes(8)))
 	if nano == noTime {
@@ -363,11 +412,12 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 	flags := r.byte()
 	c = change{set: new(Set), pushed: flags&statePushed != 0, activations: make(map[Name]time.Time)}
 	c.description.Generation = binary.BigEndian.Uint64(r.bytes(8))
+	c.fleet = r.fleet(flags)
 	c.description.UpdatedAt = r.time()
 	copy(taken[:], r.bytes(len(taken)))
 	c.description.Source = Source(r.bytes(int(r.byte())))
 	size, count := int(r.byte()), int(r.byte())
-	if !isSize(size) || count > MaxKeys || flags&^(statePushed|stateNext|stateShared) != 0 {
+	if !isSize(size) || count > MaxKeys || flags&^(statePushed|stateNext|stateShared|stateFleet) != 0 {
 		return change{}, taken, ErrInvalidState
 	}
 	for i := range count {
@@ -384,7 +434,7 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 		}
 		c.description.Keys = append(c.description.Keys, d)
 	}
-	if r.short || len(r.data) > 0 || flags&stateNext != 0 && c.set.Next == nil || c.set.Validate() != nil {
+	if r.short || len(r.data) > 0 || flags&stateNext != 0 && c.set.Next == nil || flags&stateFleet != 0 && c.fleet == (FleetID{}) || c.set.Validate() != nil {
 		c.set.Wipe()
 		return change{}, taken, ErrInvalidState
 	}
