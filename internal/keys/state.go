@@ -84,7 +84,7 @@ func (r *Ring) start(c change, taken [sha256.Size]byte) {
 // that is nothing it waits until the store is settled, and then gives it the first set.
 // A ring whose copy is from another fleet takes what the store has, too: see
 // [State.OtherFleet]. A store that cannot be loaded does not keep a ring with a copy from
-// starting, nor end a wait that has begun.
+// starting, nor end the wait of one without.
 //
 // putBack is told of each set that is put back, now and later: what the store had,
 // the zero Description for nothing, and what it gets. The wait ends with ctx.
