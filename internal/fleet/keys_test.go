@@ -294,7 +294,7 @@ func TestGraceIsLogged(t *testing.T) {
 	for range 2 {
 		s.note(0)
 		s.note(time.Hour)
-		if left := s.Settled().(*UnsettledError).RetryAfter(); left > time.Hour || left <= 0 { //nolint:errorlint // it is nothing else
+		if left := s.Settled().(*UnsettledError).RetryAfter(); left > time.Hour || left <= 0 {
 			t.Errorf("%v left", left)
 		}
 		s.note(time.Hour)
