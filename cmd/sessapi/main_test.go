@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"os"
@@ -10,32 +9,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/logtest"
 )
-
-// lockedBuffer is output that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // serve runs the service on a free port until the test ends, and returns its
 // address and how to have it reload. stop returns the exit code.
 func serve(t *testing.T, args ...string) (address string, reload chan<- os.Signal, stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var stderr lockedBuffer
+	var stderr logtest.Buffer
 	signals, code := make(chan os.Signal), make(chan int, 1)
 	go func() {
 		code <- run(append([]string{"serve", "--listen=127.0.0.1:0", "--dumpable"}, args...),

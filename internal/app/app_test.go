@@ -13,13 +13,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/logtest"
 	"github.com/sessapi/sessapi/internal/seal"
 	"github.com/sessapi/sessapi/internal/state"
 )
@@ -262,24 +262,6 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// lockedBuffer is output that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // What --insecure-listen is said to let pass is what it does.
 func TestInsecurity(t *testing.T) {
 	for _, test := range []struct {
@@ -314,7 +296,7 @@ func TestLooseFiles(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		var out lockedBuffer
+		var out logtest.Buffer
 		s, err := New(c, "", slog.New(slog.NewTextHandler(&out, nil)))
 		if err != nil {
 			t.Fatal(err)

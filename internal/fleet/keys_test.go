@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/fleet/redistest"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/logtest"
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
@@ -177,7 +177,7 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 	a.stop()
 	b.stop()
 	server.Do("COPY", "older", "test:ticket-keys", "REPLACE")
-	var log lockedBuffer
+	var log logtest.Buffer
 	for _, local := range []*memoryStore{a.local, b.local} {
 		copied, _ := local.Load()
 		if state := keys.PeekState(copied); state.Generation != want.Generation || !state.Shared {
@@ -283,7 +283,7 @@ func TestScriptRefusesUpdates(t *testing.T) {
 
 // A grace period is logged when it begins and ends, and once when it does not end.
 func TestGraceIsLogged(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	c := settings("redis://127.0.0.1:1", newSeal(t))
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	n, err := New(c)
@@ -326,7 +326,7 @@ func TestStateFileOfAnotherFleet(t *testing.T) {
 	}
 	a.stop()
 
-	var log lockedBuffer
+	var log logtest.Buffer
 	c := settings("redis://"+b.proxy.Addr(), sealKeys)
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	n := join(t, c, nil)
@@ -343,24 +343,6 @@ func TestStateFileOfAnotherFleet(t *testing.T) {
 	if err := b.ring.Refresh(); err != nil || b.ring.Description().Keys[0] != first.Keys[0] {
 		t.Errorf("%+v, want %+v; %v", b.ring.Description(), first, err)
 	}
-}
-
-// lockedBuffer is a buffer for several goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // The end of a session is a time, however long Redis takes to store it.
@@ -388,7 +370,7 @@ func TestEndIsAbsolute(t *testing.T) {
 
 // A clock of Redis that is off by years is not believed, and warned of once.
 func TestClockOfRedis(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	c := settings("redis://127.0.0.1:1", newSeal(t))
 	c.Log = slog.New(slog.NewTextHandler(&log, nil))
 	n, err := New(c)
@@ -418,7 +400,7 @@ func TestExposed(t *testing.T) {
 		"redis://127.0.0.1:6379": false, "redis://[::1]:6379": false, "redis://localhost": false, "unix:///run/redis.sock": false,
 		"rediss://redis.example:6379": false, "redis://redis.example:6379": true, "redis://127.0.0.1?addr=10.0.0.1:6379": true,
 	} {
-		var log lockedBuffer
+		var log logtest.Buffer
 		c := settings(url, newSeal(t))
 		c.Log = slog.New(slog.NewTextHandler(&log, nil))
 		if _, err := New(c); err != nil || strings.Contains(log.String(), "level=WARN") != warns {

@@ -22,6 +22,7 @@ import (
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/logtest"
 	"github.com/sessapi/sessapi/internal/metrics"
 	"github.com/sessapi/sessapi/test/contract"
 )
@@ -42,7 +43,7 @@ type service struct {
 	api   *handlers.API
 	cache *cache.Cache
 	ring  *keys.Ring
-	log   *lockedBuffer
+	log   *logtest.Buffer
 	clock *clock
 }
 
@@ -64,29 +65,11 @@ func (c *clock) advance(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // startService serves the API with a small cache; configure may change what it
 // is made from.
 func startService(tb testing.TB, configure ...func(*handlers.Config)) *service {
 	tb.Helper()
-	s := &service{tb: tb, log: &lockedBuffer{}, clock: &clock{now: time.Now()}}
+	s := &service{tb: tb, log: &logtest.Buffer{}, clock: &clock{now: time.Now()}}
 	var err error
 	s.cache, err = cache.New(cache.Config{Memory: 8 << 20, MaxSessionBytes: maxSession, Now: s.clock.Now})
 	if err != nil {
