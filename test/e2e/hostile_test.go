@@ -217,26 +217,39 @@ func newHealthyClient(http2, fresh bool) healthyClient {
 	}}
 }
 
-// request fails unless the answer is the right one.
+// request fails unless the answer is the right one. When the service is overloaded it
+// tries again after the time that the service asks for, as clients should, for a minute.
 func (c healthyClient) request(tb testing.TB, method, url string, body []byte) error {
+	for deadline := time.Now().Add(time.Minute); ; {
+		retryAfter, err := c.try(tb, method, url, body)
+		if retryAfter == 0 || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(retryAfter)
+	}
+}
+
+// try makes the request once. After an error it returns when to try again; 0 is never.
+func (c healthyClient) try(tb testing.TB, method, url string, body []byte) (retryAfter time.Duration, err error) {
 	request, err := http.NewRequestWithContext(tb.Context(), method, url, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return 0, err
 	}
 	request.Header.Set("Content-Type", "application/octet-stream")
 	request.Header.Set("Accept", "application/octet-stream")
 	response, err := c.Do(request)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer response.Body.Close()
 	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
+		return 0, err
 	}
 	if response.StatusCode/100 != 2 {
-		return fmt.Errorf("%s: %s", method, response.Status)
+		seconds, _ := strconv.Atoi(response.Header.Get("Retry-After")) // absent: 0
+		return time.Duration(seconds) * time.Second, fmt.Errorf("%s: %s", method, response.Status)
 	}
-	return nil
+	return 0, nil
 }
 
 // metric is the value of one of the metrics; 0 when there is none yet.
