@@ -91,7 +91,7 @@ func (s *shard) check() error {
 		for first < limit && pieces[first] == 0 {
 			first++
 		}
-		if r := ref(i)*blockWords + ref(b&firstMask); first < limit && min(s.skipGap(r), limit) != first {
+		if r := max(ref(i)*blockWords+ref(b&firstMask), 1); first < limit && min(s.skipGap(r), limit) != first {
 			return fmt.Errorf("block %d begins at %d, its first piece at %d", i, r, first)
 		}
 	}

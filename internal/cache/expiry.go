@@ -68,7 +68,7 @@ func (s *shard) sweepSome(c *Cache, from int, now int64) (next, steps int) {
 // sweepBlock removes the expired sessions of a block, and returns the steps taken.
 func (s *shard) sweepBlock(c *Cache, i ref, now int64) (steps int) {
 	due := int64(0)
-	r := i*blockWords + ref(s.blocks[i]&firstMask)
+	r := max(i*blockWords+ref(s.blocks[i]&firstMask), 1) // word 0 is nobody's
 	end := min((i+1)*blockWords, ref(len(s.words)))
 	for r = s.skipGap(r); r < end; {
 		n := s.length(r)

@@ -52,10 +52,10 @@ func (s *shard) divide(b []byte) {
 	s.clear()
 }
 
-// clear makes all of the arena the gap.
+// clear makes all of the arena the gap. It writes to none of the shard's memory, which
+// would make a large page of it resident.
 func (s *shard) clear() {
 	s.hand, s.tail, s.gap = 1, 1, len(s.words)-1
-	s.blocks[0] = 1 // the first word of the gap
 	clear(s.free[:])
 }
 
