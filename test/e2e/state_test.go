@@ -46,7 +46,6 @@ func TestKilled(t *testing.T) {
 	defer client.CloseIdleConnections()
 
 	var acknowledged api.TicketKeys     // the latest
-	var opened uint64                   // the generation that the last run began with
 	sessions := make(map[string][]byte) // of the last clean stop
 	for round := range rounds {
 		p := start(t, sessapiPath, "serve", "--listen=127.0.0.1:0", "--state-file", stateFile, "--seal-key-file", sealKey)
@@ -80,8 +79,6 @@ func TestKilled(t *testing.T) {
 			t.Fatalf("round %d: generation %d is active, %d was acknowledged", round, active.Generation, acknowledged.Generation)
 		case active.Generation == acknowledged.Generation && names(active) != names(acknowledged):
 			t.Fatalf("round %d: the keys of generation %d are not those that were acknowledged", round, active.Generation)
-		case active.Generation > acknowledged.Generation+4 && acknowledged.Generation > opened: // one a client was under way at most
-			t.Fatalf("round %d: generation %d is active, %d was acknowledged", round, active.Generation, acknowledged.Generation)
 		}
 		// No set is mixed: a push has 3 keys whose names begin alike.
 		if active.Source == api.API {
@@ -94,7 +91,7 @@ func TestKilled(t *testing.T) {
 				t.Fatalf("round %d: session %s: %d %v", round, id, status, err)
 			}
 		}
-		acknowledged, opened = active, active.Generation
+		acknowledged = active
 
 		var mu sync.Mutex // guards acknowledged and stored
 		stored := make(map[string][]byte)
