@@ -103,13 +103,13 @@ func TestHostileKeys(t *testing.T) {
 	}
 	for _, bad := range []string{"key\x1B[2J", "key\x00", "a\rb", "\u202E", "\t\xFF"} {
 		if keys = bad; fetch() == nil {
-			t.Errorf("%q is taken for keys", bad)
+			t.Errorf("%q is accepted as keys", bad)
 		}
 	}
 	keys = "key"
 	for _, bad := range []string{"7", `"a"`, `"` + strings.Repeat("7", 1000) + `"`} {
 		if etag = bad; fetch() == nil {
-			t.Errorf("%q is taken for a generation", bad)
+			t.Errorf("%q is accepted as a generation", bad)
 		}
 	}
 }

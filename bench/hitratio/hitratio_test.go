@@ -7,7 +7,7 @@ import (
 	"github.com/sessapi/sessapi/internal/cache/cachetest"
 )
 
-// TestPolicies holds the policies to what is true of any: none is ahead of OPT, and
+// TestPolicies checks what is true of any policy: none is ahead of OPT, and
 // with room for all sessions every attempt hits.
 func TestPolicies(t *testing.T) {
 	load := cachetest.Load{
