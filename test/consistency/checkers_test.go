@@ -40,6 +40,19 @@ func TestKeyCheckerFindsErrors(t *testing.T) {
 	if broken := sound(random).Check(); broken != nil {
 		t.Fatal(broken)
 	}
+	// lost plants a set that follows the others, without a key, and a revocation of it that
+	// was not confirmed, of a node that had the set of an update.
+	lost := func(h *KeyHistory, key string, had int) {
+		last := h.Last[0]
+		last.Generation, last.Content = last.Generation+1, "lost"
+		last.Keys = slices.DeleteFunc(slices.Clone(last.Keys), func(k string) bool { return k == key })
+		h.Last = []Set{last, last, last}
+		h.Unknown = []Update{{Set: h.Updates[had].Set, Revoked: key}}
+	}
+	made := sound(random)
+	if lost(made, "kB", 20); made.Check() != nil {
+		t.Error("a revocation that was not confirmed was not made, says the checker:", made.Check())
+	}
 	for name, plant := range map[string]func(h *KeyHistory){
 		"a generation is two sets": func(h *KeyHistory) { h.Sightings[random.IntN(len(h.Sightings)-3)].Set.Content = "other" },
 		"a node goes back":         func(h *KeyHistory) { h.Sightings[60].Set = h.Sightings[3].Set },
@@ -50,10 +63,16 @@ func TestKeyCheckerFindsErrors(t *testing.T) {
 			}
 		},
 		"an update is lost in a later one": func(h *KeyHistory) {
-			last := h.Last[0]
-			last.Generation, last.Content = last.Generation+1, "lost"
-			last.Keys = slices.DeleteFunc(slices.Clone(last.Keys), func(k string) bool { return k == "kB" })
-			h.Last = []Set{last, last, last}
+			lost(h, "kB", 20)
+			h.Unknown = nil
+		},
+		"an update is lost, and a revocation of another key not confirmed": func(h *KeyHistory) {
+			lost(h, "kB", 20)
+			h.Unknown[0].Revoked = "kC"
+		},
+		"an update is lost before a revocation that is not confirmed": func(h *KeyHistory) {
+			lost(h, "kB", 20)
+			h.Unknown[0].Set = h.Last[0]
 		},
 		"a revoked key is back": func(h *KeyHistory) {
 			last := h.Last[0]

@@ -303,9 +303,18 @@ func (h *history) updateOnce(n *node, random *rand.Rand) {
 		h.keys.Updates = append(h.keys.Updates, u)
 	case errors.Is(err, keys.ErrUnavailable):
 		h.refused++
+		if u.Revoked != "" && !changedNothing(err) {
+			u.Node, u.Set, u.At = n.number, setOf(before), h.now()
+			h.keys.Unknown = append(h.keys.Unknown, u)
+		}
 	case !errors.Is(err, keys.ErrKeyNotFound):
 		h.t.Errorf("node %d: %v", n.number, err)
 	}
+}
+
+// changedNothing reports whether an update that failed tells its client that it was not made.
+func changedNothing(err error) bool {
+	return errors.Is(err, keys.ErrUnsettled) || errors.Is(err, fleet.ErrNotConnected) || errors.Is(err, fleet.ErrRefused)
 }
 
 // use stores, deletes and looks up sessions.

@@ -33,7 +33,10 @@ type Sighting struct {
 // KeyHistory is what happened to the ticket keys of a fleet. Last has what each node
 // has at the end, after all faults.
 type KeyHistory struct {
-	Updates   []Update
+	Updates []Update
+	// Unknown are revocations that were not confirmed and may have been made: the answer
+	// was lost. Set is what the node had before.
+	Unknown   []Update
 	Sightings []Sighting
 	Last      []Set
 }
@@ -89,7 +92,7 @@ func (h *KeyHistory) Check() (broken []string) {
 			case generation < u.Set.Generation:
 			case u.Revoked != "" && slices.Contains(s.Keys, u.Revoked):
 				report("generation %d has a key that generation %d revoked", generation, u.Set.Generation)
-			case u.Made != "" && !slices.Contains(s.Keys, u.Made) && !revokedBetween(updates, u, generation):
+			case u.Made != "" && !slices.Contains(s.Keys, u.Made) && !h.mayBeRevoked(u, generation):
 				report("generation %d lacks the key that generation %d brought", generation, u.Set.Generation)
 			}
 		}
@@ -98,9 +101,12 @@ func (h *KeyHistory) Check() (broken []string) {
 	return slices.Compact(broken)
 }
 
-// revokedBetween reports whether the key that u made was revoked up to a generation.
-func revokedBetween(updates []Update, u Update, generation uint64) bool {
-	return slices.ContainsFunc(updates, func(o Update) bool {
+// mayBeRevoked reports whether the key that u made was, or may have been, revoked up to a
+// generation. A revocation makes a newer set than the one that its node had.
+func (h *KeyHistory) mayBeRevoked(u Update, generation uint64) bool {
+	return slices.ContainsFunc(h.Updates, func(o Update) bool {
 		return o.Revoked == u.Made && o.Set.Generation > u.Set.Generation && o.Set.Generation <= generation
+	}) || slices.ContainsFunc(h.Unknown, func(o Update) bool {
+		return o.Revoked == u.Made && o.Set.Generation < generation
 	})
 }
