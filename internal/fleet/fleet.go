@@ -550,6 +550,7 @@ func (n *Node) setUp(up bool, cause error) {
 	n.since = time.Now()
 	n.mu.Unlock()
 	if up {
+		notify(n.keysWake)
 		n.cfg.Log.Info("Redis answers", slog.String("namespace", n.cfg.Namespace))
 	} else {
 		n.cfg.Log.Error("Redis does not answer; sessions are served for a while and then missed, writes are refused, ticket keys stay",
@@ -557,12 +558,17 @@ func (n *Node) setUp(up bool, cause error) {
 	}
 }
 
-// refreshKeys calls refresh when Redis says so, and every PollEvery or so.
+// refreshKeys calls refresh when Redis says so, and every PollEvery or so. When Redis does
+// not answer that, it calls again soon: the next poll may come after the grace period.
 func (n *Node) refreshKeys(ctx context.Context, refresh func() error) {
 	logged := ""
 	for {
+		wait := n.cfg.PollEvery/2 + rand.N(n.cfg.PollEvery)
 		if n.up.Load() {
 			err := refresh()
+			if errors.Is(err, ErrUnavailable) && !errors.Is(err, ErrRefused) {
+				wait = lastRetry/2 + rand.N(lastRetry/2)
+			}
 			switch {
 			case err == nil, errors.Is(err, keys.ErrUnsettled): // which the store logs
 				logged = ""
@@ -571,7 +577,7 @@ func (n *Node) refreshKeys(ctx context.Context, refresh func() error) {
 				n.cfg.Log.Error("the ticket keys of the fleet cannot be taken; the active set stays", slog.String("error", logged))
 			}
 		}
-		timer := time.NewTimer(n.cfg.PollEvery/2 + rand.N(n.cfg.PollEvery))
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/cache"
@@ -433,5 +434,54 @@ func TestLooksAfterReconnect(t *testing.T) {
 	case <-n.keysWake:
 	default:
 		t.Error("it was not told")
+	}
+}
+
+// A node whose look at the ticket keys was not answered looks again soon, and a node that
+// has not reached Redis when it does: the next poll may come after the grace period. What
+// Redis answers is not asked again before the next poll.
+func TestLooksAgainSoon(t *testing.T) {
+	for name, test := range map[string]struct {
+		failure error
+		want    int // looks in the first second
+	}{
+		"answered":   {nil, 1},
+		"unanswered": {fmt.Errorf("%w: %w", keys.ErrUnavailable, unavailable(context.DeadlineExceeded)), 2},
+		"refused":    {unavailable(ErrRefused), 1},
+		"unreadable": {errUnreadable, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := settings("redis://127.0.0.1:1", newSeal(t))
+				c.PollEvery = time.Hour
+				n, err := New(c)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				looks := 0
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					n.refreshKeys(ctx, func() error {
+						if looks++; looks == 1 {
+							return test.failure
+						}
+						return nil
+					})
+				}()
+				time.Sleep(time.Minute)
+				if looks != 0 {
+					t.Error("it looked before it reached Redis")
+				}
+				n.setUp(true, nil)
+				time.Sleep(time.Second)
+				cancel()
+				<-done
+				if looks != test.want {
+					t.Errorf("%d looks, want %d", looks, test.want)
+				}
+			})
+		})
 	}
 }
