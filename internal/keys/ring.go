@@ -356,12 +356,13 @@ type change struct {
 	description Description // without NextRotationAt
 	pushed      bool
 	activations map[Name]time.Time
+	shared      bool    // a ring that joined others saved it
 	fleet       FleetID // zero until it is saved
 }
 
 // active is what is active, as a change. The ring is being updated.
 func (r *Ring) active() change {
-	return change{&r.set, r.description, r.pushed, r.activations, r.fleet}
+	return change{set: &r.set, description: r.description, pushed: r.pushed, activations: r.activations}
 }
 
 // prepare describes a set that is to follow the active one. The ring is being

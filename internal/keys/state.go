@@ -102,7 +102,7 @@ func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store S
 			return nil, err
 		}
 		r.start(c, taken)
-		r.foreign = !PeekState(copied).Shared
+		r.foreign = !c.shared
 	}
 	for waited := false; ; {
 		err := r.afterOthers(r.take)
@@ -249,14 +249,12 @@ func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.S
 	if r.unread != nil {
 		return unavailable(r.unread)
 	}
-	if c.fleet = (FleetID{}); r.shared != nil {
+	c.shared, c.fleet = r.shared != nil, FleetID{}
+	if c.shared {
 		c.fleet = r.fleet
 	}
 	state := appendState(make([]byte, 0, maxStateSize), c, taken)
 	defer clear(state)
-	if r.shared != nil {
-		state[1] |= stateShared
-	}
 	if err := method(state); err != nil {
 		return unavailable(err)
 	}
@@ -342,6 +340,9 @@ func appendState(dst []byte, c change, taken [sha256.Size]byte) []byte {
 	if c.set.Next != nil {
 		flags |= stateNext
 	}
+	if c.shared {
+		flags |= stateShared
+	}
 	if c.fleet != (FleetID{}) {
 		flags |= stateFleet
 	}
@@ -410,7 +411,7 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 		return change{}, taken, ErrInvalidState
 	}
 	flags := r.byte()
-	c = change{set: new(Set), pushed: flags&statePushed != 0, activations: make(map[Name]time.Time)}
+	c = change{set: new(Set), pushed: flags&statePushed != 0, activations: make(map[Name]time.Time), shared: flags&stateShared != 0}
 	c.description.Generation = binary.BigEndian.Uint64(r.bytes(8))
 	c.fleet = r.fleet(flags)
 	c.description.UpdatedAt = r.time()

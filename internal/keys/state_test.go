@@ -381,6 +381,11 @@ func FuzzState(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(store.state)
+	shared := new(sharedState)
+	if _, err := JoinRing(f.Context(), clock(), twiceADay, &sharedStore{sharedState: shared}, nil); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(shared.state)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, taken, err := parseState(data)
