@@ -2,6 +2,7 @@ package files
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -10,6 +11,9 @@ import (
 // pollEvery is how often the files are read. They are small: reading them costs
 // less than knowing of every way in which they can change.
 const pollEvery = time.Second
+
+// ErrPostponed is why content is not taken now, but will be soon: nothing failed.
+var ErrPostponed = errors.New("postponed")
 
 // Followed has the content of files taken when it changes. While that fails, what
 // was taken before stays, and a failure that goes on is counted and logged once.
@@ -74,7 +78,11 @@ func (f *Followed) check(tell bool) {
 			f.log.Info("unchanged", slog.String("name", f.name))
 		}
 		f.set(func(s *Status) { s.LastError, s.FailedAt = "", time.Time{} })
-	case tell || err.Error() != f.Status().LastError:
+	case !tell && err.Error() == f.Status().LastError:
+	case errors.Is(err, ErrPostponed):
+		f.log.Warn("reload postponed; keeping the previous version until then", slog.String("name", f.name), slog.String("cause", err.Error()))
+		f.set(func(s *Status) { s.LastError, s.FailedAt = err.Error(), time.Now() })
+	default:
 		f.log.Error("reload failed; keeping the previous version", slog.String("name", f.name), slog.String("error", err.Error()))
 		f.set(func(s *Status) { s.LastError, s.FailedAt, s.Failures = err.Error(), time.Now(), s.Failures+1 })
 	}

@@ -65,7 +65,7 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	one, two := errors.New("one"), errors.New("two")
+	one, two, later := errors.New("one"), errors.New("two"), fmt.Errorf("%w: later", ErrPostponed)
 	for i, step := range []struct {
 		do      func()
 		changed bool
@@ -84,6 +84,10 @@ func TestReload(t *testing.T) {
 		{f.Check, false, two, "", 3},
 		{f.Check, false, nil, "", 3},
 		{f.Check, false, two, "error=two", 4},
+		{f.Check, false, later, `level=WARN msg="reload postponed`, 4},
+		{f.Check, false, later, "", 4},
+		{f.Reload, false, later, `level=WARN msg="reload postponed`, 4},
+		{f.Check, true, nil, "", 4},
 	} {
 		log.Reset()
 		changed, failure = step.changed, step.failure

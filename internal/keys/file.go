@@ -114,6 +114,9 @@ func (f *File) take() (changed bool, err error) {
 		}
 		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile, Record: f.record, file: &sum})
 		if errors.Is(err, ErrUnavailable) {
+			if errors.Is(err, ErrUnsettled) {
+				err = fmt.Errorf("%w: %w", files.ErrPostponed, ErrUnsettled)
+			}
 			f.retryLater(sum, err)
 		}
 		if err != nil {

@@ -650,3 +650,38 @@ func TestFileIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// Content that changes while the store takes no updates is postponed, which is no failure,
+// and taken when the store is settled.
+func TestFileWaitsForStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "ticket.key")
+		writeFile(t, path, atsFile(1))
+		shared := new(sharedState)
+		r := newShared(t, shared)
+		log := new(logBuffer)
+		f, err := JoinFile(path, r, slog.New(slog.NewTextHandler(log, nil)), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { f.Watch(ctx); close(done) }()
+		shared.lose(nil)
+		replaceFile(t, path, atsFile(2))
+		time.Sleep(6 * time.Second)
+		if f.Status().LastError == "" || roster(r.Description()) == "c2" {
+			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+		}
+		shared.settle()
+		time.Sleep(6 * time.Second)
+		cancel()
+		<-done
+		if roster(r.Description()) != "c2" || f.Status().LastError != "" || f.Status().Failures != 0 {
+			t.Errorf("%s: %+v", roster(r.Description()), f.Status())
+		}
+		if log.count(slog.LevelError) != 0 || log.count(slog.LevelWarn) != 1 {
+			t.Errorf("logged: %s", log)
+		}
+	})
+}
