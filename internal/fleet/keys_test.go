@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -218,6 +220,7 @@ func TestRefusingRedisIsRead(t *testing.T) {
 		"full":        {{"CONFIG", "SET", "maxmemory", "1"}, {"CONFIG", "SET", "maxmemory", "0"}},
 		"no replicas": {{"CONFIG", "SET", "min-replicas-to-write", "1"}, {"CONFIG", "SET", "min-replicas-to-write", "0"}},
 		"a replica":   {{"REPLICAOF", "127.0.0.1", "1"}, {"REPLICAOF", "NO", "ONE"}},
+		"no snapshot": {{"CONFIG", "SET", "save", "3600 1"}, {"CONFIG", "SET", "save", ""}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -229,6 +232,7 @@ func TestRefusingRedisIsRead(t *testing.T) {
 			server.Kill()
 			a.stop() // before it could look again
 			server.Restart()
+			failSnapshot(t, server)
 			server.Do(refuse[0]...)
 			b := startMember(t, server, sealKeys, nil)
 			if got := b.ring.Description(); got.Generation != want.Generation {
@@ -242,8 +246,28 @@ func TestRefusingRedisIsRead(t *testing.T) {
 			}
 			server.Do(refuse[1]...)
 			awaitSet(t, rotate(t, b), b)
+			if got := b.node.Stats().Violations; got != 0 {
+				t.Errorf("%d connections were closed for what Redis sent", got)
+			}
 		})
 	}
+}
+
+// failSnapshot has a snapshot of the server fail. It refuses writes from then on while it
+// has a schedule for snapshots.
+func failSnapshot(t *testing.T, server *redistest.Server) {
+	t.Helper()
+	file := filepath.Join(server.Dir, "dump.rdb")
+	if err := errors.Join(os.Remove(file), os.Mkdir(file, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	server.Do("BGSAVE")
+	redistest.Await(t, "the snapshot to fail", func() error {
+		if out := server.Do("INFO", "persistence"); !strings.Contains(out, "rdb_last_bgsave_status:err") {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // Redis itself refuses an update when it has lost data since the node asked it: the
