@@ -805,6 +805,11 @@ func TestFleetWithSentinels(t *testing.T) {
 	if d := awaitSame(t, nodes, acknowledged.Generation); names(d) != names(acknowledged) {
 		t.Errorf("the failover changed the ticket keys: %s", names(d))
 	}
+	for i, s := range nodes {
+		if got := figure(t, s, "sessapi_fleet_protocol_violations_total"); got != 0 {
+			t.Errorf("node %d closed %v connections for what Redis and the Sentinels sent", i, got)
+		}
+	}
 	if a := nodes[0].ask(t, http.MethodDelete, "/sessions", nil); a.status != http.StatusOK {
 		t.Errorf("DELETE /sessions: %d %s", a.status, a.body)
 	}
