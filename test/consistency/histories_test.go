@@ -464,6 +464,15 @@ func (h *history) lose(first func() *node) {
 		}
 		h.sleep(0, 300*time.Millisecond)
 	}
+	// Half of the time nobody asks for an update until the grace period is over: then the
+	// nodes put back what they have by themselves alone.
+	if h.random.IntN(2) == 0 {
+		h.quiet.Lock()
+		defer func(lost time.Time) {
+			time.Sleep(time.Until(lost.Add(2*pollEvery + time.Second)))
+			h.quiet.Unlock()
+		}(time.Now())
+	}
 	if h.persist == "nothing" && h.random.IntN(2) == 0 {
 		h.redis.Do("FLUSHALL")
 	} else {
