@@ -114,7 +114,7 @@ func readKeys(env environment, path string, f keys.Format) (keys.Set, error) {
 func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err error) {
 	var data []byte
 	if !f.OneKey() {
-		data, err = f.Append(nil, set)
+		data = f.Append(nil, set)
 	} else {
 		i := 0
 		if key != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/sessapi/sessapi/client"
@@ -34,11 +33,7 @@ func (c generateCommand) Run(env environment) error {
 	}
 	set := keys.Generate(c.Bits, count)
 	defer set.Wipe()
-	err := writeKeys(env, c.Format.Format, set, nil)
-	if _, ok := errors.AsType[*keys.CannotCarryError](err); ok {
-		return fmt.Errorf("%w (--count says how many keys to make)", err)
-	}
-	return err
+	return writeKeys(env, c.Format.Format, set, nil)
 }
 
 type inspectCommand struct {

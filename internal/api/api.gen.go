@@ -39,7 +39,6 @@ const (
 	ProblemCodeBackendUnavailable   ProblemCode = "backend_unavailable"
 	ProblemCodeCacheDisabled        ProblemCode = "cache_disabled"
 	ProblemCodeForbidden            ProblemCode = "forbidden"
-	ProblemCodeFormatCannotCarry    ProblemCode = "format_cannot_carry"
 	ProblemCodeInternal             ProblemCode = "internal"
 	ProblemCodeInvalidRequest       ProblemCode = "invalid_request"
 	ProblemCodeInvalidSession       ProblemCode = "invalid_session"
@@ -67,8 +66,6 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeCacheDisabled:
 		return true
 	case ProblemCodeForbidden:
-		return true
-	case ProblemCodeFormatCannotCarry:
 		return true
 	case ProblemCodeInternal:
 		return true
@@ -168,15 +165,17 @@ func (e TicketKeyRole) Valid() bool {
 
 // Defines values for TicketKeyFormat.
 const (
-	TicketKeyFormatAts     TicketKeyFormat = "ats"
-	TicketKeyFormatDnsdist TicketKeyFormat = "dnsdist"
-	TicketKeyFormatEnvoy   TicketKeyFormat = "envoy"
-	TicketKeyFormatGo      TicketKeyFormat = "go"
-	TicketKeyFormatH2O     TicketKeyFormat = "h2o"
-	TicketKeyFormatHaproxy TicketKeyFormat = "haproxy"
-	TicketKeyFormatHttpd   TicketKeyFormat = "httpd"
-	TicketKeyFormatNginx   TicketKeyFormat = "nginx"
-	TicketKeyFormatOpenssl TicketKeyFormat = "openssl"
+	TicketKeyFormatAts      TicketKeyFormat = "ats"
+	TicketKeyFormatDnsdist  TicketKeyFormat = "dnsdist"
+	TicketKeyFormatEnvoy    TicketKeyFormat = "envoy"
+	TicketKeyFormatGo       TicketKeyFormat = "go"
+	TicketKeyFormatH2O      TicketKeyFormat = "h2o"
+	TicketKeyFormatHaproxy  TicketKeyFormat = "haproxy"
+	TicketKeyFormatHttpd    TicketKeyFormat = "httpd"
+	TicketKeyFormatLighttpd TicketKeyFormat = "lighttpd"
+	TicketKeyFormatNghttpx  TicketKeyFormat = "nghttpx"
+	TicketKeyFormatNginx    TicketKeyFormat = "nginx"
+	TicketKeyFormatOpenssl  TicketKeyFormat = "openssl"
 )
 
 // Valid indicates whether the value is a known member of the TicketKeyFormat enum.
@@ -195,6 +194,10 @@ func (e TicketKeyFormat) Valid() bool {
 	case TicketKeyFormatHaproxy:
 		return true
 	case TicketKeyFormatHttpd:
+		return true
+	case TicketKeyFormatLighttpd:
+		return true
+	case TicketKeyFormatNghttpx:
 		return true
 	case TicketKeyFormatNginx:
 		return true
@@ -431,6 +434,9 @@ type TicketKey struct {
 	Bits        TicketKeyBits `json:"bits"`
 	CreatedAt   time.Time     `json:"created_at"`
 
+	// DerivedFor Formats in which this key has secrets derived from its own, since they have no room for its size.
+	DerivedFor []TicketKeyFormat `json:"derived_for"`
+
 	// Fingerprint Tells keys apart without giving them away.
 	Fingerprint string        `json:"fingerprint"`
 	Name        TicketKeyName `json:"name"`
@@ -520,9 +526,6 @@ type TTLSeconds = int64
 
 // Forbidden defines model for Forbidden.
 type Forbidden = Problem
-
-// FormatCannotCarry defines model for FormatCannotCarry.
-type FormatCannotCarry = Problem
 
 // Internal defines model for Internal.
 type Internal = Problem
@@ -649,19 +652,24 @@ type GetTicketKeysParams struct {
 	// | `dnsdist` | records | name, AES 32, HMAC 32 | last |
 	// | `h2o` | YAML | as hex: AES key, HMAC secret of 64 | by time |
 	// | `openssl` | one key a file | name, HMAC 32, AES 32 | the only one |
+	// | `nghttpx` | one key a file | as `openssl` | the first file |
+	// | `lighttpd` | one key a file | version, active from, expires at, name, HMAC 32, AES 32 | the newest file |
 	// | `go` | base64 lines | 32 bytes for `SetSessionTicketKeys` | first |
 	//
 	// In a body, the keys of a format of one key a file stand one behind
 	// another. `h2o` and `go` cannot be sent: their secrets are derived.
 	//
-	// Secrets of a size that the set has not are derived from those of the key,
-	// the same on every node: HKDF-SHA256 over the HMAC secret and the AES key,
-	// with the name as salt and `sessapi FORMAT v1` as info.
+	// Every format carries every set. `haproxy` repeats keys until there are
+	// three lines and one in the place of `next`, and all its keys have the size
+	// of `current`. A key whose size a format does not have gets derived secrets
+	// (`derived_for` in the description), the same on every node: HKDF-SHA256 over
+	// the HMAC secret and the AES key, with the name as salt and
+	// `sessapi FORMAT v1` as info (`nghttpx` has that of `openssl`).
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
 	// Key Which file is meant, from 0 (the key that encrypts), in a format of
-	// one key a file: `httpd`, `nginx`, `envoy`, `openssl`. Without it that
-	// is 0.
+	// one key a file: `httpd`, `nginx`, `envoy`, `openssl`, `nghttpx`,
+	// `lighttpd`. Without it that is 0.
 	Key *int `form:"key,omitempty" json:"key,omitempty"`
 
 	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
@@ -691,14 +699,19 @@ type ReplaceTicketKeysParams struct {
 	// | `dnsdist` | records | name, AES 32, HMAC 32 | last |
 	// | `h2o` | YAML | as hex: AES key, HMAC secret of 64 | by time |
 	// | `openssl` | one key a file | name, HMAC 32, AES 32 | the only one |
+	// | `nghttpx` | one key a file | as `openssl` | the first file |
+	// | `lighttpd` | one key a file | version, active from, expires at, name, HMAC 32, AES 32 | the newest file |
 	// | `go` | base64 lines | 32 bytes for `SetSessionTicketKeys` | first |
 	//
 	// In a body, the keys of a format of one key a file stand one behind
 	// another. `h2o` and `go` cannot be sent: their secrets are derived.
 	//
-	// Secrets of a size that the set has not are derived from those of the key,
-	// the same on every node: HKDF-SHA256 over the HMAC secret and the AES key,
-	// with the name as salt and `sessapi FORMAT v1` as info.
+	// Every format carries every set. `haproxy` repeats keys until there are
+	// three lines and one in the place of `next`, and all its keys have the size
+	// of `current`. A key whose size a format does not have gets derived secrets
+	// (`derived_for` in the description), the same on every node: HKDF-SHA256 over
+	// the HMAC secret and the AES key, with the name as salt and
+	// `sessapi FORMAT v1` as info (`nghttpx` has that of `openssl`).
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
 	// IfMatch The generation that the change is based on, as its ETag.

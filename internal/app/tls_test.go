@@ -272,7 +272,7 @@ func TestAuditedByItself(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	if e := got[0]; e.Operation != "ticket keys" || e.Outcome != audit.Applied || e.Source != "start" ||
-		e.Before != nil || e.After.Generation != s.handlers.Ring.Generation() || len(e.After.Fingerprints) != 2 {
+		e.Before != nil || e.After.Generation != s.handlers.Ring.Generation() || len(e.After.Fingerprints) != 3 {
 		t.Errorf("%+v", e)
 	}
 	if e := got[1]; e.Operation != "tls certificate" || e.Outcome != audit.Applied || !strings.Contains(e.Detail, hash(one)) {

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"encoding/base64"
 	"errors"
 	"io"
 	"mime"
@@ -105,9 +106,18 @@ func closeConnection(w http.ResponseWriter, r *http.Request) {
 var bytesType = reflect.TypeFor[[]byte]()
 
 // notBase64 is a member that should be base64 and is not, by its JSON Pointer.
-type notBase64 struct{ pointer string }
+type notBase64 struct {
+	pointer  string
+	lineEnds bool // it is, but for the line ends in it
+}
 
-func (e notBase64) Error() string { return "not base64" }
+// Error is a predicate of the member for people.
+func (e notBase64) Error() string {
+	if e.lineEnds {
+		return "has line ends in its base64; write it on one line (base64 -w 0, openssl base64 -A)"
+	}
+	return "is not base64"
+}
 
 // decodeJSON decodes exactly one JSON value, by the letter: no unknown or
 // repeated members, names in their own case, base64 without white space. Its
@@ -129,7 +139,8 @@ func decodeJSON(data []byte, v any) error {
 	case isSemantic && semantic.JSONPointer == "":
 		return invalidRequest("The JSON body must be an object.")
 	case isSemantic && semantic.JSONKind == '"' && semantic.GoType == bytesType:
-		return notBase64{string(semantic.JSONPointer)}
+		_, isCorrupt := errors.AsType[base64.CorruptInputError](semantic.Err)
+		return notBase64{string(semantic.JSONPointer), !isCorrupt} // the decoder skips line ends, which JSON's must not
 	case isSemantic: // all names in the pointer are the schema's own
 		return invalidRequest("%s: is of the wrong JSON type, or out of range", semantic.JSONPointer)
 	}

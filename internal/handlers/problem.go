@@ -51,7 +51,6 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "There is no such path here."},
 	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not take this method."},
 	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "Nothing that Accept admits can be sent."},
-	api.ProblemCodeFormatCannotCarry:    {status: 409, title: "Format cannot carry the set", detail: "The active set cannot be written in this format."},
 	api.ProblemCodePreconditionFailed:   {status: 412, title: "Precondition failed", detail: "If-Match or If-None-Match does not hold."},
 	api.ProblemCodeSessionTooLarge:      {status: 413, title: "Session too large", detail: "The session is larger than the service takes."},
 	api.ProblemCodeUnsupportedMediaType: {status: 415, title: "Unsupported media type", detail: "The body's Content-Type is missing or not taken here."},
@@ -92,7 +91,6 @@ func (a *API) asProblem(err error) *problem {
 	p, isProblem := errors.AsType[*problem](err)
 	limited, isLimited := errors.AsType[*auth.LimitedError](err)
 	keysErr, isKeysErr := errors.AsType[*keys.InvalidError](err)
-	cannotCarry, isCannotCarry := errors.AsType[*keys.CannotCarryError](err)
 	tooManyValues, isTooManyValues := errors.AsType[*api.TooManyValuesForParamError](err)
 	unavailable, isUnavailable := errors.AsType[Unavailable](err)
 	malformed, isMalformed := errors.AsType[*headers.MalformedError](err)
@@ -139,8 +137,6 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeBackendUnavailable}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
-	case isCannotCarry:
-		return &problem{code: api.ProblemCodeFormatCannotCarry, detail: sentence(cannotCarry)}
 	case isKeysErr:
 		fields := make([]api.FieldError, len(keysErr.Issues))
 		for i, issue := range keysErr.Issues {

@@ -313,8 +313,8 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 func decodeUpload(body []byte) (data []byte, ttl *int64, err error) {
 	var request api.SessionUpload
 	err = decodeJSON(body, &request)
-	if errors.Is(err, notBase64{"/data"}) {
-		err = &problem{code: api.ProblemCodeInvalidSession, detail: "data is not base64."}
+	if member, ok := errors.AsType[notBase64](err); ok {
+		err = &problem{code: api.ProblemCodeInvalidSession, detail: "data " + member.Error() + "."}
 	}
 	if err != nil {
 		clear(request.Data)

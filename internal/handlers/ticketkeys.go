@@ -90,7 +90,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 		if format.OneKey() {
 			encoded, err = format.AppendKey(nil, set, file)
 		} else {
-			encoded, err = format.Append(nil, set)
+			encoded = format.Append(nil, set)
 		}
 		if err != nil {
 			a.fail(w, r, err)
@@ -214,7 +214,7 @@ func (a *API) replaceWithJSON(body []byte, update keys.Update) (keys.Description
 	defer wipeUpload(&request)
 	err := decodeJSON(body, &request)
 	if member, ok := errors.AsType[notBase64](err); ok {
-		return keys.Description{}, invalidKey(fieldName(member.pointer), "is not base64")
+		return keys.Description{}, invalidKey(fieldName(member.pointer), member.Error())
 	}
 	if err != nil {
 		return keys.Description{}, err
@@ -353,11 +353,22 @@ func describeKeys(d keys.Description) api.TicketKeys {
 	for i, k := range d.Keys {
 		out.Keys[i] = api.TicketKey{
 			Name: k.Name.String(), Role: api.TicketKeyRole(k.Role), Bits: api.TicketKeyBits(k.Bits),
-			Fingerprint: k.Fingerprint, CreatedAt: k.CreatedAt.UTC(),
+			Fingerprint: k.Fingerprint, DerivedFor: derivedFor(k, d.Keys[0]), CreatedAt: k.CreatedAt.UTC(),
 		}
 		if !k.ActivatedAt.IsZero() {
 			out.Keys[i].ActivatedAt = new(k.ActivatedAt.UTC())
 		}
 	}
 	return out
+}
+
+// derivedFor lists the formats that have other secrets for a key than its own.
+func derivedFor(k, current keys.KeyDescription) []api.TicketKeyFormat {
+	var formats []api.TicketKeyFormat
+	for _, f := range keys.Formats() {
+		if f.Derives(k.Bits, current.Bits) {
+			formats = append(formats, api.TicketKeyFormat(f.String()))
+		}
+	}
+	return formats
 }

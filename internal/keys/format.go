@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -23,19 +24,6 @@ var (
 	// ErrNoSuchKey reports the index of a file that the set has no key for.
 	ErrNoSuchKey = errors.New("keys: the format has no file of that number")
 )
-
-// CannotCarryError says why a format cannot hold a set.
-type CannotCarryError struct {
-	Format Format
-	// Reason is a predicate of the format for people that says what to do
-	// about it. It holds no secret.
-	Reason string
-}
-
-// Error names the format and the reason.
-func (e *CannotCarryError) Error() string {
-	return fmt.Sprintf("keys: %s cannot carry the set: it %s", e.Format, e.Reason)
-}
 
 // Format is how a server reads ticket keys. Formats of the same length need not
 // have the same order: a file in the wrong one loads, and only resumption
@@ -73,6 +61,13 @@ const (
 	// OpenSSL is the argument of SSL_CTX_set_tlsext_ticket_keys, one key
 	// (SSL_CTRL_SET_TLSEXT_TICKET_KEYS in ssl/s3_lib.c of OpenSSL 3).
 	OpenSSL
+	// NGHTTPX is nghttpx's --tls-ticket-key-file with --tls-ticket-key-cipher
+	// aes-256-cbc, one key a file: what OpenSSL is, under the server's name. The
+	// file that is named first encrypts.
+	NGHTTPX
+	// Lighttpd is lighttpd's ssl.stek-file, one key (mod_openssl_session_ticket_key_file
+	// in src/mod_openssl.c).
+	Lighttpd
 	// Go is base64 lines of what SetSessionTicketKeys of a crypto/tls.Config
 	// takes, the first encrypts.
 	Go
@@ -80,23 +75,35 @@ const (
 
 // layouts says all that there is to know of each format.
 var layouts = [...]layout{
-	ATS:     {name: "ats", records: []record{{size128, hmacFirst}}},
-	HTTPD:   {name: "httpd", records: []record{{size128, hmacFirst}}, oneKey: true},
-	NGINX:   {name: "nginx", records: []record{{size128, aesFirst}, {size256, hmacFirst}}, oneKey: true},
-	Envoy:   {name: "envoy", records: []record{{size256, hmacFirst}}, oneKey: true},
-	HAProxy: {name: "haproxy", container: lines, order: nextLast, minKeys: 3, records: []record{{size128, aesFirst}, {size256, aesFirst}}},
-	DNSDist: {name: "dnsdist", order: currentLast, records: []record{{size256, aesFirst}}},
-	H2O:     {name: "h2o", container: yaml, derivedSize: sha256.BlockSize},
-	OpenSSL: {name: "openssl", records: []record{{size256, hmacFirst}}, oneKey: true},
-	Go:      {name: "go", container: lines, derivedSize: 32},
+	ATS:      {name: "ats", records: []record{{secretSize: size128}}},
+	HTTPD:    {name: "httpd", records: []record{{secretSize: size128}}, oneKey: true},
+	NGINX:    {name: "nginx", records: []record{{secretSize: size128, aesFirst: true}, {secretSize: size256}}, oneKey: true},
+	Envoy:    {name: "envoy", records: []record{{secretSize: size256}}, oneKey: true},
+	HAProxy:  {name: "haproxy", container: lines, order: nextLast, oneSize: true, records: []record{{secretSize: size128, aesFirst: true}, {secretSize: size256, aesFirst: true}}},
+	DNSDist:  {name: "dnsdist", order: currentLast, records: []record{{secretSize: size256, aesFirst: true}}},
+	H2O:      {name: "h2o", container: yaml, derivedSize: sha256.BlockSize},
+	OpenSSL:  {name: "openssl", records: []record{{secretSize: size256}}, oneKey: true},
+	NGHTTPX:  {name: "nghttpx", label: "openssl", records: []record{{secretSize: size256}}, oneKey: true},
+	Lighttpd: {name: "lighttpd", records: []record{{secretSize: size256, prefix: lighttpdPrefix}}, oneKey: true},
+	Go:       {name: "go", container: lines, derivedSize: 32},
 }
+
+// lighttpdPrefix is three 32-bit integers in the byte order of x86 and ARM: version 0,
+// active since 1970, and valid until 2038, the latest that lighttpd knows. The service
+// ends a key by replacing the file, and no clock is read.
+const lighttpdPrefix = lighttpdVersion + "\x00\x00\x00\x00" + "\xff\xff\xff\x7f"
+
+// lighttpdVersion is the part of the prefix that a file must have. Its times are not
+// read.
+const lighttpdVersion = "\x00\x00\x00\x00"
 
 type layout struct {
 	name      string
+	label     string // in place of the name where secrets are derived
 	container container
 	order     order
-	minKeys   int  // fewer are refused by the server; next counts
 	oneKey    bool // a file holds one key
+	oneSize   bool // all keys of a file have the size of the current one
 	// records are what a key looks like, for each size of secret that the
 	// format has. Keys of another size get secrets for the first.
 	records []record
@@ -118,36 +125,34 @@ type order uint8
 const (
 	currentFirst order = iota // current, next, previous from the newest on
 	currentLast               // the reverse
-	nextLast                  // the reverse, but with current before next
+	nextLast                  // the reverse, but with current before next; at least minLines
 )
 
-// record is the name of a key and then its secrets.
+// minLines is how many lines HAProxy takes at least.
+const minLines = 3
+
+// record is a prefix, the name of a key and then its secrets.
 type record struct {
-	secretSize int // in bytes, of the HMAC secret and of the AES key each
-	secrets    secretOrder
+	prefix     string
+	secretSize int  // in bytes, of the HMAC secret and of the AES key each
+	aesFirst   bool // else the HMAC secret is
 }
 
-type secretOrder bool
-
-const (
-	hmacFirst secretOrder = false
-	aesFirst  secretOrder = true
-)
-
-func (r record) size() int { return NameSize + 2*r.secretSize }
+func (r record) size() int { return len(r.prefix) + NameSize + 2*r.secretSize }
 
 // key copies a record.
 func (r record) key(data []byte) Key {
+	data = data[len(r.prefix):]
 	name, secrets := data[:NameSize], data[NameSize:]
 	first, second := secrets[:r.secretSize], secrets[r.secretSize:]
-	if r.secrets == aesFirst {
+	if r.aesFirst {
 		return NewKey(name, second, first)
 	}
 	return NewKey(name, first, second)
 }
 
 // maxRecordSize is that of the largest record.
-const maxRecordSize = NameSize + 2*size256
+const maxRecordSize = len(lighttpdPrefix) + NameSize + 2*size256
 
 // ParseFormat returns the format of that name. The error is
 // [ErrUnknownFormat].
@@ -191,8 +196,8 @@ func (f Format) Readable() bool { return len(layouts[f].records) > 0 }
 // not fit is refused, for bytes behind the last record mean that the records
 // are not what they seem; so is data of a length that fits records of both
 // sizes of the format. Lines of text end in LF or CRLF, and the last line end may be
-// missing. Whether the keys are good is for
-// [Set.Validate] to say.
+// missing. The keys that [Format.Append] repeats for [HAProxy] are read once. Whether
+// the keys are good is for [Set.Validate] to say.
 func (f Format) Parse(data []byte) (Set, error) {
 	if !f.Readable() {
 		return Set{}, ErrNotReadable
@@ -206,35 +211,47 @@ func (f Format) Parse(data []byte) (Set, error) {
 	if err != nil {
 		return Set{}, err
 	}
+	var next *Key
+	if l.order == nextLast {
+		keys, next = withoutRepeats(keys)
+	}
 	if l.order != currentFirst {
 		slices.Reverse(keys)
 	}
-	if l.order == nextLast {
-		return Set{Keys: keys[1:], Next: &keys[0]}, nil
+	set := Set{Keys: keys, Next: next}
+	if err := checkCount(len(set.Keys), set.len()); err != nil {
+		set.Wipe()
+		return Set{}, err
 	}
-	return Set{Keys: keys}, nil
+	return set, nil
+}
+
+// withoutRepeats takes keys that a file of HAProxy's repeats out of the beginning and
+// the end, and returns the next key by itself; nil without one.
+func withoutRepeats(keys []Key) (others []Key, next *Key) {
+	others, last := keys[:len(keys)-1], keys[len(keys)-1]
+	if slices.ContainsFunc(others, last.Equal) {
+		last.wipe()
+	} else {
+		next = &last
+	}
+	for len(others) > 1 && others[0].Equal(others[1]) {
+		others[0].wipe()
+		others = others[1:]
+	}
+	return others, next
 }
 
 func (l *layout) parseRecords(data []byte) ([]Key, error) {
-	var fits []record
-	for _, r := range l.records {
-		if len(data)%r.size() == 0 {
-			fits = append(fits, r)
-		}
+	if len(data) == 0 {
+		return nil, checkCount(0, 0)
+	}
+	if issue := l.misread(data); issue != nil {
+		return nil, &InvalidError{[]Issue{*issue}}
 	}
 	r := l.records[0]
-	switch {
-	case len(data) == 0:
-		return nil, checkCount(0, 0)
-	case len(fits) == 1:
-		r = fits[0]
-	case len(l.records) > 1: // of two sizes, none or both fit
-		reason := "is no number of"
-		if fits != nil {
-			reason = "can be"
-		}
-		reason = fmt.Sprintf("have %d bytes, which %s records of %s", len(data), reason, l.sizes())
-		return nil, &InvalidError{[]Issue{{KindLength, "keys", reason}}}
+	if len(data)%r.size() != 0 && len(l.records) > 1 {
+		r = l.records[1]
 	}
 	size := r.size()
 	n := (len(data) + size - 1) / size
@@ -254,19 +271,88 @@ func (l *layout) parseRecords(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
+// apart is how keys of both sizes of a format can be sent.
+const apart = "send each file by itself with sessapi keys push FILE..., or send JSON"
+
+// misread returns what is wrong with data that was not written as records, or not
+// only; nil when nothing is, as far as that can be told.
+func (l *layout) misread(data []byte) *Issue {
+	n := len(data)
+	text, isNewline := bytes.TrimSuffix(data, []byte("\n")), "a newline"
+	if bytes.HasSuffix(text, []byte("\r")) {
+		text, isNewline = text[:len(text)-1], "a line end of two bytes"
+	}
+	encoding, size := encodingOf(data)
+	_, notLines := HAProxy.Parse(data)
+	switch {
+	case notLines == nil:
+		return &Issue{KindEncoding, "keys", "are lines of base64, a file of HAProxy's; name the format haproxy"}
+	case encoding != "" && l.fits(size):
+		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes; decode it, for the format is binary", encoding, size)}
+	case len(l.records) == 1 && l.records[0].prefix != "":
+		for i := 0; i+len(lighttpdVersion) <= n; i += l.records[0].size() {
+			if string(data[i:i+len(lighttpdVersion)]) != lighttpdVersion {
+				return &Issue{KindEncoding, fmt.Sprintf("keys[%d]", i/l.records[0].size()), "does not begin with the version 0, four zero bytes"}
+			}
+		}
+	}
+	switch {
+	case !l.fits(n) && len(text) < n && l.fits(len(text)):
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; at the end is %s, which is no part of a key", n, l.sizes(), isNewline)}
+	case len(l.records) == 1:
+		return nil
+	case !l.fits(n):
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; for keys of both sizes, %s", n, l.sizes(), apart)}
+	case n%l.records[0].size() == 0 && n%l.records[1].size() == 0:
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, which are %d keys of %d bytes or %d of %d; %s",
+			n, n/l.records[0].size(), l.records[0].size(), n/l.records[1].size(), l.records[1].size(), apart)}
+	}
+	return nil
+}
+
+// fits reports whether n bytes are a number of records of one size.
+func (l *layout) fits(n int) bool {
+	return n > 0 && slices.ContainsFunc(l.records, func(r record) bool { return n%r.size() == 0 })
+}
+
+// encodingOf names the encoding of data that is text of hex or base64 digits, in lines
+// of any length, and says how many bytes it stands for; "" for anything else.
+func encodingOf(data []byte) (encoding string, size int) {
+	hexDigits, isHex := 0, true
+	for line := range bytes.FieldsSeq(data) {
+		digits := bytes.TrimRight(line, "=")
+		for _, c := range digits {
+			isLetter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+			isDigit := '0' <= c && c <= '9'
+			if !isLetter && !isDigit && c != '+' && c != '/' {
+				return "", 0
+			}
+			isHex = isHex && (isDigit || isLetter && c|0x20 <= 'f')
+		}
+		isHex = isHex && len(digits) == len(line)
+		hexDigits += len(digits)
+		size += base64.RawStdEncoding.DecodedLen(len(digits))
+	}
+	if isHex {
+		return "hex", hexDigits / 2
+	}
+	return "base64", size
+}
+
 func (l *layout) parseLines(data []byte) ([]Key, error) {
 	if len(data) == 0 {
 		return nil, checkCount(0, 0)
 	}
 	text := bytes.TrimSuffix(data, []byte("\n"))
 	n := bytes.Count(text, []byte("\n")) + 1
-	if err := checkCount(n, n); err != nil {
+	if err := checkCount(n, n-1); err != nil { // the last line may repeat another
 		return nil, err
 	}
 	var (
 		keys   = make([]Key, 0, n)
 		issues []Issue
 		size   int // of the first record
+		before []byte
 		buf    [maxRecordSize + 3]byte
 	)
 	defer clear(buf[:])
@@ -279,6 +365,12 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 		if rest, ends := bytes.CutSuffix(line, []byte("\n")); ends {
 			line = bytes.TrimSuffix(rest, []byte("\r"))
 		}
+		if l.isWrapped(before, line) {
+			issues = []Issue{{KindEncoding, fmt.Sprintf("line %d", number), fmt.Sprintf(
+				"goes on with the key of line %d; write each key on one line (base64 -w 0, openssl base64 -A)", number-1)}}
+			break
+		}
+		before = line
 		if longest := base64.StdEncoding.EncodedLen(maxRecordSize); len(line) > longest {
 			refuse(KindLength, "has %d characters, a key has at most %d", len(line), longest)
 			continue
@@ -300,8 +392,8 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 		}
 		keys = append(keys, l.records[i].key(record))
 	}
-	if issues == nil && n < l.minKeys {
-		issues = []Issue{{KindCount, "keys", fmt.Sprintf("has %d keys, at least %d are needed", n, l.minKeys)}}
+	if issues == nil && n < minLines {
+		issues = []Issue{{KindCount, "keys", fmt.Sprintf("has %d keys, at least %d are needed", n, minLines)}}
 	}
 	if issues != nil {
 		for _, k := range keys {
@@ -310,6 +402,26 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 		return nil, &InvalidError{issues}
 	}
 	return keys, nil
+}
+
+// isWrapped reports whether two lines are a key together, and the second is none by
+// itself.
+func (l *layout) isWrapped(before, line []byte) bool {
+	n := len(before) + len(line)
+	if len(before) == 0 || len(line) == 0 || n > base64.StdEncoding.EncodedLen(maxRecordSize) || l.decodes(line) {
+		return false
+	}
+	var buf [2 * maxRecordSize]byte
+	defer clear(buf[:])
+	return l.decodes(append(append(buf[:0], before...), line...))
+}
+
+// decodes reports whether a line is base64 of a record.
+func (l *layout) decodes(line []byte) bool {
+	var buf [maxRecordSize + 3]byte
+	defer clear(buf[:])
+	record, err := base64.StdEncoding.AppendDecode(buf[:0], line)
+	return err == nil && l.recordOf(len(record)) >= 0
 }
 
 // recordOf returns the index of the record of that size, or -1.
@@ -331,39 +443,53 @@ func (l *layout) sizes() string {
 //
 // The order is that of the server: where the first key encrypts, current, next,
 // previous from the newest on; where the last one does, the reverse of it; for
-// [HAProxy] previous from the oldest on, current, next. The keys of a
-// [Format.OneKey] format stand one after another in the order of their files.
+// [HAProxy] previous from the oldest on, current, next. Without a next, a previous key
+// or the current one is repeated in its place, and the first line is repeated until
+// there are three. The keys of a [Format.OneKey] format stand one after another in the
+// order of their files.
 //
-// Keys of a size that the format does not have get secrets that are derived
-// from theirs: HKDF-SHA256 (RFC 5869) with the HMAC secret and the AES key one
-// after the other as input keying material, the name as salt and "sessapi
-// FORMAT v1" as info; the output is the HMAC secret and then the AES key. The
-// name stays. [H2O] has the AES key as it is and derives 64 bytes for the HMAC,
-// [Go] derives 32 bytes in all.
-//
-// The error is a [*CannotCarryError]; dst is then returned as it was.
-func (f Format) Append(dst []byte, set Set) ([]byte, error) {
+// Keys of a size that the format does not have, or for [HAProxy] of another size than
+// the current key, get secrets that are derived from theirs: HKDF-SHA256 (RFC 5869)
+// with the HMAC secret and the AES key one after the other as input keying material,
+// the name as salt and "sessapi FORMAT v1" as info ([NGHTTPX] has that of [OpenSSL]);
+// the output is the HMAC secret and then the AES key. The name stays. [H2O] has the AES
+// key as it is and derives 64 bytes for the HMAC, [Go] derives 32 bytes in all.
+func (f Format) Append(dst []byte, set Set) []byte {
 	l := &layouts[f]
-	if err := f.carries(set); err != nil {
-		return dst, err
-	}
-	ordered := make([]Key, 0, set.len())
-	size := 0
-	for _, k := range set.all() {
-		ordered = append(ordered, k)
-		size += l.size(k)
-	}
-	if l.order != currentFirst {
-		slices.Reverse(ordered)
-	}
-	if n := len(ordered); l.order == nextLast {
-		ordered[n-2], ordered[n-1] = ordered[n-1], ordered[n-2]
+	ordered, size := l.ordered(set), 0
+	for _, k := range ordered {
+		size += l.size(k, set.Keys[0])
 	}
 	dst = slices.Grow(dst, size) // growing it later would leave copies of secrets behind
 	for i, k := range ordered {
-		dst = l.appendKey(dst, k, len(ordered)-1-i)
+		dst = l.appendKey(dst, k, set.Keys[0], len(ordered)-1-i)
 	}
-	return dst, nil
+	return dst
+}
+
+// ordered returns the keys as a file of them all has them.
+func (l *layout) ordered(set Set) []Key {
+	ordered := make([]Key, 0, max(set.len()+1, minLines))
+	if l.order == nextLast {
+		ordered = append(ordered, set.Keys...)
+		slices.Reverse(ordered)
+		last := set.Next
+		if last == nil { // the newest previous key stands before the current one
+			last = &set.Keys[min(2, len(set.Keys)-1)]
+		}
+		ordered = append(ordered, *last)
+		for len(ordered) < minLines {
+			ordered = slices.Insert(ordered, 0, ordered[0])
+		}
+		return ordered
+	}
+	for _, k := range set.all() {
+		ordered = append(ordered, k)
+	}
+	if l.order == currentLast {
+		slices.Reverse(ordered)
+	}
+	return ordered
 }
 
 // AppendKey appends the i-th file of a [Format.OneKey] format to dst, which the
@@ -377,70 +503,67 @@ func (f Format) AppendKey(dst []byte, set Set, i int) ([]byte, error) {
 	}
 	for _, k := range set.all() {
 		if i == 0 {
-			return l.appendKey(slices.Grow(dst, l.size(k)), k, 0), nil
+			return l.appendKey(slices.Grow(dst, l.size(k, k)), k, k, 0), nil
 		}
 		i--
 	}
 	return dst, ErrNoSuchKey
 }
 
-// MinKeys is how many keys a set must have for the format, next included.
-func (f Format) MinKeys() int { return max(layouts[f].minKeys, 1) }
+// MinKeys is how many different keys a file of the format should have.
+func (f Format) MinKeys() int {
+	if layouts[f].order == nextLast {
+		return minLines
+	}
+	return 1
+}
 
-// carries returns a CannotCarryError when the server would not take the set, or
-// would take the wrong key for next.
-func (f Format) carries(set Set) error {
+// Derives reports whether keys of so many bits get derived secrets in a set whose
+// current key has so many.
+func (f Format) Derives(bits, currentBits int) bool {
 	l := &layouts[f]
-	steps := l.minKeys - set.len() // rotations until there are enough keys
-	if l.order == nextLast && set.Next == nil {
-		steps = max(steps, 1)
-	}
-	if steps <= 0 {
-		return nil
-	}
-	has, rotate := fmt.Sprintf("%d", set.len()), "once"
-	if set.Next == nil {
-		has += " and no next"
-	}
-	if steps > 1 {
-		rotate = fmt.Sprintf("%d times", steps)
-	}
-	return &CannotCarryError{f, fmt.Sprintf(
-		"needs at least %d keys with a next among them, and this set has %s: rotate %s, or push a set with a next",
-		l.minKeys, has, rotate)}
+	return l.derivedSize > 0 || 8*l.recordFor(bits, currentBits).secretSize != bits
 }
 
 // writes reports whether data is what the format makes of set.
 func (f Format) writes(data []byte, set Set) bool {
-	written, err := f.Append(nil, set)
+	written := f.Append(nil, set)
 	defer clear(written)
-	if err != nil {
-		return false
-	}
 	return subtle.ConstantTimeCompare(written, data) == 1
 }
 
-// recordFor returns the record that k is written as, and whether it has k's own
-// secrets.
-func (l *layout) recordFor(k Key) (record, bool) {
+// writesKey reports whether the format can make k of own, which has the same name.
+func (f Format) writesKey(k, own Key) bool {
+	var bufs [2][maxRecordSize]byte
+	defer clear(bufs[0][:])
+	defer clear(bufs[1][:])
+	l := &layouts[f]
+	return subtle.ConstantTimeCompare(l.appendRecord(bufs[0][:0], k, k), l.appendRecord(bufs[1][:0], own, k)) == 1
+}
+
+// recordFor returns the record that a key of so many bits is written as in a set whose
+// current key has so many.
+func (l *layout) recordFor(bits, currentBits int) record {
+	if l.oneSize {
+		bits = currentBits
+	}
 	for _, r := range l.records {
-		if 8*r.secretSize == k.Bits() {
-			return r, true
+		if 8*r.secretSize == bits {
+			return r
 		}
 	}
-	return l.records[0], false
+	return l.records[0]
 }
 
 // yamlSize is more than what a mapping takes besides its key.
 const yamlSize = 160
 
-// size returns how many bytes k takes at most, and exactly if it is in a raw
-// container.
-func (l *layout) size(k Key) int {
+// size returns how many bytes k takes at most in a set of that current key, and
+// exactly if it is in a raw container.
+func (l *layout) size(k, current Key) int {
 	n := l.derivedSize
 	if n == 0 {
-		r, _ := l.recordFor(k)
-		n = r.size()
+		n = l.recordFor(k.Bits(), current.Bits()).size()
 	}
 	switch l.container {
 	case yaml:
@@ -452,36 +575,37 @@ func (l *layout) size(k Key) int {
 	}
 }
 
-// appendKey appends k, behind which rank keys follow.
-func (l *layout) appendKey(dst []byte, k Key, rank int) []byte {
+// appendKey appends k of a set of that current key. rank keys follow it.
+func (l *layout) appendKey(dst []byte, k, current Key, rank int) []byte {
 	var buf [size256 + sha256.BlockSize]byte // enough for every format
 	defer clear(buf[:])
 	switch l.container {
 	case yaml:
-		return appendMapping(dst, k, l.appendRecord(k.AppendAESKey(buf[:0]), k), rank)
+		return appendMapping(dst, k, l.appendRecord(k.AppendAESKey(buf[:0]), k, current), rank)
 	case lines:
-		return append(base64.StdEncoding.AppendEncode(dst, l.appendRecord(buf[:0], k)), '\n')
+		return append(base64.StdEncoding.AppendEncode(dst, l.appendRecord(buf[:0], k, current)), '\n')
 	default:
-		return l.appendRecord(dst, k)
+		return l.appendRecord(dst, k, current)
 	}
 }
 
-// appendRecord appends the record of k or, without records, what is derived.
-func (l *layout) appendRecord(dst []byte, k Key) []byte {
+// appendRecord appends the record of k in a set of that current key or, without
+// records, what is derived.
+func (l *layout) appendRecord(dst []byte, k, current Key) []byte {
 	if l.derivedSize > 0 {
 		return l.appendDerived(dst, k, l.derivedSize)
 	}
-	r, own := l.recordFor(k)
+	r := l.recordFor(k.Bits(), current.Bits())
 	name := k.Name()
-	dst = append(dst, name[:]...)
+	dst = append(append(dst, r.prefix...), name[:]...)
 	m := k.view()
-	if !own {
+	if 8*r.secretSize != k.Bits() {
 		var buf [2 * size256]byte
 		defer clear(buf[:])
 		derived := l.appendDerived(buf[:0], k, 2*r.secretSize)
 		m.hmacSecret, m.aesKey = derived[:r.secretSize], derived[r.secretSize:]
 	}
-	if r.secrets == aesFirst {
+	if r.aesFirst {
 		return append(append(dst, m.aesKey...), m.hmacSecret...)
 	}
 	return append(append(dst, m.hmacSecret...), m.aesKey...)
@@ -504,7 +628,7 @@ func (l *layout) appendDerived(dst []byte, k Key, size int) []byte {
 	m := k.view()
 	secret := k.AppendAESKey(k.AppendHMACSecret(make([]byte, 0, len(m.hmacSecret)+len(m.aesKey))))
 	defer clear(secret)
-	derived, err := hkdf.Key(sha256.New, secret, m.name, "sessapi "+l.name+" v1", size)
+	derived, err := hkdf.Key(sha256.New, secret, m.name, "sessapi "+cmp.Or(l.label, l.name)+" v1", size)
 	if err != nil {
 		panic(err) // only for more than 255 hashes of output
 	}

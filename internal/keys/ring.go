@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"maps"
@@ -134,8 +133,8 @@ type Ring struct {
 	unexpected  uint64 // updates whose condition did not hold
 }
 
-// NewRing returns a ring with a current and a next key of 256 bits, fresh from
-// the operating system's random source. now is the wall clock, time.Now but for
+// NewRing returns a ring with a current, a next and a previous key of 256 bits, fresh
+// from the operating system's random source: as many as a server needs at least. now is the wall clock, time.Now but for
 // tests. [Ring.RotateWhenDue] rotates it.
 func NewRing(now func() time.Time, life Lifecycle) *Ring {
 	r := emptyRing(now, life)
@@ -156,23 +155,20 @@ func emptyRing(now func() time.Time, life Lifecycle) *Ring {
 
 // first is the set that an empty ring starts with.
 func (r *Ring) first() change {
-	next := generate(rand.Read, size256)
-	return r.prepare(&Set{Keys: []Key{generate(rand.Read, size256)}, Next: &next}, SourceGenerated)
+	return r.prepare(new(Generate(8*size256, minLines)), SourceGenerated)
 }
 
 // Load replaces the active set by the one that data is in the format. It
 // returns what [Ring.Replace] does, or [ErrNotReadable]. Data that is what the
 // format makes of the active set changes nothing, also where the format cannot
-// tell all of it.
+// tell all of it; and a key that is what the format makes of an active one is that key.
 func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
 		return Description{}, r.refuse(err)
 	}
 	defer set.Wipe()
-	return r.replace(set, u, func(active *Set) bool {
-		return set.equal(active) || format.writes(data, *active)
-	})
+	return r.replace(set, u, func(active *Set) bool { return format.writes(data, *active) }, format.writesKey)
 }
 
 // Replace replaces the active set by a copy of set and returns the description
@@ -180,27 +176,35 @@ func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 // the same roles and order, changes nothing.
 //
 // The error is an [*InvalidError], [ErrPrecondition] or [ErrUnavailable]; the
-// active set stays.
+// active set stays. A key with the name of an active one and other secrets is refused:
+// one of the two was read in the wrong format, and nodes that have different secrets by
+// one name never resume.
 func (r *Ring) Replace(set Set, u Update) (Description, error) {
-	return r.replace(set, u, set.equal)
+	return r.replace(set, u, func(*Set) bool { return false }, Key.Equal)
 }
 
-func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool) (Description, error) {
+// replace is Replace for a set that came in a form in which isActive knows the active
+// set, and isKey an active key of the same name, too.
+func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey func(k, active Key) bool) (Description, error) {
 	if err := set.Validate(); err != nil {
 		return Description{}, r.refuse(err)
 	}
 	return r.update(u, func(active *Set) (*Set, bool, error) {
-		if isActive(active) {
+		if set.equal(active) || isActive(active) {
 			return active, r.pushed, nil
 		}
 		c := set.clone()
+		if err := c.adopt(active, isKey); err != nil {
+			c.Wipe()
+			return nil, false, r.refuse(err)
+		}
 		return &c, true, nil
 	})
 }
 
 // Rotate goes one step from next to current to previous and returns the
 // description of what is active then: next becomes current, current becomes the
-// newest previous key, and a fresh random key of the same size becomes next.
+// newest previous key, and a fresh random key of 256 bits becomes next.
 //
 // A key is handed out before it encrypts, or other servers would get tickets
 // that they cannot open. In a set without a next key the step therefore only
@@ -237,12 +241,12 @@ func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 		case i > 0:
 			set.Keys = slices.Delete(set.Keys, i, i+1)
 		case i == 0 && set.Next == nil:
-			set.Keys[0] = active.fresh()
+			set.Keys[0] = fresh()
 		default:
 			if i == 0 {
 				set.Keys[0] = *set.Next
 			}
-			next := active.fresh()
+			next := fresh()
 			set.Next = &next
 		}
 		return set, r.pushed, nil

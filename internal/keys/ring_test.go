@@ -70,7 +70,7 @@ func TestNewRing(t *testing.T) {
 	if d.Generation != uint64(start.UnixMilli()) || d.Source != SourceGenerated {
 		t.Errorf("generation %d, source %s", d.Generation, d.Source)
 	}
-	if roster(d) != "c? n?" || d.Keys[0].Bits != 256 || d.Keys[1].Bits != 256 {
+	if roster(d) != "c? n? p?" || d.Keys[0].Bits != 256 || d.Keys[1].Bits != 256 || d.Keys[2].Bits != 256 {
 		t.Errorf("keys %v", d.Keys)
 	}
 	if d.Keys[0].ActivatedAt != d.UpdatedAt || !d.Keys[1].ActivatedAt.IsZero() || d.Keys[1].CreatedAt != d.UpdatedAt {
@@ -121,8 +121,8 @@ func TestRotate(t *testing.T) {
 				if roster(d) != want || d.Source != SourceRotation || d.Generation != following(before, d) {
 					t.Errorf("step %d: %s from %s at %d, want %s", i, roster(d), d.Source, d.Generation, want)
 				}
-				if slices.ContainsFunc(d.Keys, func(k KeyDescription) bool { return k.Bits != test.set.Keys[0].Bits() }) {
-					t.Errorf("step %d: sizes differ: %v", i, d.Keys)
+				if d.Keys[1].Bits != 256 {
+					t.Errorf("step %d: the new key is %v", i, d.Keys[1])
 				}
 				checkWiped(t, r, old)
 			}
@@ -172,7 +172,7 @@ func TestRevoke(t *testing.T) {
 			if roster(d) != test.want || d.Source != SourceAPI || d.Generation != following(before, d) {
 				t.Errorf("%s from %s, want %s", roster(d), d.Source, test.want)
 			}
-			if d.Keys[0].Bits != test.set.Keys[0].Bits() || d.Keys[0].ActivatedAt.IsZero() {
+			if isNew := strings.HasPrefix(test.want, "c?"); isNew && d.Keys[0].Bits != 256 || d.Keys[0].ActivatedAt.IsZero() {
 				t.Errorf("current is %v", d.Keys[0])
 			}
 			checkWiped(t, r, old)
@@ -237,7 +237,7 @@ func TestSameSetChangesNothing(t *testing.T) {
 		withNext(testSet(size128, 2, 1), testKey(3, size128)),
 		withNext(testSet(size128, 1, 2), testKey(4, size128)),
 		withNext(testSet(size128, 1), testKey(3, size128)),
-		withNext(testSet(size256, 1, 2), testKey(3, size256)),
+		withNext(testSet(size256, 4, 5), testKey(1, size128)),
 	} {
 		r := ringWith(t, set)
 		if d, err := r.Replace(other, Update{Source: SourceFile}); err != nil || d.Generation != following(before, d) || d.Source != SourceFile {
@@ -286,11 +286,61 @@ func TestTimes(t *testing.T) {
 	if !fourth.Keys[0].ActivatedAt.Equal(fourth.UpdatedAt) {
 		t.Errorf("current again: %v", fourth.Keys[0])
 	}
-	// The same name with other secrets is another key.
-	other := testKey(1, size128)
-	fifth := replace(Set{Keys: []Key{NewKey(other.view().name, other.view().aesKey, other.view().hmacSecret)}})
-	if k := fifth.Keys[0]; !k.CreatedAt.Equal(fifth.UpdatedAt) || k.Fingerprint == fourth.Keys[0].Fingerprint {
-		t.Errorf("other secrets: %v", k)
+}
+
+// Secrets that an active key of the same name has not are refused, in whatever place,
+// unless they are what the format makes of that key.
+func TestConflictingSecrets(t *testing.T) {
+	other := func(n, size int) Key { // the same name
+		k := testKey(n+50, size)
+		return NewKey(testKey(n, size).view().name, k.view().hmacSecret, k.view().aesKey)
+	}
+	active := withNext(testSet(size256, 1, 2), testKey(3, size256))
+	for _, test := range []struct {
+		set  Set
+		want []string
+	}{
+		{Set{Keys: []Key{other(1, size256)}}, []string{"keys[0].name conflicting_secrets"}},
+		{withNext(Set{Keys: []Key{testKey(1, size256), other(3, size256)}}, other(2, size128)), []string{"keys[1].name conflicting_secrets", "next.name conflicting_secrets"}},
+		{testSet(size128, 2, 8), []string{"keys[0].name conflicting_secrets"}},
+		{testSet(size256, 3, 8), nil},
+	} {
+		r := ringWith(t, active)
+		before := r.Description()
+		_, err := r.Replace(test.set, Update{Source: SourceAPI})
+		if got := issuesOf(t, err); !slices.Equal(got, test.want) {
+			t.Errorf("issues %q, want %q", got, test.want)
+		}
+		if err != nil && !same(before, r.Description()) {
+			t.Errorf("%v became %v", before, r.Description())
+		}
+		if want := uint64(min(1, len(test.want))); r.Stats().Rejected.Invalid[KindConflict] != want {
+			t.Errorf("counted %v", r.Stats().Rejected.Invalid)
+		}
+	}
+	for _, f := range Formats() {
+		if !f.Readable() {
+			continue
+		}
+		for _, size := range []int{size128, size256} {
+			active := withNext(testSet(size, 1, 2), testKey(3, size))
+			r := ringWith(t, active)
+			d, err := r.Load(f, written(f, Set{Keys: []Key{active.Keys[1]}}), Update{Source: SourceAPI})
+			if err != nil || d.Keys[0].Fingerprint != active.Keys[1].Fingerprint() {
+				t.Errorf("%s: an active key of %d bits, pushed as the format has it: %v, %v", f, 8*size, d.Keys, err)
+			}
+		}
+	}
+	// The layouts of one length that are easily taken for one another.
+	for _, swap := range []struct {
+		size      int
+		is, taken Format
+	}{{size128, NGINX, ATS}, {size128, ATS, NGINX}, {size256, DNSDist, Envoy}, {size256, OpenSSL, DNSDist}} {
+		r := ringWith(t, testSet(swap.size, 1))
+		_, err := r.Load(swap.taken, written(swap.is, testSet(swap.size, 1)), Update{Source: SourceAPI})
+		if got := issuesOf(t, err); !slices.Equal(got, []string{"keys[0].name conflicting_secrets"}) {
+			t.Errorf("%s as %s: issues %q", swap.is, swap.taken, got)
+		}
 	}
 }
 
@@ -318,8 +368,8 @@ func TestRefusedUpdates(t *testing.T) {
 		}
 	}
 	for i, err := range []error{
-		replace(Set{}), replace(testSet(size128, 1, 1)), replace(Set{Keys: []Key{testKey(1, size128), testKey(2, size256)}}),
-		load(nil), load(make([]byte, 47)), load(make([]byte, 48)), load(make([]byte, 65*48)),
+		replace(Set{}), replace(testSet(size128, 1, 1)), replace(Set{Keys: []Key{NewKey(name[:], testKey(1, size128).view().hmacSecret, testKey(1, size256).view().aesKey)}}),
+		replace(testSet(size256, 1)), load(nil), load(make([]byte, 47)), load(make([]byte, 48)), load(make([]byte, 65*48)),
 	} {
 		if _, ok := errors.AsType[*InvalidError](err); !ok {
 			t.Errorf("%d: %v, want an InvalidError", i, err)
@@ -336,7 +386,7 @@ func TestRefusedUpdates(t *testing.T) {
 	if stats.Rejected.Precondition != 5 {
 		t.Errorf("%d times precondition", stats.Rejected.Precondition)
 	}
-	if want := map[Kind]uint64{KindCount: 3, KindDuplicateName: 1, KindMixedSize: 1, KindLength: 1, KindEncoding: 0, KindWeak: 1}; !maps.Equal(stats.Rejected.Invalid, want) {
+	if want := map[Kind]uint64{KindCount: 3, KindDuplicateName: 1, KindMixedSize: 1, KindLength: 1, KindEncoding: 0, KindWeak: 1, KindConflict: 1}; !maps.Equal(stats.Rejected.Invalid, want) {
 		t.Errorf("rejected %v, want %v", stats.Rejected.Invalid, want)
 	}
 }
@@ -359,7 +409,7 @@ func TestStats(t *testing.T) {
 	if want := (map[Source]uint64{SourceGenerated: 1, SourceAPI: 0, SourceFile: 0, SourceRotation: 0}); !maps.Equal(r.Stats().Updates, want) {
 		t.Errorf("updates %v, want %v", r.Stats().Updates, want)
 	}
-	if want := (map[Kind]uint64{KindCount: 0, KindDuplicateName: 0, KindMixedSize: 0, KindLength: 0, KindEncoding: 0, KindWeak: 0}); !maps.Equal(r.Stats().Rejected.Invalid, want) {
+	if want := (map[Kind]uint64{KindCount: 0, KindDuplicateName: 0, KindMixedSize: 0, KindLength: 0, KindEncoding: 0, KindWeak: 0, KindConflict: 0}); !maps.Equal(r.Stats().Rejected.Invalid, want) {
 		t.Errorf("rejected %v, want %v", r.Stats().Rejected.Invalid, want)
 	}
 	if _, err := r.Load(ATS, written(ATS, testSet(size128, 1, 2, 3)), Update{Source: SourceFile}); err != nil {
@@ -388,9 +438,9 @@ func TestStats(t *testing.T) {
 
 // model is a ring as one would write it on paper. Keys are fingerprints.
 type model struct {
-	keys       []string // current and previous
-	next       string   // empty without one
-	bits       int
+	keys       []string       // current and previous
+	next       string         // empty without one
+	bits       map[string]int // of keys that were pushed
 	generation uint64
 	source     Source
 	updated    time.Time
@@ -398,8 +448,8 @@ type model struct {
 	activated  map[string]time.Time
 }
 
-// fresh stands for a key that the ring has yet to draw.
-const fresh = "fresh"
+// drawn stands for a key that the ring has yet to draw.
+const drawn = "drawn"
 
 // TestModel runs random operations against a ring and a model. KEYS_SEED sets
 // the seed.
@@ -420,10 +470,10 @@ func TestModel(t *testing.T) {
 func testModel(t *testing.T, random *rand.Rand) {
 	now := time.Now()
 	r := NewRing(func() time.Time { return now }, twiceADay)
-	m := model{bits: 256, created: make(map[string]time.Time), activated: make(map[string]time.Time), generation: uint64(now.UnixMilli()), source: SourceGenerated, updated: now}
+	m := model{bits: make(map[string]int), created: make(map[string]time.Time), activated: make(map[string]time.Time), generation: uint64(now.UnixMilli()), source: SourceGenerated, updated: now}
 	d := r.Description()
-	m.keys, m.next = []string{d.Keys[0].Fingerprint}, d.Keys[1].Fingerprint
-	m.created[m.keys[0]], m.created[m.next], m.activated[m.keys[0]] = now, now, now
+	m.keys, m.next = []string{d.Keys[0].Fingerprint, d.Keys[2].Fingerprint}, d.Keys[1].Fingerprint
+	m.created[m.keys[0]], m.created[m.keys[1]], m.created[m.next], m.activated[m.keys[0]] = now, now, now, now
 
 	for step := range 5000 {
 		time.Sleep(time.Duration(random.IntN(3)) * 20 * time.Minute)
@@ -438,7 +488,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 		case 1:
 			condition, holds = func(g uint64) bool { return g != m.generation }, false
 		}
-		keys, next, bits, source := slices.Clone(m.keys), m.next, m.bits, Source("")
+		keys, next, source := slices.Clone(m.keys), m.next, Source("")
 		var wantErr, err error
 		var operation string
 		switch random.IntN(5) {
@@ -450,7 +500,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 			} else {
 				before = len(keys)
 			}
-			next = fresh
+			next = drawn
 			for len(keys)+1 > max(4, before) {
 				successor := m.activated[keys[len(keys)-2]]
 				if len(keys) < MaxKeys && !successor.IsZero() && now.Sub(successor) < twiceADay.TicketLifetime {
@@ -469,12 +519,12 @@ func testModel(t *testing.T, random *rand.Rand) {
 				if target > 0 {
 					keys = slices.Delete(keys, target, target+1)
 				} else if next != "" {
-					keys[0], next = next, fresh
+					keys[0], next = next, drawn
 				} else {
-					keys[0] = fresh
+					keys[0] = drawn
 				}
 			case target == len(keys) && next != "":
-				name, next = active.Next.Name(), fresh
+				name, next = active.Next.Name(), drawn
 			default:
 				wantErr = ErrKeyNotFound
 			}
@@ -482,8 +532,9 @@ func testModel(t *testing.T, random *rand.Rand) {
 		case 2:
 			operation, source = "replace", SourceAPI
 			set := randomSet(random, active)
-			next, keys, bits = "", nil, set.Keys[0].Bits()
+			next, keys = "", nil
 			for role, k := range set.all() {
+				m.bits[k.Fingerprint()] = k.Bits()
 				if role == RoleNext {
 					next = k.Fingerprint()
 				} else {
@@ -513,7 +564,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 			d = r.Description()
 		} else if changed := !slices.Equal(keys, m.keys) || next != m.next; changed {
 			m.change(t, d, keys, next, now)
-			m.bits, m.source, m.updated = bits, source, now
+			m.source, m.updated = source, now
 			m.generation = max(m.generation+1, uint64(now.UnixMilli()))
 		}
 		if want := m.description(); !same(stripNames(d), want) {
@@ -542,10 +593,10 @@ func testModel(t *testing.T, random *rand.Rand) {
 func (m *model) change(t *testing.T, d Description, keys []string, next string, now time.Time) {
 	t.Helper()
 	place := func(key *string, i int) {
-		if *key == fresh && i < len(d.Keys) {
+		if *key == drawn && i < len(d.Keys) {
 			*key = d.Keys[i].Fingerprint
 			if _, known := m.created[*key]; known {
-				t.Fatalf("%s is not fresh", *key)
+				t.Fatalf("%s is not drawn", *key)
 			}
 		}
 	}
@@ -570,8 +621,12 @@ func (m *model) change(t *testing.T, d Description, keys []string, next string, 
 func (m *model) description() Description {
 	d := Description{Generation: m.generation, UpdatedAt: m.updated, Source: m.source}
 	add := func(role Role, key string) {
+		bits, ok := m.bits[key]
+		if !ok {
+			bits = 256
+		}
 		d.Keys = append(d.Keys, KeyDescription{
-			Role: role, Bits: m.bits, Fingerprint: key, CreatedAt: m.created[key], ActivatedAt: m.activated[key],
+			Role: role, Bits: bits, Fingerprint: key, CreatedAt: m.created[key], ActivatedAt: m.activated[key],
 		})
 	}
 	add(RoleCurrent, m.keys[0])
@@ -595,17 +650,14 @@ func stripNames(d Description) Description {
 
 // randomSet returns a valid set, in part of the keys of another.
 func randomSet(random *rand.Rand, other Set) Set {
-	size := other.Keys[0].Bits() / 8
 	var pool []Key
-	if random.IntN(3) == 0 {
-		size = size128 + size256 - size
-	} else {
+	if random.IntN(3) > 0 {
 		for _, k := range other.all() {
 			pool = append(pool, k.clone())
 		}
 	}
 	for _, n := range random.Perm(30)[:10] {
-		if k := testKey(n, size); !slices.ContainsFunc(pool, k.Equal) {
+		if k := testKey(n, []int{size128, size256}[n%2]); !slices.ContainsFunc(pool, k.Equal) {
 			pool = append(pool, k)
 		}
 	}

@@ -135,7 +135,7 @@ func (r *Ring) rotation() *Set {
 	for len(keys) > keep && (len(keys) >= MaxKeys || r.isOver(keys[len(keys)-2])) {
 		keys = keys[:len(keys)-1]
 	}
-	next := r.set.fresh()
+	next := fresh()
 	return &Set{Keys: keys, Next: &next}
 }
 

@@ -21,7 +21,7 @@ const (
 )
 
 // Set is the keys that are in use at one time. A valid one has 1 to [MaxKeys]
-// keys, all of one size, and no two of one name.
+// keys and no two of one name.
 type Set struct {
 	// Keys are the current key and then the previous ones, newest first.
 	Keys []Key
@@ -38,11 +38,13 @@ const (
 	KindCount         Kind = "count"          // the set has no key, too few for its format, or too many
 	KindEncoding      Kind = "encoding"       // text that is not base64
 	KindDuplicateName Kind = "duplicate_name" // a name that a key before it has
-	KindMixedSize     Kind = "mixed_size"     // secrets of 16 and of 32 bytes in one key or set
+	KindMixedSize     Kind = "mixed_size"     // secrets of 16 and of 32 bytes in one key, or in a file that has one size
 	KindWeak          Kind = "weak"           // secrets that are not random
+	// KindConflict is the name of a key in the active set, with other secrets.
+	KindConflict Kind = "conflicting_secrets"
 )
 
-var kinds = []Kind{KindLength, KindCount, KindEncoding, KindDuplicateName, KindMixedSize, KindWeak}
+var kinds = []Kind{KindLength, KindCount, KindEncoding, KindDuplicateName, KindMixedSize, KindWeak, KindConflict}
 
 // Issue is one reason to refuse a set.
 type Issue struct {
@@ -81,10 +83,8 @@ func (s *Set) Validate() error {
 		return err
 	}
 	var (
-		issues    []Issue
-		names     = make(map[Name]string, s.len()) // the field each is first seen in
-		size      int                              // of the secrets of the first key that fits
-		sizeField string
+		issues []Issue
+		names  = make(map[Name]string, s.len()) // the field each is first seen in
 	)
 	check := func(field string, k Key) {
 		issues = append(issues, k.issues(field)...)
@@ -96,14 +96,8 @@ func (s *Set) Validate() error {
 				names[k.Name()] = field
 			}
 		}
-		switch n := len(m.aesKey); {
-		case !isSize(n) || !isSize(len(m.hmacSecret)):
-		case len(m.hmacSecret) != n:
-			issues = append(issues, Issue{KindMixedSize, field, fmt.Sprintf("has an HMAC secret of %d bytes and an AES key of %d", len(m.hmacSecret), n)})
-		case size == 0:
-			size, sizeField = n, field
-		case n != size:
-			issues = append(issues, Issue{KindMixedSize, field, fmt.Sprintf("has secrets of %d bytes, those of %s have %d", n, sizeField, size)})
+		if h, a := len(m.hmacSecret), len(m.aesKey); h != a && isSize(h) && isSize(a) {
+			issues = append(issues, Issue{KindMixedSize, field, fmt.Sprintf("has an HMAC secret of %d bytes and an AES key of %d", h, a)})
 		}
 	}
 	for i, k := range s.Keys {
@@ -162,9 +156,6 @@ func (s *Set) all() iter.Seq2[Role, Key] {
 	}
 }
 
-// fresh returns a random key of the set's size.
-func (s *Set) fresh() Key { return generate(rand.Read, s.Keys[0].Bits()/8) }
-
 func (s *Set) clone() Set {
 	c := Set{Keys: make([]Key, len(s.Keys))}
 	for i, k := range s.Keys {
@@ -175,6 +166,38 @@ func (s *Set) clone() Set {
 		c.Next = &next
 	}
 	return c
+}
+
+// adopt puts copies of active keys in place of those of s that isKey says they are. The
+// error is an [*InvalidError] about keys that only have the name of an active one.
+func (s *Set) adopt(active *Set, isKey func(k, active Key) bool) error {
+	known := make(map[Name]Key, active.len())
+	for _, k := range active.all() {
+		known[k.Name()] = k
+	}
+	var issues []Issue
+	adopt := func(field string, k *Key) {
+		own, ok := known[k.Name()]
+		switch {
+		case !ok:
+		case !isKey(*k, own):
+			issues = append(issues, Issue{KindConflict, field + ".name",
+				"is that of an active key with other secrets: most likely the wrong format; if the active key is the wrong one, revoke it first"})
+		case !k.Equal(own):
+			k.wipe()
+			*k = own.clone()
+		}
+	}
+	for i := range s.Keys {
+		adopt(fmt.Sprintf("keys[%d]", i), &s.Keys[i])
+	}
+	if s.Next != nil {
+		adopt("next", s.Next)
+	}
+	if issues != nil {
+		return &InvalidError{issues}
+	}
+	return nil
 }
 
 // equal reports whether both sets have the same keys in the same roles and
@@ -189,6 +212,9 @@ func (s *Set) equal(other *Set) bool {
 	}
 	return same
 }
+
+// fresh returns a random key of the size that the ring makes.
+func fresh() Key { return generate(rand.Read, size256) }
 
 // Generate returns a set of fresh keys from the operating system's random
 // source, with secrets of 128 or 256 bits. Of two keys or more the last is

@@ -213,10 +213,7 @@ func TestSharedFile(t *testing.T) {
 	shared := new(sharedState)
 	a, b := newShared(t, shared), newShared(t, shared)
 	set := Generate(128, 2)
-	data, err := ATS.Append(nil, set)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := ATS.Append(nil, set)
 	file := [32]byte{1}
 	taken, err := a.Load(ATS, data, Update{Source: SourceFile, file: &file})
 	if err != nil {

@@ -302,11 +302,12 @@ func (r *Ring) takenFile() [sha256.Size]byte {
 //
 //	version (1), flags (1), generation (8), fleet ID (16, only with its flag),
 //	updated at (8), file hash (32), length of the source (1), source,
-//	size of a secret (1), keys (1)
+//	size of a secret (1), or mixedSizes, keys (1)
 //
 // and each key, in the order of [Set.all]:
 //
-//	name (16), HMAC secret, AES key, created at (8), activated at (8)
+//	size of a secret (1, only with mixedSizes), name (16), HMAC secret, AES key,
+//	created at (8), activated at (8)
 //
 // Times are nanoseconds since 1970; noTime is the zero time.
 const (
@@ -321,7 +322,11 @@ const (
 
 	// maxStateSize is more than any state has, so that its secrets are never
 	// left behind in a buffer that had to grow.
-	maxStateSize = 512 + MaxKeys*(NameSize+2*size256+2*8)
+	maxStateSize = 512 + MaxKeys*(1+NameSize+2*size256+2*8)
+
+	// mixedSizes says that keys differ in size, and is not used for others: versions
+	// that know of no such sets cannot read it.
+	mixedSizes = 0
 )
 
 func appendTime(dst []byte, t time.Time) []byte {
@@ -356,9 +361,13 @@ func appendState(dst []byte, c change, taken [sha256.Size]byte) []byte {
 	dst = append(dst, taken[:]...)
 	dst = append(dst, byte(len(d.Source)))
 	dst = append(dst, d.Source...)
-	dst = append(dst, byte(c.set.Keys[0].Bits()/8), byte(c.set.len()))
+	size := stateSize(c.set)
+	dst = append(dst, byte(size), byte(c.set.len()))
 	i := 0
 	for _, k := range c.set.all() {
+		if size == mixedSizes {
+			dst = append(dst, byte(k.Bits()/8))
+		}
 		dst = append(dst, k.view().name...)
 		dst = k.AppendHMACSecret(dst)
 		dst = k.AppendAESKey(dst)
@@ -367,6 +376,17 @@ func appendState(dst []byte, c change, taken [sha256.Size]byte) []byte {
 		i++
 	}
 	return dst
+}
+
+// stateSize is the size of the secrets of all keys, or mixedSizes.
+func stateSize(s *Set) int {
+	size := s.Keys[0].Bits() / 8
+	for _, k := range s.all() {
+		if k.Bits()/8 != size {
+			return mixedSizes
+		}
+	}
+	return size
 }
 
 // stateReader takes a state apart. Behind its end it reads zeros, and is short.
@@ -417,11 +437,15 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 	c.description.UpdatedAt = r.time()
 	copy(taken[:], r.bytes(len(taken)))
 	c.description.Source = Source(r.bytes(int(r.byte())))
-	size, count := int(r.byte()), int(r.byte())
-	if !isSize(size) || count > MaxKeys || flags&^(statePushed|stateNext|stateShared|stateFleet) != 0 {
+	sizes, count := int(r.byte()), int(r.byte())
+	if !isSize(sizes) && sizes != mixedSizes || count > MaxKeys || flags&^(statePushed|stateNext|stateShared|stateFleet) != 0 {
 		return change{}, taken, ErrInvalidState
 	}
 	for i := range count {
+		size := sizes
+		if sizes == mixedSizes {
+			size = int(r.byte())
+		}
 		k := NewKey(r.bytes(NameSize), r.bytes(size), r.bytes(size))
 		d := KeyDescription{Name: k.Name(), Role: RolePrevious, Bits: k.Bits(), Fingerprint: k.Fingerprint(), CreatedAt: r.time(), ActivatedAt: r.time()}
 		if i == 0 {
@@ -435,7 +459,7 @@ func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 		}
 		c.description.Keys = append(c.description.Keys, d)
 	}
-	if r.short || len(r.data) > 0 || flags&stateNext != 0 && c.set.Next == nil || flags&stateFleet != 0 && c.fleet == (FleetID{}) || c.set.Validate() != nil {
+	if r.short || len(r.data) > 0 || flags&stateNext != 0 && c.set.Next == nil || flags&stateFleet != 0 && c.fleet == (FleetID{}) || c.set.Validate() != nil || stateSize(c.set) != sizes {
 		c.set.Wipe()
 		return change{}, taken, ErrInvalidState
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -386,6 +387,10 @@ func FuzzState(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(shared.state)
+	if _, err := r.Replace(Set{Keys: []Key{testKey(1, size128), testKey(3, size256)}}, Update{Source: SourceAPI}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(store.state)
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, taken, err := parseState(data)
@@ -406,4 +411,38 @@ func FuzzState(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// A set of one size is stored as ever, and what is stored is read by every version; one
+// of two sizes comes back as it was.
+func TestStateOfSizes(t *testing.T) {
+	stored, err := os.ReadFile("testdata/state-1") // by a version that knew one size alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := withNext(testSet(size128, 1, 2), testKey(3, size128))
+	store := &memoryStore{state: bytes.Clone(stored)}
+	r, err := OpenRing(clock(), twiceADay, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := r.Snapshot(); !got.equal(&set) {
+		t.Errorf("read %v", got)
+	}
+	c, taken, err := parseState(stored)
+	if err != nil || !bytes.Equal(appendState(nil, c, taken), stored) {
+		t.Errorf("it is written in another way (%v)", err)
+	}
+	d, err := r.Rotate(Update{})
+	if err != nil || d.Keys[1].Bits != 256 || d.Keys[2].Bits != 128 {
+		t.Fatalf("%v, %v", d.Keys, err)
+	}
+	again, err := OpenRing(clock(), twiceADay, store)
+	if err != nil || !same(again.Description(), d) {
+		t.Errorf("%v came back as %v, %v", d, again.Description(), err)
+	}
+	before, _ := r.Snapshot()
+	if after, _ := again.Snapshot(); !after.equal(&before) {
+		t.Error("the keys are others")
+	}
 }

@@ -73,17 +73,10 @@ func TestVectors(t *testing.T) {
 		tested := 0
 		for _, f := range Formats() {
 			t.Run(v.Name+"/"+f.String(), func(t *testing.T) {
-				want, carries := v.Formats[f.String()]
-				got, err := f.Append([]byte("dst "), set)
-				if !carries {
-					if _, ok := errors.AsType[*CannotCarryError](err); !ok || string(got) != "dst " {
-						t.Errorf("wrote %q, %v", got, err)
-					}
-					return
-				}
+				want := v.Formats[f.String()]
 				tested++
-				if err != nil || !bytes.Equal(got, slices.Concat([]byte("dst "), want)) {
-					t.Errorf("wrote %x, %v, want %x", got, err, want)
+				if got := f.Append([]byte("dst "), set); len(want) == 0 || !bytes.Equal(got, slices.Concat([]byte("dst "), want)) {
+					t.Errorf("wrote %x, want %x", got, want)
 				}
 			})
 		}
@@ -120,10 +113,7 @@ func TestParseReadsWhatAppendWrites(t *testing.T) {
 	for _, v := range readVectors(t) {
 		for _, f := range Formats() {
 			t.Run(v.Name+"/"+f.String(), func(t *testing.T) {
-				data, carries := v.Formats[f.String()]
-				if !carries {
-					return
-				}
+				data := v.Formats[f.String()]
 				set, err := f.Parse(data)
 				if !f.Readable() {
 					if !errors.Is(err, ErrNotReadable) {
@@ -131,7 +121,7 @@ func TestParseReadsWhatAppendWrites(t *testing.T) {
 					}
 					return
 				}
-				if f == NGINX && len(data)%240 == 0 { // 5 keys of 48 bytes or 3 of 80
+				if f == NGINX && (len(data)%240 == 0 || len(data)%48 != 0 && len(data)%80 != 0) { // 5 keys of 48 bytes or 3 of 80, or both sizes
 					if got := issuesOf(t, err); !slices.Equal(got, []string{"keys length"}) {
 						t.Errorf("issues %q", got)
 					}
@@ -141,14 +131,8 @@ func TestParseReadsWhatAppendWrites(t *testing.T) {
 					t.Fatal(err)
 				}
 				want := v.set()
-				if f == HAProxy {
-					if !set.equal(&want) {
-						t.Errorf("read %v, wrote %v", set, want)
-					}
-					return
-				}
 				got, all := ordered(set), ordered(want)
-				if set.Next != nil || !slices.EqualFunc(got, all, func(a, b Key) bool { return a.Name() == b.Name() }) {
+				if (set.Next != nil) != (f == HAProxy && want.Next != nil) || !slices.EqualFunc(got, all, func(a, b Key) bool { return a.Name() == b.Name() }) {
 					t.Fatalf("read %v, wrote %v", set, want)
 				}
 				for i, k := range got {

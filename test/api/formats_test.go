@@ -2,8 +2,12 @@ package api_test
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,7 +35,6 @@ func TestFormats(t *testing.T) {
 	for _, format := range keys.Formats() {
 		t.Run(format.String(), func(t *testing.T) {
 			s, other := startService(t), startService(t)
-			s.post("/ticket-keys/rotate", "", nil).want(t, 200) // for HAProxy, which needs three
 			path := "/ticket-keys?format=" + format.String()
 			got := s.get(path, "*/*").want(t, 200).wantHeader(t, "Content-Type", typeOf(format)).wantHeader(t, "Cache-Control", "no-store")
 			etag := got.Header.Get("ETag")
@@ -88,11 +91,11 @@ func TestFormatFiles(t *testing.T) {
 		}
 		for i, key := range d.Keys {
 			file := s.get(fmt.Sprintf("%s&key=%d", path, i), "*/*").want(t, 200).body
-			if got := short(file); got != key.Name[:8] {
+			if got := hex.EncodeToString(file); !strings.HasPrefix(got, key.Name) && !strings.HasPrefix(got[min(24, len(got)):], key.Name) {
 				t.Errorf("%s: file %d has the key %s, want %s", format, i, got, key.Name)
 			}
 		}
-		if first := s.get(path, "*/*").want(t, 200).body; short(first) != d.Keys[0].Name[:8] {
+		if first := s.get(path, "*/*").want(t, 200).body; !bytes.Equal(first, s.get(path+"&key=0", "*/*").want(t, 200).body) {
 			t.Errorf("%s: without a number it is not the key that encrypts", format)
 		}
 		s.get(fmt.Sprintf("%s&key=%d", path, len(d.Keys)), "*/*").wantProblem(t, 404, api.ProblemCodeKeyNotFound)
@@ -104,18 +107,69 @@ func TestFormatFiles(t *testing.T) {
 	s.get("/ticket-keys?format=ATS", "*/*").wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 }
 
-// TestFormatCannotCarry has sets that HAProxy could not use as they are meant.
-func TestFormatCannotCarry(t *testing.T) {
+// Every format carries every set: a fresh one, one without a next key, one of a single
+// key, and one of two sizes.
+func TestFormatsCarryEverySet(t *testing.T) {
+	t.Parallel()
+	small, large := material(record()), material(record())
+	large["hmac_secret"], large["aes_key"] = append(record()[:16], record()[:16]...), append(record()[:16], record()[:16]...)
+	for name, body := range map[string]map[string]any{
+		"fresh":           nil,
+		"one key":         {"keys": []any{small}},
+		"three keys":      {"keys": []any{small, material(record()), material(record())}},
+		"128 to 256 bits": {"keys": []any{small, material(record())}, "next": large},
+		"256 bits of 128": {"keys": []any{large, small}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startService(t)
+			if body != nil {
+				data, err := json.Marshal(body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.post("/ticket-keys", typeJSON, data).want(t, 200)
+			}
+			d := describe(t, s.get("/ticket-keys", typeJSON))
+			for _, format := range keys.Formats() {
+				path := "/ticket-keys?format=" + format.String()
+				got := s.get(path, "*/*").want(t, 200)
+				if format == keys.HAProxy {
+					lines := bytes.Split(bytes.TrimSpace(got.body), []byte("\n"))
+					current, err := base64.StdEncoding.DecodeString(string(lines[len(lines)-2]))
+					if err != nil || len(lines) < 3 || short(current) != d.Keys[0].Name[:8] || len(current) != 16+int(d.Keys[0].Bits)/4 {
+						t.Errorf("haproxy: %d lines, the last but one has %d bytes", len(lines), len(current))
+					}
+				}
+				if format.Readable() && !format.OneKey() {
+					s.post(path, typeOf(format), got.body).want(t, 200).wantHeader(t, "ETag", got.Header.Get("ETag"))
+				}
+			}
+			// What derived_for lists is not the key's own: other keys give the same name and other bytes.
+			for i, key := range d.Keys {
+				for _, format := range []keys.Format{keys.HTTPD, keys.NGINX, keys.Envoy, keys.NGHTTPX, keys.Lighttpd} {
+					file := s.get(fmt.Sprintf("/ticket-keys?format=%s&key=%d", format, i), "*/*").want(t, 200).body
+					set, err := format.Parse(file)
+					if err != nil {
+						t.Fatal(err)
+					}
+					isOwn := set.Keys[0].Fingerprint() == key.Fingerprint
+					if derived := slices.Contains(key.DerivedFor, api.TicketKeyFormat(format.String())); derived == isOwn {
+						t.Errorf("key %d of %d bits for %s: derived %v, own secrets %v", i, key.Bits, format, derived, isOwn)
+					}
+				}
+			}
+			if derived := slices.Contains(d.Keys[len(d.Keys)-1].DerivedFor, "haproxy"); derived != (d.Keys[0].Bits != d.Keys[len(d.Keys)-1].Bits) {
+				t.Errorf("the last key is derived for haproxy: %v", derived)
+			}
+		})
+	}
+}
+
+// HAProxy's file is text.
+func TestFormatHAProxy(t *testing.T) {
 	t.Parallel()
 	s := startService(t)
 	const path = "/ticket-keys?format=haproxy"
-	fresh := s.get(path, "*/*").wantProblem(t, 409, api.ProblemCodeFormatCannotCarry)
-	if !strings.Contains(fresh.Detail, "rotate") {
-		t.Errorf("the problem does not say what to do: %s", fresh.Detail)
-	}
-	s.post("/ticket-keys", typeBytes, append(append(record(), record()...), record()...)).want(t, 200)
-	s.get(path, "*/*").wantProblem(t, 409, api.ProblemCodeFormatCannotCarry)
-	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
 	lines := s.get(path, "*/*").want(t, 200).body
 
 	// As HAProxy takes it, and as it does not.

@@ -107,7 +107,7 @@ func TestProblems(t *testing.T) {
 	}
 
 	beside := []api.ProblemCode{
-		api.ProblemCodeUnauthenticated, api.ProblemCodeForbidden, api.ProblemCodeFormatCannotCarry,
+		api.ProblemCodeUnauthenticated, api.ProblemCodeForbidden,
 		api.ProblemCodeTooManyRequests, api.ProblemCodeBackendUnavailable,
 	}
 	for _, code := range contract.Load(t).Doc.Components.Schemas["ProblemCode"].Value.Enum {

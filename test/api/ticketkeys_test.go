@@ -43,7 +43,7 @@ func TestTicketKeysGenerated(t *testing.T) {
 	t.Parallel()
 	s := startService(t)
 	d := describe(t, s.get("/ticket-keys", "*/*"))
-	if d.Source != api.Generated || len(d.Keys) != 2 || d.Keys[0].Role != api.Current || d.Keys[1].Role != api.Next {
+	if d.Source != api.Generated || len(d.Keys) != 3 || d.Keys[0].Role != api.Current || d.Keys[1].Role != api.Next || d.Keys[2].Role != api.Previous {
 		t.Errorf("a fresh service has %+v", d)
 	}
 	for _, k := range d.Keys {
@@ -55,7 +55,7 @@ func TestTicketKeysGenerated(t *testing.T) {
 		t.Error("two services made the same key")
 	}
 	raw := s.get("/ticket-keys?format=ats", "*/*").want(t, 200).wantHeader(t, "Content-Type", typeBytes)
-	if len(raw.body) != 96 || hex.EncodeToString(raw.body[:16]) != d.Keys[0].Name || hex.EncodeToString(raw.body[48:64]) != d.Keys[1].Name {
+	if len(raw.body) != 144 || hex.EncodeToString(raw.body[:16]) != d.Keys[0].Name || hex.EncodeToString(raw.body[48:64]) != d.Keys[1].Name {
 		t.Errorf("format=ats sends %d bytes", len(raw.body))
 	}
 }
@@ -70,7 +70,7 @@ func TestTicketKeysRoundTrip(t *testing.T) {
 	if after := describe(t, s.post("/ticket-keys", typeBytes, given.body)); after.Generation != before.Generation || roles(after) != roles(before) {
 		t.Errorf("%s became %s", roles(before), roles(after))
 	}
-	if part := describe(t, s.post("/ticket-keys", typeBytes, given.body[:48])); part.Generation != before.Generation+1 || part.Keys[0].Bits != api.N128 {
+	if part := describe(t, s.post("/ticket-keys", typeBytes, given.body[:48])); part.Generation != before.Generation+1 || part.Keys[0].Fingerprint != before.Keys[0].Fingerprint {
 		t.Errorf("a part of it became %+v", part)
 	}
 }
@@ -166,7 +166,7 @@ func TestTicketKeysRotateAndRevoke(t *testing.T) {
 	for range 5 {
 		after = describe(t, s.post("/ticket-keys/rotate", "", nil))
 	}
-	if len(after.Keys) != 2+1+5 { // all that live tickets may be sealed with
+	if len(after.Keys) != 3+1+5 { // all that live tickets may be sealed with
 		t.Errorf("%d keys are kept", len(after.Keys))
 	}
 
@@ -241,6 +241,10 @@ func TestTicketKeysRefused(t *testing.T) {
 		{"short name", typeJSON, jsonSet(func(k map[string]any) { k["name"] = "00" }), 422, "keys[0].name"},
 		{"name is no hex", typeJSON, jsonSet(func(k map[string]any) { k["name"] = strings.Repeat("z", 32) }), 422, "keys[0].name"},
 		{"broken base64", typeJSON, jsonSet(func(k map[string]any) { k["hmac_secret"] = "*" }), 422, "keys[0].hmac_secret"},
+		{"base64 with line ends", typeJSON, jsonSet(func(k map[string]any) { k["aes_key"] = "AAECAwQF\nBgcICQoLDA0ODw==\n" }), 422, "keys[0].aes_key"},
+		{"an active name with other secrets", typeBytes, append(bytes.Clone(good[:47]), good[47]^1), 422, "keys[0].name"},
+		{"hex text", typeBytes, hex.AppendEncode(nil, many(1)), 422, "keys"},
+		{"a newline at the end", typeBytes, append(many(1), '\n'), 422, "keys"},
 		{"no keys", typeJSON, []byte(`{"keys":[]}`), 422, "keys"},
 		{"second key's broken base64", typeJSON, []byte(`{"keys":[{"name":"","hmac_secret":"","aes_key":""},{"name":"","hmac_secret":"","aes_key":"*"}]}`), 422, "keys[1].aes_key"},
 		{"members in another case", typeJSON, []byte(`{"KEYS":[]}`), 400, ""},
