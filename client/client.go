@@ -64,6 +64,13 @@ type TicketKeyRole = api.TicketKeyRole
 // TicketKeyBits is the size of a key's secrets: 128 or 256.
 type TicketKeyBits = api.TicketKeyBits
 
+// TicketKeyUpload is a set of keys with their secrets: the first encrypts, Next is the
+// next to.
+type TicketKeyUpload = api.TicketKeyUpload
+
+// TicketKeyMaterial is a key with its secrets.
+type TicketKeyMaterial = api.TicketKeyMaterial
+
 // Client makes requests to one service. It is safe for concurrent use.
 type Client struct {
 	api *api.Client
@@ -191,8 +198,8 @@ func (c *Client) TicketKeys(ctx context.Context) (*TicketKeys, error) {
 	})
 }
 
-// Format returns the active set in the format of a server: ats, httpd, nginx,
-// envoy, haproxy, dnsdist, h2o, openssl or go. For servers that read one key a
+// Format returns the active set in the format of a server, one of those that
+// openapi.yaml lists: ats, httpd, nginx and so on. For servers that read one key a
 // file it returns one of the files: that of key, from 0, which encrypts and is
 // meant by nil. For other servers key must be nil. The caller must wipe what is
 // returned.
@@ -283,6 +290,19 @@ func (c *Client) Push(ctx context.Context, format string, data []byte, options .
 	params := &api.ReplaceTicketKeysParams{Format: new(api.TicketKeyFormat(format)), IfMatch: ifMatch(options)}
 	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
 		return c.api.ReplaceTicketKeysWithBody(ctx, params, contentType(format), bytes.NewReader(data))
+	})
+}
+
+// PushKeys is Push for keys one by one. Their secrets remain the caller's to wipe.
+func (c *Client) PushKeys(ctx context.Context, upload TicketKeyUpload, options ...UpdateOption) (*TicketKeys, error) {
+	body, err := json.Marshal(upload)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(body)
+	params := &api.ReplaceTicketKeysParams{IfMatch: ifMatch(options)}
+	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
+		return c.api.ReplaceTicketKeysWithBody(ctx, params, "application/json", bytes.NewReader(body))
 	})
 }
 

@@ -47,74 +47,111 @@ const (
 // second. A failure, which may be that of take, is logged and tried again after
 // a pause that grows with each failure in a row, is cut by up to a half at random
 // so that a fleet does not return all at once, and is no shorter than the service
-// asks for.
+// asks for. The log tells a service that does not answer from take failing, and says
+// when both work again.
 func (c *Client) Watch(ctx context.Context, format string, key *int, take func(data []byte) error) error {
-	return c.follow(ctx, format, func(etag string) (string, error) {
+	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
 		newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
-		defer func() { clear(data) }()
-		if err != nil || newETag == etag {
-			return newETag, err
-		}
-		return newETag, take(data)
-	})
+		return newETag, [][]byte{data}, err
+	}, func(files [][]byte) error { return take(files[0]) })
 }
 
-// WatchFiles is [Client.Watch] for servers that read one key a file: take gets
-// the contents of all files of one set, at most n and at least one, in the order
-// of their keys.
+// WatchFiles is [Client.Watch] for servers that read one key a file: take gets what
+// [Client.Files] returns.
 func (c *Client) WatchFiles(ctx context.Context, format string, n int, take func(files [][]byte) error) error {
-	return c.follow(ctx, format, func(etag string) (string, error) {
-		newETag, data, err := c.fetch(ctx, wait+grace, format, new(0), etag, wait)
-		files := [][]byte{data}
-		defer func() {
-			for _, file := range files {
-				clear(file)
-			}
-		}()
-		if err != nil || newETag == etag {
-			return newETag, err
-		}
-		for i := 1; i < n; i++ {
-			keyETag, data, err := c.fetch(ctx, requestTimeout, format, &i, "", 0)
-			if e, ok := errors.AsType[*Error](err); ok && e.Code == string(api.ProblemCodeKeyNotFound) {
-				break // the set has no more
-			}
-			if err != nil {
-				return "", err
-			}
-			files = append(files, data)
-			if keyETag != newETag {
-				return "", errors.New("the keys changed while their files were fetched")
-			}
-		}
-		return newETag, take(files)
-	})
+	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
+		return c.fetchFiles(ctx, wait+grace, format, n, etag, wait)
+	}, take)
 }
 
-// follow calls poll over and over until ctx ends. poll gets the ETag of what was
-// taken last, and returns that of what is then.
-func (c *Client) follow(ctx context.Context, format string, poll func(etag string) (string, error)) error {
+// Files returns the first n files of the active set, or as many as it has, in the format
+// of a server that reads one key a file, in the order of their keys. All are of one
+// generation. The caller must wipe them.
+func (c *Client) Files(ctx context.Context, format string, n int) ([][]byte, error) {
+	_, files, err := c.fetchFiles(ctx, requestTimeout, format, n, "", 0)
+	return files, err
+}
+
+// maxMoves is how often files are fetched anew because the set has changed meanwhile.
+const maxMoves = 10
+
+// fetchFiles is fetch for the first n files of one set.
+func (c *Client) fetchFiles(ctx context.Context, timeout time.Duration, format string, n int, etag string, wait time.Duration) (newETag string, files [][]byte, err error) {
+	for range maxMoves {
+		newETag, first, err := c.fetch(ctx, timeout, format, new(0), etag, wait)
+		if err != nil || etag != "" && newETag == etag {
+			return newETag, nil, err
+		}
+		files, err := c.fetchOthers(ctx, format, n, newETag, [][]byte{first})
+		if err == nil {
+			return newETag, files, nil
+		}
+		wipe(files)
+		if !errors.Is(err, errMoved) {
+			return "", nil, err
+		}
+	}
+	return "", nil, errMoved
+}
+
+var errMoved = errors.New("the keys changed while their files were fetched")
+
+// fetchOthers appends the files behind the first one, and returns all.
+func (c *Client) fetchOthers(ctx context.Context, format string, n int, etag string, files [][]byte) ([][]byte, error) {
+	for i := 1; i < n; i++ {
+		itsETag, data, err := c.fetch(ctx, requestTimeout, format, &i, "", 0)
+		if e, ok := errors.AsType[*Error](err); ok && e.Code == string(api.ProblemCodeKeyNotFound) {
+			return files, nil // the set has no more
+		}
+		if err != nil {
+			return files, err
+		}
+		files = append(files, data)
+		if itsETag != etag {
+			return files, errMoved
+		}
+	}
+	return files, nil
+}
+
+func wipe(files [][]byte) {
+	for _, data := range files {
+		clear(data)
+	}
+}
+
+// follow fetches over and over until ctx ends, and calls take with each new set. fetch
+// gets the ETag of the set that was taken last.
+func (c *Client) follow(ctx context.Context, format string, fetch func(etag string) (string, [][]byte, error), take func(files [][]byte) error) error {
 	etag, failures := "", 0
 	for {
 		began := time.Now()
-		taken, err := poll(etag)
+		failure := "cannot fetch the ticket keys; the last ones stay"
+		newETag, files, err := fetch(etag)
 		if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified && etag != "" {
-			taken, err = etag, nil
+			newETag, err = etag, nil
 		}
+		if err == nil && newETag != etag {
+			failure = "cannot apply the ticket keys"
+			err = take(files)
+		}
+		wipe(files)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		pause := interval - time.Since(began)
 		if err == nil {
-			if taken != etag {
+			if newETag != etag {
 				pause = min(pause, settle)
 			}
-			etag, failures = taken, 0
+			if failures > 0 {
+				c.log.Info("the ticket keys are up to date again", slog.String("format", format), slog.Int("failures", failures))
+			}
+			etag, failures = newETag, 0
 		} else {
 			pause = backoff(failures, err)
 			failures++
-			c.log.Warn("cannot follow the ticket keys; the last ones stay",
-				slog.String("format", format), slog.Duration("retry_in", pause), slog.String("error", err.Error()))
+			c.log.Warn(failure, slog.String("format", format), slog.Duration("retry_in", pause), slog.String("error", err.Error()))
 		}
 		timer := time.NewTimer(pause)
 		select {

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -486,4 +488,69 @@ func visit(t *testing.T, address string, session tls.ClientSessionCache) bool {
 	_, _ = io.Copy(io.Discard, response.Body)
 	_ = response.Body.Close()
 	return response.TLS.DidResume
+}
+
+// The log says whether the service or what takes the keys fails, and when it is over.
+func TestWatchLogs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errStop)
+		defer cancel()
+		var log bytes.Buffer
+		requests, applied := 0, 0
+		c, err := New("http://sessapi", WithLogger(slog.New(slog.NewTextHandler(&log, nil))), WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			switch requests++; {
+			case requests <= 2:
+				return nil, errors.New("connection refused")
+			case r.Header.Get("If-None-Match") != "":
+				return hold(r)
+			}
+			return answer(200, `"1"`, "keys"), nil
+		})}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = c.Watch(ctx, "ats", nil, func([]byte) error {
+			if applied++; applied == 1 {
+				return errors.New("exit status 7")
+			}
+			return nil
+		})
+		if err != errStop || applied != 2 {
+			t.Errorf("applied %d times, %v", applied, err)
+		}
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			fields := regexp.MustCompile(`level=(\w+) msg="([^"]*)".*?(error=.*|failures=.*)\n`).FindStringSubmatch(line)
+			got = append(got, strings.Join(fields[1:], ", "))
+		}
+		fetch := `WARN, cannot fetch the ticket keys; the last ones stay, error="Get \"http://sessapi/ticket-keys?format=ats\": connection refused"`
+		if want := []string{fetch, fetch, `WARN, cannot apply the ticket keys, error="exit status 7"`, "INFO, the ticket keys are up to date again, failures=3"}; !slices.Equal(got, want) {
+			t.Errorf("logged %q", got)
+		}
+	})
+}
+
+// Files are all of one generation, and no more than there are.
+func TestFiles(t *testing.T) {
+	requests := 0
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		generation := min(requests, 4) // it moves three times
+		if r.URL.Query().Get("key") > "2" {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"code": "key_not_found"}`)
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("ETag", fmt.Sprintf(`"%d"`, generation))
+		_, _ = fmt.Fprintf(w, "key %s of %d", r.URL.Query().Get("key"), generation)
+	})
+	for n, want := range map[int]string{2: "key 0 of 4,key 1 of 4", 9: "key 0 of 4,key 1 of 4,key 2 of 4"} {
+		requests = 0
+		files, err := c.Files(t.Context(), "nginx", n)
+		if got := string(bytes.Join(files, []byte(","))); err != nil || got != want {
+			t.Errorf("%d files: %q, %v", n, got, err)
+		}
+	}
 }

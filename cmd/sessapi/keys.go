@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"golang.org/x/term"
+
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -17,6 +19,7 @@ type keysCommand struct {
 	Generate generateCommand `cmd:"" help:"Write fresh random keys."`
 	Inspect  inspectCommand  `cmd:"" help:"Show the keys of a file without their secrets; exit with 1 when they are weak or invalid."`
 	Convert  convertCommand  `cmd:"" help:"Write the keys of a file in another format."`
+	List     listCommand     `cmd:"" help:"Show the keys of the service."`
 	Push     pushCommand     `cmd:"" help:"Replace the keys of the service."`
 	Pull     pullCommand     `cmd:"" help:"Fetch the keys of the service."`
 	Rotate   rotateCommand   `cmd:"" help:"Rotate the keys of the service by one step."`
@@ -128,7 +131,15 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 	if err != nil {
 		return err
 	}
-	_, err = env.stdout.Write(data)
+	return writeSecret(env, f, data)
+}
+
+// writeSecret writes keys to standard output, but no binary ones to a terminal.
+func writeSecret(env environment, f keys.Format, data []byte) error {
+	if file, isFile := env.stdout.(*os.File); isFile && !f.Text() && term.IsTerminal(int(file.Fd())) {
+		return fmt.Errorf("keys for %s are binary and secret, and standard output is a terminal: write them to a file (> FILE)", f)
+	}
+	_, err := env.stdout.Write(data)
 	return err
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -37,12 +39,15 @@ func (c generateCommand) Run(env environment) error {
 }
 
 type inspectCommand struct {
-	File   string         `arg:"" placeholder:"FILE" help:"File to read; - is standard input."`
-	Format readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the file, which its content does not tell: ${readable_formats}."`
+	File   string          `arg:"" placeholder:"FILE" help:"File to read; - is standard input."`
+	Format *readableFormat `env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}. Without it, the formats that the file may have are listed."`
 }
 
 // Run writes a table of the keys. The error is what is wrong with them.
 func (c inspectCommand) Run(env environment) error {
+	if c.Format == nil {
+		return c.listFormats(env)
+	}
 	set, err := readKeys(env, c.File, c.Format.Format)
 	if err != nil {
 		return err
@@ -65,6 +70,53 @@ func (c inspectCommand) Run(env environment) error {
 		return err
 	}
 	return set.Validate()
+}
+
+// listFormats writes a table of the formats in which the file has good keys. Which of
+// them it is in does not show in it: layouts of one size differ in their order alone.
+func (c inspectCommand) listFormats(env environment) error {
+	data, err := readInput(env, c.File)
+	if err != nil {
+		return err
+	}
+	defer clear(data)
+	table := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "FORMAT\tKEYS\tBITS\tENCRYPTS")
+	found := false
+	var refused []string                 // reasons, in order
+	formats := make(map[string][]string) // that have each reason
+	for _, f := range keys.Formats() {
+		if !f.Readable() {
+			continue
+		}
+		set, err := f.Parse(data)
+		if err == nil {
+			err = set.Validate()
+		}
+		n := len(set.Keys)
+		if set.Next != nil {
+			n++
+		}
+		switch {
+		case err != nil:
+			reason := strings.TrimPrefix(err.Error(), "invalid ticket keys: ")
+			if formats[reason] == nil {
+				refused = append(refused, reason)
+			}
+			formats[reason] = append(formats[reason], f.String())
+		case n == 1 || !f.OneKey():
+			found = true
+			fmt.Fprintf(table, "%s\t%d\t%d\t%s\n", f, n, set.Keys[0].Bits(), set.Keys[0].Name())
+		}
+		set.Wipe()
+	}
+	if found {
+		return table.Flush()
+	}
+	for i, reason := range refused {
+		refused[i] = strings.Join(formats[reason], ", ") + ": " + reason
+	}
+	return fmt.Errorf("%s has keys in no format; %s", c.File, strings.Join(refused, "; "))
 }
 
 type convertCommand struct {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -8,11 +9,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sessapi/sessapi/client"
@@ -99,26 +101,97 @@ func (r remote) explain(err error) error {
 	return fmt.Errorf("%w; is --server=%s the service, and does it run?", err, r.Server)
 }
 
+type listCommand struct {
+	remote
+}
+
+// Run writes a table of the keys of the service.
+func (c listCommand) Run(env environment) error {
+	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) { return service.TicketKeys(env.ctx) })
+}
+
 type pushCommand struct {
 	remote
-	File    string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read; - is standard input."`
-	Format  readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}."`
+	Files   []string       `arg:"" optional:"" name:"file" placeholder:"FILE" help:"Files to read, several for a server that reads one key a file: the first encrypts. - is standard input, and the default."`
+	Format  readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the files: ${readable_formats}."`
 	IfMatch *uint64        `env:"-" placeholder:"GENERATION" help:"Push only while the keys of the service are of this generation."`
 }
 
-// Run pushes the file.
-func (c pushCommand) Run(env environment) error {
-	data, err := readInput(env, c.File)
-	if err != nil {
-		return err
+// Validate implements kong's check of the flags.
+func (c pushCommand) Validate() error {
+	if len(c.Files) > 1 && !c.Format.OneKey() {
+		return fmt.Errorf("%s has all keys in one file: name one", c.Format)
 	}
-	defer clear(data)
+	return nil
+}
+
+// Run pushes the files.
+func (c pushCommand) Run(env environment) error {
 	var options []client.UpdateOption
 	if c.IfMatch != nil {
 		options = append(options, client.IfGeneration(*c.IfMatch))
 	}
+	if len(c.Files) > 1 {
+		return c.pushFiles(env, options)
+	}
+	data, err := readInput(env, append(c.Files, "-")[0])
+	if err != nil {
+		return err
+	}
+	defer clear(data)
+	return c.push(env, data, options)
+}
+
+func (c pushCommand) push(env environment, data []byte, options []client.UpdateOption) error {
 	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
 		return service.Push(env.ctx, c.Format.String(), data, options...)
+	})
+}
+
+// pushFiles pushes files of a key each. Where their bytes, one file behind another, do
+// not tell the sizes of the keys, it pushes the keys themselves.
+func (c pushCommand) pushFiles(env environment, options []client.UpdateOption) error {
+	var set keys.Set
+	defer func() { set.Wipe() }()
+	data := make([]byte, 0, maxKeyFile) // growing it would leave copies of secrets behind
+	defer func() { clear(data) }()
+	for _, path := range c.Files {
+		file, err := readInput(env, path)
+		if err != nil {
+			return err
+		}
+		one, err := c.Format.Parse(file)
+		if len(data)+len(file) <= cap(data) {
+			data = append(data, file...)
+		}
+		clear(file)
+		set.Keys = append(set.Keys, one.Keys...)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s as %s: %w", path, c.Format, err)
+		case len(one.Keys) > 1:
+			return fmt.Errorf("%s has %d keys, a file for %s has one", path, len(one.Keys), c.Format)
+		}
+	}
+	together, err := c.Format.Parse(data)
+	defer together.Wipe()
+	if err == nil && len(together.Keys) == len(set.Keys) {
+		return c.push(env, data, options)
+	}
+	upload := client.TicketKeyUpload{}
+	for _, k := range set.Keys {
+		upload.Keys = append(upload.Keys, client.TicketKeyMaterial{
+			Name: k.Name().String(), HMACSecret: k.AppendHMACSecret(nil), AESKey: k.AppendAESKey(nil),
+		})
+	}
+	defer func() {
+		for _, k := range upload.Keys {
+			clear(k.HMACSecret)
+			clear(k.AESKey)
+		}
+	}()
+	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
+		return service.PushKeys(env.ctx, upload, options...)
 	})
 }
 
@@ -156,22 +229,128 @@ func (c revokeCommand) Run(env environment) error {
 
 // selection is the flags of the commands that fetch keys.
 type selection struct {
-	Format format `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
-	Key    *int   `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
+	Format format    `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
+	Key    *int      `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
+	Files  int       `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: the key that encrypts and those behind it. When the set has fewer, the first key is written again."`
+	Mode   *fileMode `env:"-" placeholder:"MODE" help:"Mode of the files, in octal: 0600 if not given."`
+	Owner  fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number; the user of this command if not given."`
 }
 
-// Validate implements kong's check of the flags.
-func (s selection) Validate() error { return checkKeyFlag(s.Format.Format, s.Key) }
+// fileMode is a flag that is the mode of a file with secrets.
+type fileMode fs.FileMode
 
-// check refuses what is no keys, so that no file of keys is replaced by it.
-func (s selection) check(data []byte) error {
+// UnmarshalText reads octal digits.
+func (m *fileMode) UnmarshalText(text []byte) error {
+	mode, err := files.ParseMode(string(text))
+	*m = fileMode(mode)
+	return err
+}
+
+// fileOwner is a flag that is the owner of a file.
+type fileOwner struct {
+	uid, gid int
+	set      bool
+}
+
+// UnmarshalText looks up the user and the group.
+func (o *fileOwner) UnmarshalText(text []byte) (err error) {
+	o.set = true
+	o.uid, o.gid, err = files.ParseOwner(string(text))
+	return err
+}
+
+const keyPlaceholder = "{key}"
+
+// check says whether the flags suit the file that they are about; "" for none.
+func (s selection) check(out string) error {
+	switch several := strings.Contains(out, keyPlaceholder); {
+	case several != (s.Files != 0):
+		return errors.New("--files=N and --out with {key} in it go together")
+	case several && (s.Files < 1 || s.Files > keys.MaxKeys):
+		return fmt.Errorf("--files must be 1 to %d", keys.MaxKeys)
+	case several && s.Key != nil:
+		return errors.New("--files writes several keys: leave out --key")
+	case several && !s.Format.OneKey():
+		return fmt.Errorf("%s reads all keys from one file: leave out --files", s.Format)
+	case out == "" && (s.Mode != nil || s.Owner.set):
+		return errors.New("--mode and --owner need --out")
+	}
+	return checkKeyFlag(s.Format.Format, s.Key)
+}
+
+// fetch returns the content of the file, or of each of the files, which the caller must
+// wipe.
+func (s selection) fetch(ctx context.Context, service *client.Client) (contents [][]byte, err error) {
+	if s.Files > 0 {
+		return service.Files(ctx, s.Format.String(), s.Files)
+	}
+	data, err := service.Format(ctx, s.Format.String(), s.Key)
+	return [][]byte{data}, err
+}
+
+func wipe(contents [][]byte) {
+	for _, data := range contents {
+		clear(data)
+	}
+}
+
+// checkKeys refuses what is no keys, so that no file of keys is replaced by it.
+func (s selection) checkKeys(contents [][]byte) error {
 	if !s.Format.Readable() { // of which the client knows the media type
 		return nil
 	}
-	set, err := s.Format.Parse(data)
-	set.Wipe()
-	if err != nil {
-		return fmt.Errorf("what the service sends is no keys as %s: %w", s.Format, err)
+	for _, data := range contents {
+		set, err := s.Format.Parse(data)
+		set.Wipe()
+		if err != nil {
+			return fmt.Errorf("what the service sends is no keys as %s: %w", s.Format, err)
+		}
+	}
+	return nil
+}
+
+// paths are the files that are written to out, in the order of their keys.
+func (s selection) paths(out string) []string {
+	if s.Files == 0 {
+		return []string{out}
+	}
+	paths := make([]string, s.Files)
+	for i := range paths {
+		paths[i] = strings.ReplaceAll(out, keyPlaceholder, strconv.Itoa(i))
+	}
+	return paths
+}
+
+// write replaces the files that differ from what is to be there, and calls before first
+// if there is any. The key that encrypts comes last: a server that reads the files
+// meanwhile knows at least all that it is told to encrypt with.
+func (s selection) write(out string, contents [][]byte, before func() error) error {
+	a := files.Attributes{UID: -1, GID: -1}
+	if s.Mode != nil {
+		a.Mode = fs.FileMode(*s.Mode)
+	}
+	if s.Owner.set {
+		a.UID, a.GID = s.Owner.uid, s.Owner.gid
+	}
+	for i, path := range slices.Backward(s.paths(out)) {
+		data := contents[0] // a server would not start without the file, and an old one may hold a key that was revoked
+		if i < len(contents) {
+			data = contents[i]
+		}
+		if files.Is(path, data, a) {
+			continue
+		}
+		if before != nil {
+			if err := before(); err != nil {
+				return err
+			}
+			before = nil
+		}
+		written := a
+		written.Mode = cmp.Or(a.Mode, 0o600)
+		if err := files.ReplaceAs(path, data, written); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -179,8 +358,11 @@ func (s selection) check(data []byte) error {
 type pullCommand struct {
 	remote
 	selection
-	Out string `env:"-" placeholder:"FILE" help:"File to write, of mode 0600, instead of standard output."`
+	Out string `env:"-" placeholder:"FILE" help:"File to write instead of standard output. With --files, {key} in it is the number of the key."`
 }
+
+// Validate implements kong's check of the flags.
+func (c pullCommand) Validate() error { return c.check(strings.TrimPrefix(c.Out, "-")) }
 
 // Run fetches the keys.
 func (c pullCommand) Run(env environment) error {
@@ -188,46 +370,106 @@ func (c pullCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	data, err := service.Format(env.ctx, c.Format.String(), c.Key)
+	contents, err := c.fetch(env.ctx, service)
+	defer wipe(contents)
 	if err != nil {
 		return c.explain(err)
 	}
-	defer clear(data)
-	if err := c.check(data); err != nil {
+	if err := c.checkKeys(contents); err != nil {
 		return err
 	}
-	if c.Out != "" && c.Out != "-" {
-		return files.Replace(c.Out, data)
+	switch c.Out {
+	case "":
+		return writeSecret(env, c.Format.Format, contents[0])
+	case "-":
+		_, err := env.stdout.Write(contents[0])
+		return err
 	}
-	_, err = env.stdout.Write(data)
-	return err
+	return c.write(c.Out, contents, nil)
 }
 
 type watchCommand struct {
 	remote
 	selection
-	Out   string `required:"" env:"-" placeholder:"FILE" help:"File to write, of mode 0600. With --files, {key} in it is the number of the key."`
-	Files int    `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: of the key that encrypts and of those after it. When the set has fewer, the first key is written again."`
-	Exec  string `env:"-" placeholder:"COMMAND" help:"Shell command to run whenever the keys were written, such as the reload of a server. It may take a minute."`
+	Out  string `required:"" env:"-" placeholder:"FILE" help:"File to write. With --files, {key} in it is the number of the key."`
+	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run when a file was written, such as the reload of a server, and again until it succeeds. It may take a minute."`
+	Once bool   `env:"-" help:"Write the files, run the command if it is due, and exit: with 1 when either fails."`
 }
-
-const keyPlaceholder = "{key}"
 
 // Validate implements kong's check of the flags.
 func (c watchCommand) Validate() error {
-	switch several := strings.Contains(c.Out, keyPlaceholder); {
-	case c.Out == "-":
+	if c.Out == "-" {
 		return errors.New("--out must be a file")
-	case several != (c.Files != 0):
-		return errors.New("--files=N and --out with {key} in it go together")
-	case several && (c.Files < 1 || c.Files > keys.MaxKeys):
-		return fmt.Errorf("--files must be 1 to %d", keys.MaxKeys)
-	case several && c.Key != nil:
-		return errors.New("--files writes several keys: leave out --key")
-	case several && !c.Format.OneKey():
-		return fmt.Errorf("%s reads all keys from one file: leave out --files", c.Format)
 	}
-	return c.selection.Validate()
+	return c.check(c.Out)
+}
+
+// Run writes the files at once and after each change, until the process is to
+// stop.
+func (c watchCommand) Run(env environment) error {
+	log := newLogger(env.stderr, "info", "auto")
+	service, err := c.client(client.WithLogger(log))
+	if err != nil {
+		return err
+	}
+	for _, path := range c.paths(c.Out) {
+		if err := files.RemoveTemporary(path); err != nil {
+			return err
+		}
+	}
+	apply := func(contents [][]byte) error { return c.apply(env, log, contents) }
+	switch {
+	case c.Once:
+		contents, err := c.fetch(env.ctx, service)
+		defer wipe(contents)
+		if err != nil {
+			return c.explain(err)
+		}
+		return apply(contents)
+	case c.Files > 0:
+		_ = service.WatchFiles(env.ctx, c.Format.String(), c.Files, apply) // ends when it is to
+	default:
+		_ = service.Watch(env.ctx, c.Format.String(), c.Key, func(data []byte) error { return apply([][]byte{data}) })
+	}
+	return nil
+}
+
+// apply brings the files to what they are to be, and runs the command when that is due:
+// when a file was written, and until the command succeeds, over a restart, too.
+func (c watchCommand) apply(env environment, log *slog.Logger, contents [][]byte) error {
+	if err := c.checkKeys(contents); err != nil {
+		return err
+	}
+	written := false
+	if err := c.write(c.Out, contents, func() error {
+		written = true
+		if c.Exec == "" {
+			return nil
+		}
+		return files.Replace(c.duePath(), nil)
+	}); err != nil {
+		return err
+	}
+	if written {
+		log.Info("ticket keys written", slog.String("path", c.Out))
+	}
+	if c.Exec == "" {
+		return nil
+	}
+	if _, err := os.Lstat(c.duePath()); err != nil {
+		return nil // it is not due
+	}
+	if err := runShell(env, c.Exec); err != nil {
+		return fmt.Errorf("the keys are written, and the command failed: %w", err)
+	}
+	log.Info("command run", slog.String("command", c.Exec))
+	return files.OS{}.Remove(c.duePath())
+}
+
+// duePath is a file that is there while the command is due.
+func (c watchCommand) duePath() string {
+	path := c.paths(c.Out)[0]
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".exec-due")
 }
 
 const (
@@ -238,80 +480,12 @@ const (
 	execGrace = time.Second
 )
 
-// Run writes the files at once and after each change, until the process is to
-// stop.
-func (c watchCommand) Run(env environment) error {
-	log := newLogger(env.stderr, "info", "auto")
-	service, err := c.client(client.WithLogger(log))
-	if err != nil {
-		return err
-	}
-	for _, path := range c.paths() {
-		if err := files.RemoveTemporary(path); err != nil {
-			return err
-		}
-	}
-	take := func(contents [][]byte) error {
-		for _, data := range contents {
-			if err := c.check(data); err != nil {
-				return err
-			}
-		}
-		if err := c.write(contents); err != nil {
-			return err
-		}
-		log.Info("ticket keys written", slog.String("path", c.Out))
-		if c.Exec == "" {
-			return nil
-		}
-		if err := c.runCommand(env); err != nil {
-			return fmt.Errorf("the keys are written, and the command failed: %w", err) // both are tried again
-		}
-		return nil
-	}
-	if c.Files > 0 {
-		_ = service.WatchFiles(env.ctx, c.Format.String(), c.Files, take) // ends when it is to
-		return nil
-	}
-	_ = service.Watch(env.ctx, c.Format.String(), c.Key, func(data []byte) error { return take([][]byte{data}) })
-	return nil
-}
-
-// paths are the files that are written, in the order of their keys.
-func (c watchCommand) paths() []string {
-	if c.Files == 0 {
-		return []string{c.Out}
-	}
-	paths := make([]string, c.Files)
-	for i := range paths {
-		paths[i] = strings.ReplaceAll(c.Out, keyPlaceholder, strconv.Itoa(i))
-	}
-	return paths
-}
-
-// write replaces the file, or each of the files. The key that encrypts comes
-// last: a server that reads them meanwhile knows at least all that it is told to
-// encrypt with.
-func (c watchCommand) write(contents [][]byte) error {
-	for i, path := range slices.Backward(c.paths()) {
-		data := contents[0] // a server would not start without the file, and an old one may hold a key that was revoked
-		if i < len(contents) {
-			data = contents[i]
-		}
-		if err := files.Replace(path, data); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c watchCommand) runCommand(env environment) error {
+func runShell(env environment, line string) error {
 	ctx, cancel := context.WithTimeout(env.ctx, execTimeout)
 	defer cancel()
-	command := exec.CommandContext(ctx, "sh", "-c", c.Exec) //nolint:gosec // it is the operator's own
+	command := exec.CommandContext(ctx, "sh", "-c", line) //nolint:gosec // it is the operator's own
 	command.Stdout, command.Stderr = env.stdout, env.stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to reach what the shell started
-	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGTERM) }
+	endGroup(command)
 	command.WaitDelay = execGrace
 	return command.Run()
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // temporaryPrefix and temporarySuffix make the name of the temporary file of a path.
@@ -26,14 +27,31 @@ func Temporary(path string) string {
 // a name and renaming it; elsewhere one file of a fixed name, which the next call or
 // [RemoveTemporary] removes.
 func Replace(path string, data []byte) error {
+	return ReplaceAs(path, data, Attributes{Mode: 0o600, UID: -1, GID: -1})
+}
+
+// ReplaceAs is Replace with other attributes, which the file has before it has its
+// name.
+func ReplaceAs(path string, data []byte, a Attributes) error {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
 	}
 	temporary := Temporary(path)
-	if err := Write(OS{}, temporary, content(data)); err != nil {
+	file, err := Create(temporary)
+	if err != nil {
 		return err
 	}
-	_, err := Move(OS{}, temporary, path)
+	err = errors.Join(file.Chown(a.UID, a.GID), file.Chmod(a.Mode))
+	if err != nil {
+		return errors.Join(err, file.Close(), RemoveTemporary(path))
+	}
+	if err := fill(file, content(data)); err != nil {
+		return errors.Join(err, RemoveTemporary(path))
+	}
+	_, err = Move(OS{}, temporary, path)
+	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
+		return fmt.Errorf("%w: the file is a mount of its own and cannot be replaced; mount the directory %s instead", err, filepath.Dir(path))
+	}
 	return err
 }
 

@@ -289,8 +289,8 @@ func (l *layout) misread(data []byte) *Issue {
 		return &Issue{KindEncoding, "keys", "are lines of base64, a file of HAProxy's; name the format haproxy"}
 	case encoding != "" && l.fits(size):
 		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes; decode it, for the format is binary", encoding, size)}
-	case len(l.records) == 1 && l.records[0].prefix != "":
-		for i := 0; i+len(lighttpdVersion) <= n; i += l.records[0].size() {
+	case l.fits(n) && l.records[0].prefix != "":
+		for i := 0; i < n; i += l.records[0].size() {
 			if string(data[i:i+len(lighttpdVersion)]) != lighttpdVersion {
 				return &Issue{KindEncoding, fmt.Sprintf("keys[%d]", i/l.records[0].size()), "does not begin with the version 0, four zero bytes"}
 			}

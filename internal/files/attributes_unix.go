@@ -1,0 +1,14 @@
+//go:build unix
+
+package files
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+// ownedBy reports whether a file has the owner and the group.
+func ownedBy(info fs.FileInfo, a Attributes) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (a.UID < 0 || stat.Uid == uint32(a.UID)) && (a.GID < 0 || stat.Gid == uint32(a.GID))
+}
