@@ -107,7 +107,9 @@ type ClientInterface interface {
 	// Puts a whole set in place of the active one, at once and atomically.
 	// The first key encrypts, the others only decrypt. A set that is refused
 	// leaves the active one as it is; the set that is active already, or what
-	// `format` makes of it, changes nothing, not even the generation.
+	// `format` makes of it, changes nothing, not even the generation. Keys may
+	// differ in size. A key with the name of an active key and other secrets is
+	// refused: most likely it was sent in the wrong `format`.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -119,7 +121,9 @@ type ClientInterface interface {
 	// Puts a whole set in place of the active one, at once and atomically.
 	// The first key encrypts, the others only decrypt. A set that is refused
 	// leaves the active one as it is; the set that is active already, or what
-	// `format` makes of it, changes nothing, not even the generation.
+	// `format` makes of it, changes nothing, not even the generation. Keys may
+	// differ in size. A key with the name of an active key and other secrets is
+	// refused: most likely it was sent in the wrong `format`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -131,7 +135,9 @@ type ClientInterface interface {
 	// Puts a whole set in place of the active one, at once and atomically.
 	// The first key encrypts, the others only decrypt. A set that is refused
 	// leaves the active one as it is; the set that is active already, or what
-	// `format` makes of it, changes nothing, not even the generation.
+	// `format` makes of it, changes nothing, not even the generation. Keys may
+	// differ in size. A key with the name of an active key and other secrets is
+	// refused: most likely it was sent in the wrong `format`.
 	//
 	// Takes a body of the `text/plain` content type.
 	//
@@ -186,7 +192,9 @@ func (c *Client) GetTicketKeys(ctx context.Context, params *GetTicketKeysParams,
 // Puts a whole set in place of the active one, at once and atomically.
 // The first key encrypts, the others only decrypt. A set that is refused
 // leaves the active one as it is; the set that is active already, or what
-// `format` makes of it, changes nothing, not even the generation.
+// `format` makes of it, changes nothing, not even the generation. Keys may
+// differ in size. A key with the name of an active key and other secrets is
+// refused: most likely it was sent in the wrong `format`.
 //
 // Takes any type of body and a specified content type.
 //
@@ -208,7 +216,9 @@ func (c *Client) ReplaceTicketKeysWithBody(ctx context.Context, params *ReplaceT
 // Puts a whole set in place of the active one, at once and atomically.
 // The first key encrypts, the others only decrypt. A set that is refused
 // leaves the active one as it is; the set that is active already, or what
-// `format` makes of it, changes nothing, not even the generation.
+// `format` makes of it, changes nothing, not even the generation. Keys may
+// differ in size. A key with the name of an active key and other secrets is
+// refused: most likely it was sent in the wrong `format`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -230,7 +240,9 @@ func (c *Client) ReplaceTicketKeys(ctx context.Context, params *ReplaceTicketKey
 // Puts a whole set in place of the active one, at once and atomically.
 // The first key encrypts, the others only decrypt. A set that is refused
 // leaves the active one as it is; the set that is active already, or what
-// `format` makes of it, changes nothing, not even the generation.
+// `format` makes of it, changes nothing, not even the generation. Keys may
+// differ in size. A key with the name of an active key and other secrets is
+// refused: most likely it was sent in the wrong `format`.
 //
 // Takes a body of the `text/plain` content type.
 //
