@@ -126,13 +126,13 @@ func (c *Client) follow(ctx context.Context, format string, fetch func(etag stri
 	etag, failures := "", 0
 	for {
 		began := time.Now()
-		failure := "cannot fetch the ticket keys; the last ones stay"
+		fetched := false
 		newETag, files, err := fetch(etag)
 		if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified && etag != "" {
 			newETag, err = etag, nil
 		}
 		if err == nil && newETag != etag {
-			failure = "cannot apply the ticket keys"
+			fetched = true
 			err = take(files)
 		}
 		wipe(files)
@@ -151,7 +151,12 @@ func (c *Client) follow(ctx context.Context, format string, fetch func(etag stri
 		} else {
 			pause = backoff(failures, err)
 			failures++
-			c.log.Warn(failure, slog.String("format", format), slog.Duration("retry_in", pause), slog.String("error", err.Error()))
+			log := c.log.With(slog.String("format", format), slog.Duration("retry_in", pause), slog.String("error", err.Error()))
+			if fetched {
+				log.Warn("cannot apply the ticket keys")
+			} else {
+				log.Warn("cannot fetch the ticket keys; the last ones stay")
+			}
 		}
 		timer := time.NewTimer(pause)
 		select {

@@ -456,8 +456,8 @@ func (c watchCommand) apply(env environment, log *slog.Logger, contents [][]byte
 	if c.Exec == "" {
 		return nil
 	}
-	if _, err := os.Lstat(c.duePath()); err != nil {
-		return nil // it is not due
+	if due, err := c.isDue(); err != nil || !due {
+		return err
 	}
 	if err := runShell(env, c.Exec); err != nil {
 		return fmt.Errorf("the keys are written, and the command failed: %w", err)
@@ -470,6 +470,14 @@ func (c watchCommand) apply(env environment, log *slog.Logger, contents [][]byte
 func (c watchCommand) duePath() string {
 	path := c.paths(c.Out)[0]
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".exec-due")
+}
+
+func (c watchCommand) isDue() (bool, error) {
+	_, err := os.Lstat(c.duePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 const (

@@ -46,9 +46,9 @@ func TestParseOwner(t *testing.T) {
 
 func TestReplaceAs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
-	any := Attributes{UID: -1, GID: -1}
+	whatever := Attributes{UID: -1, GID: -1}
 	a := Attributes{Mode: 0o440, UID: os.Getuid(), GID: os.Getgid()}
-	if Is(path, nil, any) {
+	if Is(path, nil, whatever) {
 		t.Error("a file is there before it is written")
 	}
 	if err := ReplaceAs(path, []byte("one"), a); err != nil {
@@ -62,10 +62,10 @@ func TestReplaceAs(t *testing.T) {
 		want bool
 	}{
 		{"one", a, true},
-		{"one", any, true},
-		{"two", any, false},
-		{"on", any, false},
-		{"one and more", any, false},
+		{"one", whatever, true},
+		{"two", whatever, false},
+		{"on", whatever, false},
+		{"one and more", whatever, false},
 		{"one", Attributes{Mode: 0o400, UID: -1, GID: -1}, false},
 		{"one", other, false},
 	} {
@@ -77,7 +77,7 @@ func TestReplaceAs(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if Is(link, []byte("one"), any) {
+	if Is(link, []byte("one"), whatever) {
 		t.Error("a link is taken for the file")
 	}
 	if os.Getuid() != 0 && ReplaceAs(path, []byte("two"), Attributes{Mode: 0o600, UID: 0, GID: -1}) == nil {

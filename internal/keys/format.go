@@ -283,10 +283,13 @@ func (l *layout) misread(data []byte) *Issue {
 		text, isNewline = text[:len(text)-1], "a line end of two bytes"
 	}
 	encoding, size := encodingOf(data)
-	_, notLines := HAProxy.Parse(data)
+	if encoding == "base64" {
+		if set, err := HAProxy.Parse(data); err == nil {
+			set.Wipe()
+			return &Issue{KindEncoding, "keys", "are lines of base64, a file of HAProxy's; name the format haproxy"}
+		}
+	}
 	switch {
-	case notLines == nil:
-		return &Issue{KindEncoding, "keys", "are lines of base64, a file of HAProxy's; name the format haproxy"}
 	case encoding != "" && l.fits(size):
 		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes; decode it, for the format is binary", encoding, size)}
 	case l.fits(n) && l.records[0].prefix != "":

@@ -181,8 +181,10 @@ func (s *Set) adopt(active *Set, isKey func(k, active Key) bool) error {
 		switch {
 		case !ok:
 		case !isKey(*k, own):
-			issues = append(issues, Issue{KindConflict, field + ".name",
-				"is that of an active key with other secrets: most likely the wrong format; if the active key is the wrong one, revoke it first"})
+			issues = append(issues, Issue{
+				KindConflict, field + ".name",
+				"is that of an active key with other secrets: most likely the wrong format; if the active key is the wrong one, revoke it first",
+			})
 		case !k.Equal(own):
 			k.wipe()
 			*k = own.clone()

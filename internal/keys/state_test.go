@@ -400,7 +400,9 @@ func FuzzState(f *testing.F) {
 			}
 			return
 		}
-		if written := appendState(nil, c, taken); !bytes.Equal(written, data) {
+		written := appendState(nil, c, taken)
+		written[1] |= data[1] & stateShared // which a ring sets that joined others
+		if !bytes.Equal(written, data) {
 			t.Errorf("%x is written as %x", data, written)
 		}
 		r, err := OpenRing(clock(), twiceADay, &memoryStore{state: data})
@@ -422,10 +424,7 @@ func TestStateOfSizes(t *testing.T) {
 	}
 	set := withNext(testSet(size128, 1, 2), testKey(3, size128))
 	store := &memoryStore{state: bytes.Clone(stored)}
-	r, err := OpenRing(clock(), twiceADay, store)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := openRing(t, store)
 	if got, _ := r.Snapshot(); !got.equal(&set) {
 		t.Errorf("read %v", got)
 	}
@@ -437,12 +436,5 @@ func TestStateOfSizes(t *testing.T) {
 	if err != nil || d.Keys[1].Bits != 256 || d.Keys[2].Bits != 128 {
 		t.Fatalf("%v, %v", d.Keys, err)
 	}
-	again, err := OpenRing(clock(), twiceADay, store)
-	if err != nil || !same(again.Description(), d) {
-		t.Errorf("%v came back as %v, %v", d, again.Description(), err)
-	}
-	before, _ := r.Snapshot()
-	if after, _ := again.Snapshot(); !after.equal(&before) {
-		t.Error("the keys are others")
-	}
+	sameState(t, openRing(t, store), r)
 }
