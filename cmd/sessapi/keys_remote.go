@@ -229,11 +229,11 @@ func (c revokeCommand) Run(env environment) error {
 
 // selection is the flags of the commands that fetch keys.
 type selection struct {
-	Format format    `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
-	Key    *int      `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
-	Files  int       `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: the key that encrypts and those behind it. When the set has fewer, the first key is written again."`
-	Mode   *fileMode `env:"-" placeholder:"MODE" help:"Mode of the files, in octal: 0600 if not given."`
-	Owner  fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number; the user of this command if not given."`
+	Format format     `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
+	Key    *int       `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
+	Files  int        `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: the key that encrypts and those behind it. When the set has fewer, the first key is written again."`
+	Mode   *fileMode  `env:"-" placeholder:"MODE" help:"Mode of the files, in octal: 0600 if not given."`
+	Owner  *fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number; the user of this command if not given."`
 }
 
 // fileMode is a flag that is the mode of a file with secrets.
@@ -247,14 +247,10 @@ func (m *fileMode) UnmarshalText(text []byte) error {
 }
 
 // fileOwner is a flag that is the owner of a file.
-type fileOwner struct {
-	uid, gid int
-	set      bool
-}
+type fileOwner struct{ uid, gid int }
 
 // UnmarshalText looks up the user and the group.
 func (o *fileOwner) UnmarshalText(text []byte) (err error) {
-	o.set = true
 	o.uid, o.gid, err = files.ParseOwner(string(text))
 	return err
 }
@@ -272,7 +268,7 @@ func (s selection) check(out string) error {
 		return errors.New("--files writes several keys: leave out --key")
 	case several && !s.Format.OneKey():
 		return fmt.Errorf("%s reads all keys from one file: leave out --files", s.Format)
-	case out == "" && (s.Mode != nil || s.Owner.set):
+	case out == "" && (s.Mode != nil || s.Owner != nil):
 		return errors.New("--mode and --owner need --out")
 	}
 	return checkKeyFlag(s.Format.Format, s.Key)
@@ -329,7 +325,7 @@ func (s selection) write(out string, contents [][]byte, before func() error) err
 	if s.Mode != nil {
 		a.Mode = fs.FileMode(*s.Mode)
 	}
-	if s.Owner.set {
+	if s.Owner != nil {
 		a.UID, a.GID = s.Owner.uid, s.Owner.gid
 	}
 	for i, path := range slices.Backward(s.paths(out)) {
