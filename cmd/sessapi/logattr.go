@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/sessapi/sessapi/internal/audit"
 )
 
 // maxAttr is how much of a field is logged, in bytes. What a client, a server or a
@@ -12,7 +14,8 @@ import (
 const maxAttr = 2 << 10
 
 // logAttr cuts off a field that is too long, the message included, and writes a
-// duration as 1.5s: JSON would have nanoseconds. It is for [slog.HandlerOptions].
+// duration as 1.5s and a time in milliseconds: JSON would have nanoseconds. It is for
+// [slog.HandlerOptions].
 func logAttr(_ []string, a slog.Attr) slog.Attr {
 	var text string
 	switch a.Value.Kind() {
@@ -20,6 +23,8 @@ func logAttr(_ []string, a slog.Attr) slog.Attr {
 		text = a.Value.String()
 	case slog.KindDuration:
 		return slog.String(a.Key, rounded(a.Value.Duration()).String())
+	case slog.KindTime:
+		return slog.String(a.Key, a.Value.Time().UTC().Format(audit.TimeFormat))
 	case slog.KindAny:
 		err, ok := a.Value.Any().(error)
 		if !ok {

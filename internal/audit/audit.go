@@ -64,25 +64,39 @@ const (
 
 // Event is one line. Members that are zero are left out.
 type Event struct {
-	Time      time.Time `json:"time"` // when it was recorded; Record sets it
-	Operation string    `json:"operation"`
-	Outcome   Outcome   `json:"outcome"`
-	Identity  string    `json:"identity,omitempty"`
-	Source    string    `json:"source,omitempty"` // address of the client, or what else acts
-	RequestID string    `json:"request_id,omitempty"`
-	Code      string    `json:"code,omitempty"`    // of the problem that a denial was answered with
-	Format    string    `json:"format,omitempty"`  // that keys were exported in
-	Session   string    `json:"session,omitempty"` // see [Log.Session]
-	Detail    string    `json:"detail,omitempty"`
+	Time      Time    `json:"time"` // when it was recorded; Record sets it
+	Operation string  `json:"operation"`
+	Outcome   Outcome `json:"outcome"`
+	Identity  string  `json:"identity,omitempty"`
+	Source    string  `json:"source,omitempty"` // address of the client, or what else acts
+	RequestID string  `json:"request_id,omitempty"`
+	Code      string  `json:"code,omitempty"`    // of the problem that a denial was answered with
+	Format    string  `json:"format,omitempty"`  // that keys were exported in
+	Session   string  `json:"session,omitempty"` // see [Log.Session]
+	Detail    string  `json:"detail,omitempty"`
 
 	// Of a line that sums up denials or exports: how many, and when the first and the last
 	// one was.
-	Count uint64    `json:"count,omitempty"`
-	First time.Time `json:"first,omitzero"`
-	Last  time.Time `json:"last,omitzero"`
+	Count uint64 `json:"count,omitempty"`
+	First Time   `json:"first,omitzero"`
+	Last  Time   `json:"last,omitzero"`
 
 	Before *Keys `json:"before,omitempty"`
 	After  *Keys `json:"after,omitempty"`
+}
+
+// TimeFormat is RFC 3339 in milliseconds, the precision of all times that the
+// service tells.
+const TimeFormat = "2006-01-02T15:04:05.000Z07:00"
+
+// Time is written in [TimeFormat], in UTC.
+type Time struct{ time.Time }
+
+func now() Time { return Time{time.Now()} }
+
+// MarshalJSON implements [json.Marshaler].
+func (t Time) MarshalJSON() ([]byte, error) {
+	return t.UTC().AppendFormat(nil, `"`+TimeFormat+`"`), nil
 }
 
 // Keys is a set of ticket keys without its secrets.
@@ -181,11 +195,11 @@ func (l *Log) Close() error {
 // of a change or an export is followed by one with [Failed] as soon as the log
 // takes any.
 func (l *Log) Record(e Event) error {
-	e.Time = time.Now().UTC()
+	e.Time = now()
 	spares := e.spares()
 	err := l.inTurn(func() error { return l.write(e, spares) }, func() {
 		if e.Outcome == Applied || e.Outcome == Exported {
-			e.Time, e.Outcome, e.Detail = time.Now().UTC(), Failed, "could not be recorded and was not done"
+			e.Time, e.Outcome, e.Detail = now(), Failed, "could not be recorded and was not done"
 			_ = l.write(e, spares) // the caller has an error already
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -39,7 +40,7 @@ func TestRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := time.Now()
+	before := time.Now().Truncate(time.Millisecond)
 	var wg sync.WaitGroup
 	const writers, each = 8, 50
 	for range writers {
@@ -60,6 +61,9 @@ func TestRecord(t *testing.T) {
 		if e.Outcome != Exported || e.After.Generation != 7 || e.Before != nil || e.Time.Before(before) || e.Time.Location() != time.UTC {
 			t.Fatalf("%+v", e)
 		}
+	}
+	if data, err := os.ReadFile(path); err != nil || len(regexp.MustCompile(`"time":"[^"]{19}\.[0-9]{3}Z"`).FindAll(data, -1)) != len(events) {
+		t.Errorf("not all times are in milliseconds: %v", err)
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)

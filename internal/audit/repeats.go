@@ -52,7 +52,7 @@ func (r *repeats) add(group string, sum Event, l *Log) *tally {
 
 // count counts an event that has no line of its own. mu is held.
 func (r *repeats) count(t *tally) {
-	t.sum.Last = time.Now().UTC()
+	t.sum.Last = now()
 	if t.sum.Count == 0 {
 		t.sum.First = t.sum.Last
 	}

@@ -46,8 +46,8 @@ func TestDeny(t *testing.T) {
 			t.Fatalf("%d lines after a minute", len(got))
 		}
 		want := Event{
-			Time: start.Add(window), Operation: "denials", Outcome: Denied, Source: "192.0.2.1", Count: 30,
-			First: start.Add(ownLines * time.Second), Last: start.Add((ownLines + 29) * time.Second),
+			Time: Time{start.Add(window)}, Operation: "denials", Outcome: Denied, Source: "192.0.2.1", Count: 30,
+			First: Time{start.Add(ownLines * time.Second)}, Last: Time{start.Add((ownLines + 29) * time.Second)},
 		}
 		if sum := got[ownLines+1]; sum != want {
 			t.Errorf("%+v, want %+v", sum, want)
@@ -96,7 +96,7 @@ func TestDenyFromEverywhere(t *testing.T) {
 				own++
 			}
 			summed += e.Count
-			if e.Last.Before(e.First) || e.Last.Sub(e.First) > window {
+			if e.Last.Before(e.First.Time) || e.Last.Sub(e.First.Time) > window {
 				t.Errorf("%+v", e)
 			}
 		}
@@ -180,8 +180,8 @@ func TestExport(t *testing.T) {
 		}
 		sum.After = nil
 		if want := (Event{
-			Time: start.Add(window), Operation: "exports", Outcome: Exported, Identity: "edge", Format: "ats",
-			Count: 99, First: start, Last: start,
+			Time: Time{start.Add(window)}, Operation: "exports", Outcome: Exported, Identity: "edge", Format: "ats",
+			Count: 99, First: Time{start}, Last: Time{start},
 		}); sum != want {
 			t.Errorf("%+v, want %+v", sum, want)
 		}

@@ -11,11 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/handlers/headers"
 )
 
@@ -147,18 +149,34 @@ func decodeJSON(data []byte, v any) error {
 	return invalidRequest("The JSON body is malformed.")
 }
 
-// writeJSON answers with v as JSON. What a session holds need not be UTF-8, as JSON
-// is: U+FFFD stands for bytes that are not.
-func writeJSON(w http.ResponseWriter, status int, v any) {
-	body, err := json.Marshal(v, jsontext.AllowInvalidUTF8(true))
+var jsonOptions = json.JoinOptions(
+	// What a session holds need not be UTF-8, as JSON is: U+FFFD stands for bytes
+	// that are not.
+	jsontext.AllowInvalidUTF8(true),
+	json.WithMarshalers(json.MarshalToFunc(func(e *jsontext.Encoder, t time.Time) error {
+		return e.WriteToken(jsontext.String(t.Format(audit.TimeFormat)))
+	})),
+)
+
+// marshal is v as a line of JSON.
+func marshal(v any) []byte {
+	body, err := json.Marshal(v, jsonOptions)
 	if err != nil { // a response model always marshals
 		panic(err)
 	}
+	return append(body, '\n')
+}
+
+// writeJSON answers with v as JSON.
+func writeJSON(w http.ResponseWriter, status int, v any) { writeBody(w, status, marshal(v)) }
+
+// writeBody answers with a line of JSON.
+func writeBody(w http.ResponseWriter, status int, body []byte) {
 	h := w.Header()
 	h.Set("Content-Type", mediaJSON)
-	h.Set("Content-Length", strconv.Itoa(len(body)+1))
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // a client that went away is no error of ours
+	_, _ = w.Write(body) // a client that went away is no error of ours
 }
 
 // noStore keeps an answer out of every cache.
