@@ -22,7 +22,7 @@ func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 	var origins http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case !a.isOwnHost(r):
+		case !a.isOwnHost(r) && !healthPaths[r.URL.Path]:
 			a.fail(w, r, &problem{
 				code:   api.ProblemCodeForbidden,
 				detail: "The Host is none that this service may be called by; --allowed-hosts adds one.",

@@ -51,6 +51,14 @@ func TestHosts(t *testing.T) {
 		if w.Code != want || want == 403 && !strings.Contains(w.Body.String(), `"code":"forbidden"`) {
 			t.Errorf("%q: %d %s, want %d", host, w.Code, w.Body, want)
 		}
+		for path := range healthPaths {
+			health := httptest.NewRequest(http.MethodGet, path, nil)
+			health.Host = host
+			w := httptest.NewRecorder()
+			if h.ServeHTTP(w, health); w.Code != 200 {
+				t.Errorf("%s under %q: %d %s", path, host, w.Code, w.Body)
+			}
+		}
 		local := context.WithValue(r.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "s.sock", Net: "unix"})
 		w = httptest.NewRecorder()
 		h.ServeHTTP(w, r.WithContext(local))

@@ -3,9 +3,11 @@ package handlers
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/go-chi/chi/v5"
@@ -101,4 +103,33 @@ func (a *API) checkInput(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// checkQuery refuses query parameters that the operation does not take: without one
+// that is misspelt, the request would mean something else.
+func (a *API) checkQuery(known []string, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery != "" {
+			for _, name := range slices.Sorted(maps.Keys(r.URL.Query())) {
+				if !slices.Contains(known, name) {
+					a.fail(w, r, invalidRequest("%s", unknownParameter(name, known)))
+					return
+				}
+			}
+		}
+		next(w, r)
+	}
+}
+
+// unknownParameter says which query parameter is refused and which there are.
+func unknownParameter(name string, known []string) string {
+	const longest = 64
+	if len(name) > longest {
+		name = name[:longest] + "..."
+	}
+	text := fmt.Sprintf("%q is no query parameter of this operation, which takes ", name)
+	if len(known) == 0 {
+		return text + "none."
+	}
+	return text + strings.Join(known, ", ") + "."
 }

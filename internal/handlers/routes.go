@@ -3,6 +3,7 @@ package handlers
 import (
 	"net/http"
 	"net/http/pprof"
+	"reflect"
 	runtimepprof "runtime/pprof"
 	"strings"
 
@@ -16,6 +17,8 @@ import (
 type route struct {
 	method, pattern string
 	handler         http.HandlerFunc
+	// query is the names of the query parameters that the operation takes.
+	query []string
 	// permit is the roles of which one is enough. Without it the operation is for
 	// administrators alone.
 	permit auth.Roles
@@ -44,14 +47,14 @@ const (
 func (a *API) routes() []route {
 	op := api.ServerInterfaceWrapper{Handler: a, ErrorHandlerFunc: a.fail}
 	return []route{
-		{method: http.MethodGet, pattern: "/sessions", handler: op.ListSessions, permit: auth.Admin},
+		{method: http.MethodGet, pattern: "/sessions", handler: op.ListSessions, query: queryOf[api.ListSessionsParams](), permit: auth.Admin},
 		{method: http.MethodDelete, pattern: "/sessions", handler: op.FlushSessions, permit: auth.Admin},
-		{method: http.MethodGet, pattern: "/sessions/{id}", handler: op.GetSession, permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
-		{method: http.MethodHead, pattern: "/sessions/{id}", handler: op.HeadSession, permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
-		{method: http.MethodPut, pattern: "/sessions/{id}", handler: op.PutSession, permit: auth.SessionWrite, admission: admitLater},
+		{method: http.MethodGet, pattern: "/sessions/{id}", handler: op.GetSession, query: queryOf[api.GetSessionParams](), permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
+		{method: http.MethodHead, pattern: "/sessions/{id}", handler: op.HeadSession, query: queryOf[api.HeadSessionParams](), permit: auth.Observe | auth.SessionRead, secret: auth.SessionRead, asksSecret: asksSessionBytes},
+		{method: http.MethodPut, pattern: "/sessions/{id}", handler: op.PutSession, query: queryOf[api.PutSessionParams](), permit: auth.SessionWrite, admission: admitLater},
 		{method: http.MethodDelete, pattern: "/sessions/{id}", handler: op.DeleteSession, permit: auth.SessionWrite},
-		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys, permit: permitKeyDescription, secret: permitKeySecrets, asksSecret: asksKeyBytes, admission: admitLater},
-		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys, permit: auth.KeyPublish, admission: admitLater},
+		{method: http.MethodGet, pattern: "/ticket-keys", handler: op.GetTicketKeys, query: queryOf[api.GetTicketKeysParams](), permit: permitKeyDescription, secret: permitKeySecrets, asksSecret: asksKeyBytes, admission: admitLater},
+		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys, query: queryOf[api.ReplaceTicketKeysParams](), permit: auth.KeyPublish, admission: admitLater},
 		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys, permit: auth.KeyPublish},
 		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey, permit: auth.KeyPublish},
 		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe},
@@ -65,9 +68,25 @@ func (a *API) routes() []route {
 	}
 }
 
+// queryOf is the query parameters of an operation: the generated code marks those of
+// its parameters with a form tag.
+func queryOf[Params any]() (names []string) {
+	for field := range reflect.TypeFor[Params]().Fields() {
+		if form, ok := field.Tag.Lookup("form"); ok {
+			name, _, _ := strings.Cut(form, ",")
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// healthPaths are asked by load balancers and orchestrators, in whatever name and
+// however busy the service is.
+var healthPaths = map[string]bool{"/livez": true, "/readyz": true}
+
 // Handler serves everything, for a service with a single listener.
 func (a *API) Handler() http.Handler {
-	return a.router(func(*route) bool { return true }, a.boundOpen(map[string]bool{"/livez": true, "/readyz": true}))
+	return a.router(func(*route) bool { return true }, a.boundOpen(healthPaths))
 }
 
 // MainHandler serves everything but health and metrics, for a service that has
@@ -108,7 +127,7 @@ func (a *API) router(include func(*route) bool, bounds ...func(http.Handler) htt
 		if !include(&rt) {
 			continue
 		}
-		handler := a.authorize(rt, a.bound(rt.admission, rt.handler))
+		handler := a.authorize(rt, a.checkQuery(rt.query, a.bound(rt.admission, rt.handler)))
 		r.MethodFunc(rt.method, rt.pattern, handler)
 		if rt.method == http.MethodGet { // where HEAD has a row, that is behind this one and counts
 			r.Head(rt.pattern, handler)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -21,20 +23,73 @@ func chiContext(h http.Handler) http.Handler {
 	return r
 }
 
-// The table has the operations of the contract, and is the one that was
+// queryParameters lists the names of the query parameters of an operation of the
+// contract.
+func queryParameters(operation any, components map[string]any) string {
+	names := []string{}
+	parameters, _ := operation.(map[string]any)["parameters"].([]any)
+	for _, parameter := range parameters {
+		p := parameter.(map[string]any)
+		if reference, ok := p["$ref"].(string); ok {
+			p = components[path.Base(reference)].(map[string]any)
+		}
+		if p["in"] == "query" {
+			names = append(names, p["name"].(string))
+		}
+	}
+	slices.Sort(names)
+	return fmt.Sprint(names)
+}
+
+// A query parameter that the contract does not have is refused by every operation,
+// and nothing is done.
+func TestUnknownQueryParameters(t *testing.T) {
+	a := newAPI(t)
+	h := a.Handler()
+	put := serve(h, http.MethodPut, "/sessions/01", strings.NewReader("opaque"), "Content-Type", mediaBytes)
+	if put.Code != http.StatusCreated {
+		t.Fatal(put.Body)
+	}
+	generation := a.cfg.Ring.Description().Generation
+	for _, rt := range a.routes() {
+		target := strings.NewReplacer("{id}", "01", "{name}", strings.Repeat("0", 32), "{file}", "init.js").Replace(rt.pattern)
+		for _, query := range []string{"max_byte=1", "id=01", "a", strings.Repeat("x", 1000) + "=1", "%E4=1"} {
+			w := serve(h, rt.method, target+"?"+query, nil)
+			if w.Code != http.StatusBadRequest {
+				t.Errorf("%s %s?%.20s: %d", rt.method, target, query, w.Code)
+			}
+			name, _, _ := strings.Cut(query, "=")
+			if text := w.Body.String(); rt.method != http.MethodHead && (!strings.Contains(text, `"code":"invalid_request"`) ||
+				len(name) < 20 && !strings.Contains(name, "%") && !strings.Contains(text, name) || len(text) > 1000) {
+				t.Errorf("%s %s?%.20s: %s", rt.method, target, query, text)
+			}
+		}
+	}
+	if w := serve(h, http.MethodGet, "/sessions/01", nil); w.Code != http.StatusOK {
+		t.Errorf("the session: %d", w.Code)
+	}
+	if got := a.cfg.Ring.Description().Generation; got != generation {
+		t.Error("the ticket keys have changed")
+	}
+}
+
+// The table has the operations of the contract with their query parameters, and is the one that was
 // reviewed: a route cannot come or go, or change its listener, unseen.
 func TestRoutes(t *testing.T) {
 	var document struct {
-		Paths map[string]map[string]any `yaml:"paths"`
+		Paths      map[string]map[string]any `yaml:"paths"`
+		Components struct {
+			Parameters map[string]any `yaml:"parameters"`
+		} `yaml:"components"`
 	}
 	if err := yaml.Unmarshal(sessapi.OpenAPI, &document); err != nil {
 		t.Fatal(err)
 	}
 	var described []string
-	for path, item := range document.Paths {
-		for method := range item {
+	for pattern, item := range document.Paths {
+		for method, operation := range item {
 			if method != "parameters" {
-				described = append(described, strings.ToUpper(method)+" "+path)
+				described = append(described, strings.ToUpper(method)+" "+pattern+queryParameters(operation, document.Components.Parameters))
 			}
 		}
 	}
@@ -56,7 +111,8 @@ func TestRoutes(t *testing.T) {
 			permit += "; secrets: " + rt.secret.String()
 		}
 		fmt.Fprintf(&table, "%-6s %-20s %-4s %s\n", rt.method, rt.pattern, listener, permit)
-		routed = append(routed, rt.method+" "+rt.pattern)
+		query := slices.Sorted(slices.Values(rt.query))
+		routed = append(routed, fmt.Sprint(rt.method+" "+rt.pattern, query))
 	}
 	sort.Strings(described)
 	sort.Strings(routed)
