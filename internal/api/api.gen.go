@@ -108,13 +108,16 @@ func (e ProblemCode) Valid() bool {
 
 // Defines values for SessionFormat.
 const (
-	SessionFormatOpaque  SessionFormat = "opaque"
-	SessionFormatOpenssl SessionFormat = "openssl"
+	SessionFormatBoringssl SessionFormat = "boringssl"
+	SessionFormatOpaque    SessionFormat = "opaque"
+	SessionFormatOpenssl   SessionFormat = "openssl"
 )
 
 // Valid indicates whether the value is a known member of the SessionFormat enum.
 func (e SessionFormat) Valid() bool {
 	switch e {
+	case SessionFormatBoringssl:
+		return true
 	case SessionFormatOpaque:
 		return true
 	case SessionFormatOpenssl:
@@ -316,11 +319,35 @@ type HealthStatus string
 // HexID defines model for HexID.
 type HexID = string
 
-// OpenSSLSession What an SSL_SESSION says of itself. Never its master secret or ticket.
-type OpenSSLSession struct {
+// Problem defines model for Problem.
+type Problem struct {
+	Code   ProblemCode `json:"code"`
+	Detail string      `json:"detail"`
+
+	// Errors With `invalid_ticket_keys`.
+	Errors *[]FieldError `json:"errors,omitempty"`
+
+	// LimitBytes With `session_too_large`.
+	LimitBytes *int64 `json:"limit_bytes,omitempty"`
+	RequestID  string `json:"request_id"`
+
+	// Size With `range_not_satisfiable`.
+	Size   *int64 `json:"size,omitempty"`
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Type   string `json:"type"`
+}
+
+// ProblemCode defines model for ProblemCode.
+type ProblemCode string
+
+// SSLSession What the SSL_SESSION says about itself, in the member that is named like the
+// format. Never its master secret or ticket. OpenSSL's defaults stand for a start
+// and a timeout that are missing: the time at which it was stored, and 3 seconds.
+type SSLSession struct {
 	ALPN *string `json:"alpn,omitempty"`
 
-	// Cipher The IANA name, or the number as `0x1234` where it has none.
+	// Cipher IANA's name, or OpenSSL's name of a suite that IANA does not list.
 	//
 	// Example: TLS_AES_256_GCM_SHA384
 	Cipher               string `json:"cipher"`
@@ -350,45 +377,35 @@ type OpenSSLSession struct {
 	VerifyResult *int64 `json:"verify_result,omitempty"`
 }
 
-// Problem defines model for Problem.
-type Problem struct {
-	Code   ProblemCode `json:"code"`
-	Detail string      `json:"detail"`
-
-	// Errors With `invalid_ticket_keys`.
-	Errors *[]FieldError `json:"errors,omitempty"`
-
-	// LimitBytes With `session_too_large`.
-	LimitBytes *int64 `json:"limit_bytes,omitempty"`
-	RequestID  string `json:"request_id"`
-
-	// Size With `range_not_satisfiable`.
-	Size   *int64 `json:"size,omitempty"`
-	Status int    `json:"status"`
-	Title  string `json:"title"`
-	Type   string `json:"type"`
-}
-
-// ProblemCode defines model for ProblemCode.
-type ProblemCode string
-
 // Session defines model for Session.
 type Session struct {
-	ExpiresAt time.Time `json:"expires_at"`
+	// Boringssl What the SSL_SESSION says about itself, in the member that is named like the
+	// format. Never its master secret or ticket. OpenSSL's defaults stand for a start
+	// and a timeout that are missing: the time at which it was stored, and 3 seconds.
+	Boringssl *SSLSession `json:"boringssl,omitempty"`
+	ExpiresAt time.Time   `json:"expires_at"`
 
-	// Format `openssl` when the bytes are an SSL_SESSION in DER, else `opaque`.
+	// Format - `openssl`: an SSL_SESSION in DER that OpenSSL loads;
+	// - `boringssl`: an SSL_SESSION in the encoding of BoringSSL and AWS-LC, which
+	//   OpenSSL does not load;
+	// - `opaque`: other bytes.
 	Format SessionFormat `json:"format"`
 	ID     HexID         `json:"id"`
 
-	// Openssl What an SSL_SESSION says of itself. Never its master secret or ticket.
-	Openssl *OpenSSLSession `json:"openssl,omitempty"`
+	// Openssl What the SSL_SESSION says about itself, in the member that is named like the
+	// format. Never its master secret or ticket. OpenSSL's defaults stand for a start
+	// and a timeout that are missing: the time at which it was stored, and 3 seconds.
+	Openssl *SSLSession `json:"openssl,omitempty"`
 
 	// Size Bytes stored.
 	Size     int       `json:"size"`
 	StoredAt time.Time `json:"stored_at"`
 }
 
-// SessionFormat `openssl` when the bytes are an SSL_SESSION in DER, else `opaque`.
+// SessionFormat - `openssl`: an SSL_SESSION in DER that OpenSSL loads;
+//   - `boringssl`: an SSL_SESSION in the encoding of BoringSSL and AWS-LC, which
+//     OpenSSL does not load;
+//   - `opaque`: other bytes.
 type SessionFormat string
 
 // SessionPage defines model for SessionPage.
@@ -586,7 +603,8 @@ type ListSessionsParams struct {
 
 // DeleteSessionParams defines parameters for DeleteSession.
 type DeleteSessionParams struct {
-	// IfMatch `*` or the ETags of which the session must have one.
+	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
+	// of the byte representations only.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
@@ -603,7 +621,8 @@ type GetSessionParams struct {
 	// IfRange The ETag for which the range holds; of another one the whole is sent.
 	IfRange *string `json:"If-Range,omitempty"`
 
-	// IfMatch `*` or the ETags of which the session must have one.
+	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
+	// of the byte representations only.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
 	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
@@ -617,7 +636,8 @@ type HeadSessionParams struct {
 	// `0` only asks for the size.
 	MaxBytes *MaxBytes `form:"max_bytes,omitempty" json:"max_bytes,omitempty"`
 
-	// IfMatch `*` or the ETags of which the session must have one.
+	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
+	// of the byte representations only.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
 	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
@@ -630,7 +650,8 @@ type PutSessionParams struct {
 	// has a member for it.
 	TTLSeconds *TTLSeconds `form:"ttl_seconds,omitempty" json:"ttl_seconds,omitempty"`
 
-	// IfMatch `*` or the ETags of which the session must have one.
+	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
+	// of the byte representations only.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
 	// IfNoneMatch `*` stores only when there is no session under the ID.

@@ -74,7 +74,7 @@ func (rt route) needs(r *http.Request) auth.Roles {
 // Accept prefers to the description of all of them, it prefers to that of some.
 // A request that cannot be understood gets nothing, whoever it is from.
 func asksSessionBytes(r *http.Request) bool {
-	mediaType, err := negotiate(r, sessionRepresentations[markOpenSSL]...)
+	mediaType, err := negotiate(r, opensslRepresentations...)
 	return err == nil && mediaType != mediaJSON || r.URL.RawQuery != "" && r.URL.Query().Has("max_bytes")
 }
 

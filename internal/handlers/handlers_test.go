@@ -168,9 +168,13 @@ func TestNegotiate(t *testing.T) {
 		{mediaPEM + ", " + mediaJSON, mediaPEM},
 		{"text/html", ""},
 		{"*/*;q=0", ""},
-		{"application/json;q=2", ""},
-		{"text", ""},
-		{"a/b;q", ""},
+		// What cannot be read is passed over.
+		{"text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", mediaJSON}, // of Java 8
+		{"application/json;q=2", mediaJSON},
+		{"text", mediaJSON},
+		{"a/b;q", mediaJSON},
+		{"text, text/html", ""},
+		{"application/json;q=x, " + mediaBytes, mediaBytes},
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Header.Set("Accept", test.accept)

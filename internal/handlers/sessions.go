@@ -2,12 +2,14 @@ package handlers
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
@@ -17,17 +19,22 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// What the cache keeps beside a session: whether its bytes are an SSL_SESSION.
-const (
-	markOpaque uint8 = iota
-	markOpenSSL
+// opaque is the format of a session that is none of [sslsession]'s. The cache keeps
+// the format as the mark of a session.
+const opaque sslsession.Format = 0
+
+// The media types that there are of a session: of one that OpenSSL loads, and of any
+// other.
+var (
+	opensslRepresentations = []string{mediaJSON, mediaBytes, mediaPEM}
+	otherRepresentations   = []string{mediaJSON, mediaBytes}
 )
 
-// sessionRepresentations are the media types that there are of a session, by its
-// mark.
-var sessionRepresentations = [...][]string{
-	markOpaque:  {mediaJSON, mediaBytes},
-	markOpenSSL: {mediaJSON, mediaBytes, mediaPEM},
+func sessionRepresentations(f sslsession.Format) []string {
+	if f == sslsession.OpenSSL {
+		return opensslRepresentations
+	}
+	return otherRepresentations
 }
 
 // uploadSlack is the room that a PEM or JSON body has beside its base64: line
@@ -82,34 +89,62 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 		a.fail(w, r, cache.ErrNotFound)
 		return
 	}
-	h := w.Header()
 	noStore(w)
-	h.Set("Vary", "Accept")
-	mediaType, err := negotiate(r, sessionRepresentations[entry.Mark]...)
+	w.Header().Set("Vary", "Accept")
+	format := sslsession.Format(entry.Mark)
+	mediaType, err := negotiateSession(r, format, params.MaxBytes)
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	sizeOnly := params.MaxBytes != nil && *params.MaxBytes == 0
-	switch {
-	case mediaType == mediaBytes, mediaType == mediaJSON && sizeOnly:
+	switch mediaType {
+	case mediaBytes:
 		a.serveBytes(w, r, data, sessionETag(entry.TagOf(data), mediaBytes), mediaBytes, params)
-	case mediaType == mediaPEM:
+	case mediaPEM:
 		pem := sslsession.AppendPEM(make([]byte, 0, sslsession.PEMSize(len(data))), data)
 		defer clear(pem)
 		a.serveBytes(w, r, pem, sessionETag(entry.TagOf(data), mediaPEM), mediaPEM, params)
-	case params.MaxBytes != nil:
-		a.fail(w, r, invalidRequest("max_bytes: is for the byte representations; send Accept: %s or %s", mediaBytes, mediaPEM))
 	default:
-		description := describeEntry(id, entry)
-		if entry.Mark == markOpenSSL {
-			if description.Openssl, err = describeOpenSSL(id, data); err != nil {
-				a.fail(w, r, fmt.Errorf("a session that was stored as OpenSSL's: %w", err))
-				return
-			}
-		}
-		writeJSON(w, http.StatusOK, description)
+		a.serveDescription(w, r, describe(id, entry, data), params)
 	}
+}
+
+// negotiateSession picks the representation of a session. A description has no
+// parts, so max_bytes leaves the others; the question for the size alone is one for
+// the stored bytes.
+func negotiateSession(r *http.Request, f sslsession.Format, maxBytes *int64) (mediaType string, err error) {
+	offered := sessionRepresentations(f)
+	if maxBytes == nil {
+		return negotiate(r, offered...)
+	}
+	if *maxBytes == 0 {
+		mediaType, err = negotiate(r, offered...)
+		if mediaType == mediaJSON {
+			mediaType = mediaBytes
+		}
+		return mediaType, err
+	}
+	mediaType, err = headers.Negotiate(r.Header["Accept"], append([]string{""}, offered[1:]...)...)
+	if err != nil {
+		err = &problem{
+			code:   api.ProblemCodeNotAcceptable,
+			detail: "With max_bytes, Accept must name one of " + strings.Join(offered[1:], ", ") + ".",
+		}
+	}
+	return mediaType, err
+}
+
+// serveDescription sends the description of a session, of which the bytes of its
+// JSON are the validator.
+func (a *API) serveDescription(w http.ResponseWriter, r *http.Request, description api.Session, params api.GetSessionParams) {
+	body := marshal(description)
+	hash := sha256.Sum256(body)
+	tag := fmt.Sprintf(`"%x-json"`, hash[:16])
+	w.Header().Set("ETag", tag)
+	if a.preempted(w, r, tag, params) {
+		return
+	}
+	writeBody(w, http.StatusOK, body)
 }
 
 // sessionID reads the ID of the path, when there is a cache to look it up in.
@@ -136,19 +171,8 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 	h := w.Header()
 	h.Set("Session-Size", strconv.Itoa(len(data)))
 	h.Set("ETag", tag)
-	if params.IfMatch != nil || params.IfNoneMatch != nil {
-		ifMatch, ifNoneMatch, err := parseConditions(params.IfMatch, params.IfNoneMatch)
-		switch {
-		case err != nil:
-			a.fail(w, r, err)
-			return
-		case ifMatch != nil && !ifMatch.MatchStrong(tag):
-			a.fail(w, r, cache.ErrPrecondition)
-			return
-		case ifNoneMatch != nil && ifNoneMatch.MatchWeak(tag):
-			w.WriteHeader(http.StatusNotModified)
-			return
-		}
+	if a.preempted(w, r, tag, params) {
+		return
 	}
 	part, partial := headers.Range{End: len(data)}, false
 	switch {
@@ -186,6 +210,25 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(data[part.Start:part.End]) // a client that went away is no error of ours
 	}
+}
+
+// preempted answers a request of which a condition does not hold for the ETag.
+func (a *API) preempted(w http.ResponseWriter, r *http.Request, tag string, params api.GetSessionParams) bool {
+	if params.IfMatch == nil && params.IfNoneMatch == nil {
+		return false
+	}
+	ifMatch, ifNoneMatch, err := parseConditions(params.IfMatch, params.IfNoneMatch)
+	switch {
+	case err != nil:
+		a.fail(w, r, err)
+	case ifMatch != nil && !ifMatch.MatchStrong(tag):
+		a.fail(w, r, cache.ErrPrecondition)
+	case ifNoneMatch != nil && ifNoneMatch.MatchWeak(tag):
+		w.WriteHeader(http.StatusNotModified)
+	default:
+		return false
+	}
+	return true
 }
 
 func parseConditions(ifMatch, ifNoneMatch *string) (match, noneMatch *headers.ETags, err error) {
@@ -234,7 +277,7 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 	defer clear(upload.data)
 	tag := cache.TagOf(upload.data)
 	replaced, err := a.cfg.Sessions.Put(id, upload.data, cache.PutOptions{
-		ExpiresAt: upload.end, Mark: upload.mark, Tag: tag, If: condition,
+		ExpiresAt: upload.end, Mark: uint8(upload.format), Tag: tag, If: condition,
 	})
 	if err != nil {
 		a.fail(w, r, err)
@@ -253,9 +296,9 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 
 // upload is a session as it arrived, in whatever kind of body.
 type upload struct {
-	data []byte // may alias the request's buffer
-	mark uint8
-	end  time.Time
+	data   []byte // may alias the request's buffer
+	format sslsession.Format
+	end    time.Time
 }
 
 // readSession reads the body of a PUT into buf and finds out what it is and
@@ -265,11 +308,7 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 	if err != nil {
 		return upload{}, err
 	}
-	limit := a.cfg.MaxSessionBytes
-	if mediaType != mediaBytes {
-		limit = maxUploadBytes(a.cfg.MaxSessionBytes)
-	}
-	body, err := readBody(*buf, w, r, limit, cache.ErrTooLarge)
+	body, err := readBody(*buf, w, r, maxUploadBytes(a.cfg.MaxSessionBytes), cache.ErrTooLarge)
 	*buf = body
 	if err == nil {
 		err = a.admit(w)
@@ -277,36 +316,35 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 	if err != nil {
 		return upload{}, err
 	}
-	u := upload{data: body}
-	switch mediaType {
-	case mediaPEM:
-		u.data, err = sslsession.DecodePEM(body)
-	case mediaJSON:
+	data := body
+	if mediaType == mediaJSON {
 		if ttl != nil {
 			return upload{}, invalidRequest("ttl_seconds: is a member of a JSON body, not a parameter")
 		}
-		u.data, ttl, err = decodeUpload(body)
+		data, ttl, err = decodeUpload(body)
+	}
+	isPEM := mediaType == mediaPEM || sslsession.IsPEM(data)
+	if err == nil && isPEM {
+		text := data
+		data, err = sslsession.DecodePEM(text)
+		clear(text)
 	}
 	if err != nil {
 		return upload{}, err
 	}
 	if ttl != nil && *ttl < 1 {
-		clear(u.data)
+		clear(data)
 		return upload{}, invalidRequest("ttl_seconds: must be at least 1")
 	}
-	session, err := sslsession.Parse(u.data)
+	session, err := sslsession.Parse(data, a.cfg.Now())
 	switch {
 	case err == nil:
-		u.mark = markOpenSSL
-		u.end = a.sessionEnd(ttl, &session)
-	case mediaType == mediaPEM:
-		clear(u.data)
+		return upload{data, session.Format, a.sessionEnd(ttl, &session)}, nil
+	case isPEM:
+		clear(data)
 		return upload{}, err
-	default:
-		u.mark = markOpaque
-		u.end = a.sessionEnd(ttl, nil)
 	}
-	return u, nil
+	return upload{data, opaque, a.sessionEnd(ttl, nil)}, nil
 }
 
 // decodeUpload reads a JSON body.
@@ -436,13 +474,30 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 // describeEntry describes a session as the cache knows it.
 func describeEntry(id cache.ID, e cache.Entry) api.Session {
 	format := api.SessionFormatOpaque
-	if e.Mark == markOpenSSL {
+	switch sslsession.Format(e.Mark) {
+	case sslsession.OpenSSL:
 		format = api.SessionFormatOpenssl
+	case sslsession.BoringSSL:
+		format = api.SessionFormatBoringssl
 	}
 	return api.Session{
 		ID: id.String(), Size: e.Size, Format: format,
 		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(),
 	}
+}
+
+// describe describes a session as the cache knows it and as it says itself.
+func describe(id cache.ID, e cache.Entry, data []byte) api.Session {
+	d := describeEntry(id, e)
+	session, err := sslsession.Parse(data, e.StoredAt.UTC())
+	switch {
+	case err != nil: // it is opaque
+	case d.Format == api.SessionFormatOpenssl:
+		d.Openssl = describeSSL(id, &session)
+	case d.Format == api.SessionFormatBoringssl:
+		d.Boringssl = describeSSL(id, &session)
+	}
+	return d
 }
 
 // cursor is the position behind a session in a listing. Which position that is
@@ -465,13 +520,9 @@ func (a *API) parseCursor(cursor string) (after cache.ID, ok bool) {
 	return after, err == nil
 }
 
-// describeOpenSSL describes what an SSL_SESSION stored under id says of itself.
-func describeOpenSSL(id cache.ID, der []byte) (*api.OpenSSLSession, error) {
-	s, err := sslsession.Parse(der)
-	if err != nil {
-		return nil, err
-	}
-	d := &api.OpenSSLSession{
+// describeSSL describes what an SSL_SESSION stored under id says of itself.
+func describeSSL(id cache.ID, s *sslsession.Session) *api.SSLSession {
+	d := &api.SSLSession{
 		Protocol:             s.Protocol.String(),
 		Cipher:               s.Cipher.String(),
 		SessionID:            hex.EncodeToString(s.ID),
@@ -495,7 +546,7 @@ func describeOpenSSL(id cache.ID, der []byte) (*api.OpenSSLSession, error) {
 	if s.MaxEarlyData != 0 {
 		d.MaxEarlyData = new(int64(s.MaxEarlyData))
 	}
-	return d, nil
+	return d
 }
 
 // text is b as a member that is left out when it is empty.

@@ -40,6 +40,15 @@ func octets(number uint8, s string) option {
 	return explicit(number, func(b *cryptobyte.Builder) { b.AddASN1OctetString([]byte(s)) })
 }
 
+// encoded is a field with a content in DER.
+func encoded(number uint8, der []byte) option {
+	return explicit(number, func(b *cryptobyte.Builder) { b.AddBytes(der) })
+}
+
+func boolean(number uint8, v bool) option {
+	return explicit(number, func(b *cryptobyte.Builder) { b.AddASN1Boolean(v) })
+}
+
 // keyArg is the field of number 0, the only one that is tagged implicitly.
 func keyArg(s string) option {
 	return func(b *cryptobyte.Builder) {

@@ -12,11 +12,19 @@ type Cipher uint16
 // String returns the name that IANA gives the suite, such as
 // TLS_AES_128_GCM_SHA256, or 0x1234 for one that is not known here.
 func (c Cipher) String() string {
-	i, ok := slices.BinarySearchFunc(ciphers, c, func(s suite, c Cipher) int { return cmp.Compare(s.number, c) })
+	name, ok := c.name()
 	if !ok {
 		return fmt.Sprintf("0x%04X", uint16(c))
 	}
-	return ciphers[i].name
+	return name
+}
+
+func (c Cipher) name() (name string, known bool) {
+	i, ok := slices.BinarySearchFunc(ciphers, c, func(s suite, c Cipher) int { return cmp.Compare(s.number, c) })
+	if !ok {
+		return "", false
+	}
+	return ciphers[i].name, true
 }
 
 type suite struct {
@@ -26,9 +34,9 @@ type suite struct {
 
 // ciphers are the suites that a session can have, by number: those of
 // include/openssl/tls1.h and ssl3.h of OpenSSL 3.5, which has all that 1.1.1
-// has, each under the name of its *_RFC_* constant there; and the suites of
-// RFC 9189, whose numbers are in ssl/s3_lib.c alone. The GOST suites of before
-// that RFC are left out.
+// has, each under the name of its *_RFC_* constant there; and the GOST suites,
+// whose numbers are in ssl/s3_lib.c alone. Two of those have no other name than
+// OpenSSL's.
 var ciphers = []suite{
 	{0x0001, "TLS_RSA_WITH_NULL_MD5"},
 	{0x0002, "TLS_RSA_WITH_NULL_SHA"},
@@ -64,6 +72,8 @@ var ciphers = []suite{
 	{0x006B, "TLS_DHE_RSA_WITH_AES_256_CBC_SHA256"},
 	{0x006C, "TLS_DH_anon_WITH_AES_128_CBC_SHA256"},
 	{0x006D, "TLS_DH_anon_WITH_AES_256_CBC_SHA256"},
+	{0x0081, "TLS_GOSTR341001_WITH_28147_CNT_IMIT"},
+	{0x0083, "TLS_GOSTR341001_WITH_NULL_GOSTR3411"},
 	{0x0084, "TLS_RSA_WITH_CAMELLIA_256_CBC_SHA"},
 	{0x0087, "TLS_DHE_DSS_WITH_CAMELLIA_256_CBC_SHA"},
 	{0x0088, "TLS_DHE_RSA_WITH_CAMELLIA_256_CBC_SHA"},
@@ -234,4 +244,6 @@ var ciphers = []suite{
 	{0xCCAC, "TLS_ECDHE_PSK_WITH_CHACHA20_POLY1305_SHA256"},
 	{0xCCAD, "TLS_DHE_PSK_WITH_CHACHA20_POLY1305_SHA256"},
 	{0xCCAE, "TLS_RSA_PSK_WITH_CHACHA20_POLY1305_SHA256"},
+	{0xFF85, "LEGACY-GOST2012-GOST8912-GOST8912"},
+	{0xFF87, "GOST2012-NULL-GOST12"},
 }

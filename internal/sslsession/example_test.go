@@ -20,7 +20,7 @@ func Example() {
 		return
 	}
 	defer clear(der)
-	s, err := sslsession.Parse(der)
+	s, err := sslsession.Parse(der, time.Now())
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -35,7 +35,7 @@ func Example() {
 		fmt.Println("peer", subject)
 	}
 
-	_, err = sslsession.Parse(der[:100])
+	_, err = sslsession.Parse(der[:100], time.Now())
 	fmt.Println(err)
 	// Output:
 	// TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384

@@ -9,60 +9,111 @@ import (
 )
 
 var (
-	// ErrPEM reports text that is not one session in PEM.
+	// ErrPEM reports text without a session in PEM.
 	ErrPEM = errors.New("not a session in PEM")
-	// ErrPEMType reports a PEM block of another type, such as a certificate. It
+	// ErrPEMType reports PEM blocks of other types alone, such as certificates. It
 	// is an [ErrPEM], too.
-	ErrPEMType = fmt.Errorf("%w: the block is not of the type SSL SESSION PARAMETERS", ErrPEM)
+	ErrPEMType = fmt.Errorf("%w: no block is of the type SSL SESSION PARAMETERS", ErrPEM)
 )
 
 // The lines of PEM_STRING_SSL_SESSION in OpenSSL's pem.h, and how many bytes
 // make a line of 64 characters between them.
 const (
-	pemBegin     = "-----BEGIN SSL SESSION PARAMETERS-----\n"
-	pemEnd       = "-----END SSL SESSION PARAMETERS-----\n"
+	pemBegin     = "-----BEGIN "
+	pemEnd       = "-----END "
+	pemDashes    = "-----"
+	pemType      = "SSL SESSION PARAMETERS"
 	pemLineBytes = 48
 )
+
+// IsPEM reports whether data is a text for [DecodePEM]: one that starts with a
+// block, or has a line at which a session starts.
+func IsPEM(data []byte) bool {
+	return bytes.HasPrefix(data, []byte(pemBegin)) || bytes.Contains(data, []byte("\n"+pemBegin+pemType+pemDashes))
+}
 
 // DecodePEM returns the DER in a PEM text, as openssl s_client -sess_out and
 // openssl sess_id write it. It is the caller's own, to wipe when it is done
 // with; the text is not changed.
 //
-// There must be one block, without headers. Text may stand before it, as
-// sess_id -text writes it, but only white space after it. Lines may be of any
-// length and end in CR LF. That the DER is a session is for [Parse] to say.
+// It takes all that OpenSSL takes: the first session in the text, with other text
+// and blocks before and behind it, lines of any length, and white space at their
+// ends. A session that has headers, because it is encrypted, is refused. That the
+// DER is a session is for [Parse] to say.
 //
 // The errors are [ErrPEM] and, in particular, [ErrPEMType]; and [ErrTooLarge].
 func DecodePEM(text []byte) ([]byte, error) {
-	line, rest, _ := bytes.Cut(text, []byte("\n"))
-	for !bytes.HasPrefix(line, []byte("-----BEGIN ")) {
-		if len(rest) == 0 {
-			return nil, fmt.Errorf("%w: no block begins", ErrPEM)
+	err := fmt.Errorf("%w: no block begins", ErrPEM)
+	for len(text) > 0 {
+		var line []byte
+		line, text = cutLine(text)
+		typ, begins := bytes.CutPrefix(line, []byte(pemBegin))
+		typ, whole := bytes.CutSuffix(typ, []byte(pemDashes))
+		if !begins || !whole {
+			continue
 		}
-		line, rest, _ = bytes.Cut(rest, []byte("\n"))
+		var body []byte
+		if body, text, err = cutBlock(text, typ); err != nil {
+			return nil, err
+		}
+		if string(typ) == pemType {
+			return decodeBody(body)
+		}
+		err = ErrPEMType
 	}
-	if string(bytes.TrimSpace(line)) != pemBegin[:len(pemBegin)-1] {
-		return nil, ErrPEMType
+	return nil, err
+}
+
+// cutLine returns the first line of the text, without the white space at its end,
+// and the text after it.
+func cutLine(text []byte) (line, rest []byte) {
+	line, rest, _ = bytes.Cut(text, []byte("\n"))
+	return bytes.TrimRightFunc(line, isSpace), rest
+}
+
+// isSpace reports whether OpenSSL strips the character from the end of a line.
+func isSpace(r rune) bool { return r <= ' ' }
+
+// cutBlock returns the body of a block, of which the first line is cut off, and
+// the text after it.
+func cutBlock(text, typ []byte) (body, rest []byte, err error) {
+	for rest = text; len(rest) > 0; {
+		body = text[:len(text)-len(rest)]
+		var line []byte
+		line, rest = cutLine(rest)
+		if bytes.HasPrefix(line, []byte(pemEnd)) {
+			if string(line) != pemEnd+string(typ)+pemDashes {
+				return nil, nil, fmt.Errorf("%w: a block ends as one of another type", ErrPEM)
+			}
+			return body, rest, nil
+		}
 	}
-	body, after, ended := bytes.Cut(rest, []byte("\n"+pemEnd[:len(pemEnd)-1]))
+	return nil, nil, fmt.Errorf("%w: a block does not end", ErrPEM)
+}
+
+// decodeBody decodes what stands between the lines of a session.
+func decodeBody(body []byte) ([]byte, error) {
 	switch {
-	case !ended:
-		return nil, fmt.Errorf("%w: the block is empty or does not end", ErrPEM)
-	case len(bytes.TrimSpace(after)) > 0:
-		return nil, fmt.Errorf("%w: something follows the block", ErrPEM)
 	case bytes.IndexByte(body, ':') >= 0:
-		return nil, fmt.Errorf("%w: the block has headers", ErrPEM)
+		return nil, fmt.Errorf("%w: the session has headers", ErrPEM)
 	case len(body) > 2*MaxSize: // base64 takes 4/3 of it; the rest is for line ends
 		return nil, ErrTooLarge
 	}
-	der := make([]byte, base64.StdEncoding.DecodedLen(len(body)))
-	n, err := base64.StdEncoding.Strict().Decode(der, body)
+	text := make([]byte, 0, len(body))
+	defer func() { clear(text) }()
+	for _, b := range body {
+		if !isSpace(rune(b)) {
+			text = append(text, b)
+		}
+	}
+	der := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Decode(der, text)
 	switch {
 	case err != nil:
 		clear(der)
 		return nil, fmt.Errorf("%w: the base64 is broken", ErrPEM)
 	case n == 0:
-		return nil, fmt.Errorf("%w: the block is empty or does not end", ErrPEM)
+		return nil, fmt.Errorf("%w: the session is empty", ErrPEM)
 	case n > MaxSize:
 		clear(der)
 		return nil, ErrTooLarge
@@ -75,17 +126,18 @@ func DecodePEM(text []byte) ([]byte, error) {
 // and dst is the only place the session is copied to.
 func AppendPEM(dst, der []byte) []byte {
 	dst = slices.Grow(dst, PEMSize(len(der)))
-	dst = append(dst, pemBegin...)
+	dst = append(dst, pemBegin+pemType+pemDashes+"\n"...)
 	for chunk := range slices.Chunk(der, pemLineBytes) {
 		dst = base64.StdEncoding.AppendEncode(dst, chunk)
 		dst = append(dst, '\n')
 	}
-	return append(dst, pemEnd...)
+	return append(dst, pemEnd+pemType+pemDashes+"\n"...)
 }
 
 // PEMSize returns how many bytes [AppendPEM] appends for a session of size
 // bytes in DER.
 func PEMSize(size int) int {
 	lines := (size + pemLineBytes - 1) / pemLineBytes
-	return len(pemBegin) + base64.StdEncoding.EncodedLen(size) + lines + len(pemEnd)
+	const around = len(pemBegin) + len(pemEnd) + 2*len(pemType+pemDashes+"\n")
+	return around + base64.StdEncoding.EncodedLen(size) + lines
 }

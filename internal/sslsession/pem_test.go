@@ -2,7 +2,6 @@ package sslsession_test
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"slices"
@@ -51,51 +50,89 @@ func TestAppendPEM(t *testing.T) {
 	}
 }
 
+// pemBody is the base64 of a session that OpenSSL loads, in lines.
+func pemBody(t testing.TB) string {
+	return strings.TrimSuffix(strings.TrimPrefix(string(vector{name: "tls12"}.pem(t)), begin), end)
+}
+
+// pemTexts are texts with the session of pemBody, which OpenSSL reads.
+func pemTexts(t testing.TB) map[string]string {
+	pemBody := pemBody(t)
+	certificate := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("not really")}))
+	encrypted := "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: x\n\nAAAA\n-----END RSA PRIVATE KEY-----\n"
+	other := string(vector{name: "psk"}.pem(t))
+	oneLine := strings.ReplaceAll(pemBody, "\n", "")
+	return map[string]string{
+		"as written":                begin + pemBody + end,
+		"without the last line end": strings.TrimSuffix(begin+pemBody+end, "\n"),
+		"CR LF":                     strings.ReplaceAll(begin+pemBody+end, "\n", "\r\n"),
+		"lines of another length":   begin + pemBody[:8] + "\n" + pemBody[8:12] + "\n" + pemBody[12:] + end,
+		"one line":                  begin + oneLine + "\n" + end,
+		"text before":               "SSL-Session:\n    Protocol  : TLSv1.3\n ---\n" + begin + pemBody + end,
+		"text after":                begin + pemBody + end + "x",
+		"text on both sides":        "a\n\n" + begin + pemBody + end + "\nb: c\n",
+		"an empty line first":       begin + "\n" + pemBody + end,
+		"a block within a line":     "see -----BEGIN CERTIFICATE-----\n" + begin + pemBody + end,
+		"half a line of a block":    "-----BEGIN CERTIFICATE\n" + begin + pemBody + end,
+		"white space after":         begin + pemBody + end + " \t\r\n\n",
+		"white space in the lines":  strings.ReplaceAll(begin+pemBody+end, "\n", " \t\n"),
+		"control characters":        strings.ReplaceAll(begin+pemBody+end, "\n", "\x01\f\n"),
+		"white space before lines":  begin + " " + strings.ReplaceAll(strings.TrimSpace(pemBody), "\n", "\n\t ") + "\n" + end,
+		"a certificate before":      certificate + begin + pemBody + end,
+		"a certificate after":       begin + pemBody + end + certificate,
+		"an encrypted key before":   encrypted + begin + pemBody + end,
+		"a broken block after":      begin + pemBody + end + "-----BEGIN CERTIFICATE-----\n",
+		"another session after":     begin + pemBody + end + other,
+	}
+}
+
+// brokenPEMTexts are texts that neither OpenSSL nor DecodePEM takes.
+func brokenPEMTexts(t testing.TB) map[string]string {
+	pemBody := pemBody(t)
+	return map[string]string{
+		"nothing":                       "",
+		"no block":                      "hello\n" + pemBody,
+		"no end":                        begin + pemBody,
+		"an end of another":             begin + pemBody + "-----END CERTIFICATE-----\n",
+		"an end within a line":          begin + strings.TrimSpace(pemBody) + end,
+		"an empty block":                begin + end,
+		"headers":                       begin + "Proc-Type: 4,ENCRYPTED\n\n" + pemBody + end,
+		"no base64":                     begin + "\x00\xFF\n" + end,
+		"cut base64":                    begin + pemBody[:len(pemBody)-2] + "\n" + end,
+		"base64 behind the end":         begin + "AA==\nAAAA\n" + end,
+		"a block in a block":            begin + begin + pemBody + end,
+		"another base64":                begin + "_-__\n" + end,
+		"an indented block":             " " + begin + pemBody + end,
+		"a block without an end before": "-----BEGIN CERTIFICATE-----\nAAAA\n" + begin + pemBody + end,
+	}
+}
+
 func TestDecodePEM(t *testing.T) {
-	der := []byte("any bytes, even if they are no session at all")
-	body := base64.StdEncoding.EncodeToString(der) + "\n"
-	for name, text := range map[string]string{
-		"as written":                begin + body + end,
-		"without the last line end": strings.TrimSuffix(begin+body+end, "\n"),
-		"CR LF":                     strings.ReplaceAll(begin+body+end, "\n", "\r\n"),
-		"lines of another length":   begin + body[:8] + "\n" + body[8:12] + "\n\n" + body[12:] + end,
-		"text before":               "SSL-Session:\n    Protocol  : TLSv1.3\n ---\n" + begin + body + end,
-		"a block within a line":     "see -----BEGIN CERTIFICATE-----\n" + begin + body + end,
-		"white space after":         begin + body + end + " \t\r\n\n",
-		"white space in the lines":  begin[:len(begin)-1] + " \n" + body + end[:len(end)-1] + " \n",
-	} {
-		if got, err := sslsession.DecodePEM([]byte(text)); err != nil || !bytes.Equal(got, der) {
-			t.Errorf("%s: %q, %v", name, got, err)
+	want := vector{name: "tls12"}.der(t)
+	for name, text := range pemTexts(t) {
+		if got, err := sslsession.DecodePEM([]byte(text)); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
+		}
+		if !sslsession.IsPEM([]byte(text)) {
+			t.Errorf("%s: is not taken for PEM", name)
 		}
 	}
-	for name, text := range map[string]string{
-		"nothing":               "",
-		"no block":              "hello\n" + body,
-		"no end":                begin + body,
-		"an end of another":     begin + body + "-----END CERTIFICATE-----\n",
-		"an end within a line":  begin + strings.TrimSpace(body) + end,
-		"an empty block":        begin + end,
-		"a second block":        begin + body + end + begin + body + end,
-		"text after":            begin + body + end + "x",
-		"headers":               begin + "Proc-Type: 4,ENCRYPTED\n\n" + body + end,
-		"no base64":             begin + "\x00\xFF\n" + end,
-		"cut base64":            begin + body[:len(body)-2] + "\n" + end,
-		"base64 behind the end": begin + "AA==\nAAAA\n" + end,
-		"bits behind the end":   begin + "AB==\n" + end,
-		"a block in a block":    begin + begin + body + end,
-		"another base64":        begin + "_-__\n" + end,
-		"an indented block":     " " + begin + body + end,
-	} {
+	for name, text := range brokenPEMTexts(t) {
 		got, err := sslsession.DecodePEM([]byte(text))
 		if !errors.Is(err, sslsession.ErrPEM) || errors.Is(err, sslsession.ErrPEMType) || got != nil {
-			t.Errorf("%s: %q, %v", name, got, err)
+			t.Errorf("%s: %d bytes, %v", name, len(got), err)
 		}
 	}
 	for _, typ := range []string{"CERTIFICATE", "PRIVATE KEY", "SSL SESSION", "SSL SESSION PARAMETERS ", ""} {
-		text := strings.ReplaceAll(begin+body+end, "SSL SESSION PARAMETERS", typ) + begin + body + end
+		text := strings.ReplaceAll(string(vector{name: "tls12"}.pem(t)), "SSL SESSION PARAMETERS", typ)
 		_, err := sslsession.DecodePEM([]byte(text))
 		if !errors.Is(err, sslsession.ErrPEMType) || !errors.Is(err, sslsession.ErrPEM) {
 			t.Errorf("type %q: %v", typ, err)
+		}
+	}
+	for _, data := range []string{"", "opaque", "\x30\x03\x02\x01\x01", "an " + begin, "a certificate\n-----BEGIN CERTIFICATE-----\n"} {
+		if sslsession.IsPEM([]byte(data)) {
+			t.Errorf("%q is taken for PEM", data)
 		}
 	}
 }
@@ -123,6 +160,9 @@ func FuzzPEM(f *testing.F) {
 	for _, v := range vectors {
 		f.Add(v.pem(f))
 	}
+	for _, text := range pemTexts(f) {
+		f.Add([]byte(text))
+	}
 	f.Add([]byte("text before\r\n" + strings.ReplaceAll(begin+"AAECAw==\n"+end, "\n", "\r\n")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		original := bytes.Clone(data)
@@ -134,9 +174,8 @@ func FuzzPEM(f *testing.F) {
 			t.Fatalf("%q, %v", der, err)
 		}
 		if err == nil {
-			// encoding/pem takes no carriage return alone behind the block.
-			if block, _ := pem.Decode(append(bytes.TrimSpace(data), '\n')); block == nil || !bytes.Equal(block.Bytes, der) {
-				t.Fatal("encoding/pem reads something else")
+			if len(der) == 0 || !sslsession.IsPEM(data) {
+				t.Fatalf("%d bytes from what is PEM %t", len(der), sslsession.IsPEM(data))
 			}
 		}
 		for _, der := range [][]byte{der, data} {

@@ -2,8 +2,6 @@ package sslsession
 
 import (
 	"bytes"
-	"crypto/x509/pkix"
-	encodingasn1 "encoding/asn1"
 	"errors"
 	"fmt"
 	"math"
@@ -41,13 +39,9 @@ const (
 	maxMasterKey  = 512
 )
 
-// Bounds of a subject that is described. To decode a name and to write it as text
-// takes time that grows with the square of its size, and a name that identifies
-// somebody is far from these.
-const (
-	maxSubject    = 2 << 10 // bytes of DER
-	maxAttributes = 64
-)
+// defaultTimeout is the timeout of a session that says none, as in OpenSSL's
+// d2i_SSL_SESSION.
+const defaultTimeout = 3 * time.Second
 
 const (
 	// maxTime is the last second of the year 9999, the last one of RFC 3339.
@@ -58,26 +52,39 @@ const (
 	flagExtendedMasterSecret = 0x1
 )
 
+// Format is the encoding of a session.
+type Format uint8
+
+const (
+	// OpenSSL is the encoding that OpenSSL loads.
+	OpenSSL Format = iota + 1
+	// BoringSSL is the encoding of BoringSSL and AWS-LC, which OpenSSL does not
+	// load.
+	BoringSSL
+)
+
 // Session is what an SSL_SESSION says of itself, without its secrets.
 //
-// OpenSSL leaves out numbers that are zero and strings that it does not have,
-// so the zero value of a field stands for one that is not there. The slices
-// alias the bytes that were parsed: they are valid as long as those are, and
-// must not be written to.
+// Numbers that are zero and strings that are missing are left out of the
+// encoding, so the zero value of a field stands for one that is not there. The
+// slices alias the bytes that were parsed: they are valid as long as those are,
+// and must not be written to.
 type Session struct {
+	Format   Format
 	Protocol Protocol
 	Cipher   Cipher
 	// ID is the session ID, of 0 to 32 bytes. A TLS 1.3 client makes it up.
 	ID []byte
 	// StartedAt is when the session began, in whole seconds, UTC, from 1970 to
-	// 9999. A session that does not say is as old as 1970.
+	// 9999. A session that does not say began when it was read.
 	StartedAt time.Time
 	// Timeout is how long the session is good for, in whole seconds, not
-	// negative. What is too long for a Duration is the longest one.
+	// negative. A session that does not say is good for 3 seconds. A timeout that
+	// is too long for a Duration is the longest one.
 	Timeout time.Duration
 
-	// Peer is the certificate of the other side, in DER. That it is a SEQUENCE
-	// is all that is known of it.
+	// Peer is the certificate of the other side, in DER. Its structure is that of
+	// a certificate; its signature, names and key were not looked at.
 	Peer []byte
 	// VerifyResult is what came of verifying Peer, an X509_V_ERR code of
 	// OpenSSL's x509_vfy.h; 0, X509_V_OK, is good, or nothing was verified.
@@ -109,8 +116,9 @@ func (s *Session) EndsAt() time.Time {
 
 // Parse reads an SSL_SESSION in DER, which the Session aliases. It allocates
 // nothing but errors, which are [ErrNotSession] and, in particular,
-// [ErrTooLarge].
-func Parse(der []byte) (Session, error) {
+// [ErrTooLarge]. As in OpenSSL, a session that does not say when it began began
+// now.
+func Parse(der []byte, now time.Time) (Session, error) {
 	if len(der) > MaxSize {
 		return Session{}, ErrTooLarge
 	}
@@ -119,9 +127,7 @@ func Parse(der []byte) (Session, error) {
 		fields            cryptobyte.String
 		version, protocol int64
 		cipher, masterKey []byte
-		// OpenSSL takes a session without a start to begin when it is read.
-		// Here it is what was written: zero, which is left out.
-		s = Session{StartedAt: time.Unix(0, 0).UTC()}
+		s                 Session
 	)
 	switch {
 	case !input.ReadASN1(&fields, asn1.SEQUENCE) || !input.Empty():
@@ -136,30 +142,88 @@ func Parse(der []byte) (Session, error) {
 		return Session{}, broken("session_id")
 	case !readBytes(&fields, &masterKey, maxMasterKey):
 		return Session{}, broken("master_key")
-	case !fields.SkipOptionalASN1(asn1.Tag(0).ContextSpecific()): // SSL 2's, implicitly tagged
-		return Session{}, broken("key_arg")
 	}
 	s.Protocol = Protocol(protocol)
 	s.Cipher = Cipher(cipher[0])<<8 | Cipher(cipher[1])
-
-	explicit := asn1.Tag(0).ContextSpecific().Constructed()
-	for last := explicit; !fields.Empty(); {
-		var content cryptobyte.String
-		var tag asn1.Tag
-		if !fields.ReadAnyASN1(&content, &tag) || tag <= last || tag > explicit|30 {
-			return Session{}, broken("the order or the encoding of the optional fields")
-		}
-		if name, ok := s.readOptional(int(tag-explicit), content); !ok {
-			return Session{}, broken(name)
-		}
-		last = tag
+	if _, known := s.Cipher.name(); !known {
+		return Session{}, broken("cipher")
 	}
-	return s, nil
+
+	openssl, boringssl := s, s
+	field, ok := openssl.readOpenSSL(fields, now)
+	if ok {
+		return openssl, nil
+	}
+	if boringssl.readBoringSSL(fields) {
+		return boringssl, nil
+	}
+	return Session{}, broken(field)
 }
 
-// readOptional reads the content of the optional field of a number, and returns
+// readOpenSSL reads the optional fields as OpenSSL does. It returns the name of
+// a broken one in SSL_SESSION_ASN1.
+func (s *Session) readOpenSSL(fields cryptobyte.String, now time.Time) (name string, ok bool) {
+	if !fields.SkipOptionalASN1(asn1.Tag(0).ContextSpecific()) { // SSL 2's, implicitly tagged
+		return "key_arg", false
+	}
+	s.Format = OpenSSL
+	for last := 0; !fields.Empty(); {
+		var number int
+		var content cryptobyte.String
+		if !readField(&fields, &number, &content) || number <= last {
+			return "the order or the encoding of the optional fields", false
+		}
+		if name, ok := s.readOpenSSLField(number, content); !ok {
+			return name, false
+		}
+		last = number
+	}
+	if s.StartedAt.Unix() <= 0 { // zero is written as nothing
+		s.StartedAt = now.UTC().Truncate(time.Second)
+	}
+	if s.Timeout == 0 {
+		s.Timeout = defaultTimeout
+	}
+	return "", true
+}
+
+// readField reads an explicitly tagged field of a number from 1 on. cryptobyte
+// reads tags of one byte, which end at 30.
+func readField(s *cryptobyte.String, number *int, content *cryptobyte.String) bool {
+	const explicit, more = 0xA0, 0x1F // the tag class, and the number that says that a byte with the number follows
+	rest := *s
+	var tag, long uint8
+	if !rest.ReadUint8(&tag) {
+		return false
+	}
+	if tag != explicit|more {
+		var t asn1.Tag
+		if !s.ReadAnyASN1(content, &t) || tag&^more != explicit {
+			return false
+		}
+		*number = int(tag & more)
+		return true
+	}
+	if !rest.ReadUint8(&long) || long < more || long > 0x7F || len(rest) == 0 {
+		return false
+	}
+	*number = int(long)
+	ok := false
+	switch rest[0] {
+	case 0x81:
+		ok = rest.Skip(1) && rest.ReadUint8LengthPrefixed(content) && len(*content) > 0x7F
+	case 0x82:
+		ok = rest.Skip(1) && rest.ReadUint16LengthPrefixed(content) && len(*content) > 0xFF
+	default:
+		ok = rest[0] <= 0x7F && rest.ReadUint8LengthPrefixed(content)
+	}
+	*s = rest
+	return ok
+}
+
+// readOpenSSLField reads the content of the optional field of a number, and returns
 // its name in SSL_SESSION_ASN1.
-func (s *Session) readOptional(number int, content cryptobyte.String) (name string, ok bool) {
+func (s *Session) readOpenSSLField(number int, content cryptobyte.String) (name string, ok bool) {
 	var n int64
 	switch number {
 	case 1:
@@ -169,9 +233,7 @@ func (s *Session) readOptional(number int, content cryptobyte.String) (name stri
 		name, ok = "timeout", readInt(&content, &n, 0, math.MaxInt64)
 		s.Timeout = time.Duration(min(n, maxSeconds)) * time.Second
 	case 3:
-		var certificate cryptobyte.String
-		name, ok = "peer", content.ReadASN1Element(&certificate, asn1.SEQUENCE)
-		s.Peer = slices.Clip([]byte(certificate))
+		name, ok = "peer", s.readPeer(&content)
 	case 4:
 		name, ok = "session_id_context", readBytes(&content, &s.SessionIDContext, maxContext)
 	case 5:
@@ -191,7 +253,8 @@ func (s *Session) readOptional(number int, content cryptobyte.String) (name stri
 	case 10:
 		name, ok = "tlsext_tick", content.SkipASN1(asn1.OCTET_STRING)
 	case 11:
-		name, ok = "comp_id", content.SkipASN1(asn1.OCTET_STRING)
+		var method []byte
+		name, ok = "comp_id", readBytes(&content, &method, 1) && len(method) == 1
 	case 12:
 		name, ok = "srp_username", content.SkipASN1(asn1.OCTET_STRING)
 	case 13:
@@ -211,11 +274,10 @@ func (s *Session) readOptional(number int, content cryptobyte.String) (name stri
 	case 19:
 		name, ok = "kex_group", readInt(&content, &n, 0, math.MaxUint32)
 	case 20:
-		name, ok = "peer_rpk", content.SkipASN1(asn1.OCTET_STRING)
+		var key cryptobyte.String
+		name, ok = "peer_rpk", content.ReadASN1(&key, asn1.OCTET_STRING) && skipPublicKey(&key) && key.Empty()
 	default:
-		var element cryptobyte.String
-		var tag asn1.Tag
-		name, ok = "a field of a later OpenSSL", content.ReadAnyASN1(&element, &tag)
+		name = "a field that OpenSSL does not know"
 	}
 	return name, ok && content.Empty()
 }
@@ -238,43 +300,4 @@ func readBytes(s *cryptobyte.String, out *[]byte, limit int) bool {
 	}
 	*out = slices.Clip([]byte(content))
 	return true
-}
-
-// PeerSubject returns the subject of the peer's certificate as a string of RFC
-// 2253, the last attribute first. There is none when there is no certificate,
-// when it does not decode, when an attribute is not text, or when the subject is
-// larger than 2 KiB of DER or has more than 64 attributes.
-func (s *Session) PeerSubject() (subject string, ok bool) {
-	// Not with crypto/x509, which refuses certificates that OpenSSL takes: one
-	// with a key on a Brainpool curve, for instance. The fields are those of
-	// RFC 5280, section 4.1.
-	input := cryptobyte.String(s.Peer)
-	var certificate, tbs, name cryptobyte.String
-	if !input.ReadASN1(&certificate, asn1.SEQUENCE) ||
-		!certificate.ReadASN1(&tbs, asn1.SEQUENCE) ||
-		!tbs.SkipOptionalASN1(asn1.Tag(0).ContextSpecific().Constructed()) || // version
-		!tbs.SkipASN1(asn1.INTEGER) || // serial number
-		!tbs.SkipASN1(asn1.SEQUENCE) || // signature algorithm
-		!tbs.SkipASN1(asn1.SEQUENCE) || // issuer
-		!tbs.SkipASN1(asn1.SEQUENCE) || // validity
-		!tbs.ReadASN1Element(&name, asn1.SEQUENCE) ||
-		len(name) > maxSubject {
-		return "", false
-	}
-	var sequence pkix.RDNSequence
-	if rest, err := encodingasn1.Unmarshal(name, &sequence); err != nil || len(rest) > 0 {
-		return "", false
-	}
-	attributes := 0
-	for _, rdn := range sequence {
-		if attributes += len(rdn); attributes > maxAttributes {
-			return "", false
-		}
-		for _, attribute := range rdn {
-			if _, ok := attribute.Value.(string); !ok {
-				return "", false
-			}
-		}
-	}
-	return sequence.String(), true
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -24,31 +25,56 @@ func commonNames(n int, value string) []rdn {
 	return slices.Repeat([]rdn{{[]int{2, 5, 4, 3}, []string{value}}}, n)
 }
 
-// certificate is a certificate as far as its subject.
+// certificate is a certificate with a subject, and nothing else that is not needed.
 func certificate(subject []rdn) []byte {
-	var b cryptobyte.Builder
-	sequence := func(b *cryptobyte.Builder, content func(*cryptobyte.Builder)) { b.AddASN1(asn1.SEQUENCE, content) }
-	sequence(&b, func(b *cryptobyte.Builder) { // Certificate
-		sequence(b, func(b *cryptobyte.Builder) { // TBSCertificate, of version 1
-			b.AddASN1Int64(1)
-			for range 3 {
-				sequence(b, func(*cryptobyte.Builder) {})
-			}
-			sequence(b, func(b *cryptobyte.Builder) { // subject
-				for _, name := range subject {
-					b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {
-						for _, value := range name.values {
-							sequence(b, func(b *cryptobyte.Builder) {
-								b.AddASN1ObjectIdentifier(name.oid)
-								b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
-							})
-						}
+	return certificateOf(func(b *cryptobyte.Builder) {
+		for _, name := range subject {
+			b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) {
+				for _, value := range name.values {
+					sequence(b, func(b *cryptobyte.Builder) {
+						b.AddASN1ObjectIdentifier(name.oid)
+						b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(value)) })
 					})
 				}
 			})
+		}
+	})
+}
+
+// certificateOf is a certificate with a subject of that content.
+func certificateOf(subject func(*cryptobyte.Builder)) []byte {
+	algorithm := func(b *cryptobyte.Builder) {
+		sequence(b, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier([]int{1, 2, 840, 10045, 4, 3, 2}) })
+	}
+	var b cryptobyte.Builder
+	sequence(&b, func(b *cryptobyte.Builder) { // Certificate
+		sequence(b, func(b *cryptobyte.Builder) { // TBSCertificate, of version 1
+			b.AddASN1Int64(1)
+			algorithm(b)
+			sequence(b, func(*cryptobyte.Builder) {}) // issuer
+			sequence(b, func(b *cryptobyte.Builder) { // validity
+				b.AddASN1UTCTime(time.Unix(1700000000, 0))
+				b.AddASN1GeneralizedTime(time.Unix(1800000000, 0))
+			})
+			sequence(b, subject)
+			publicKey(b)
 		})
+		algorithm(b)
+		b.AddASN1BitString([]byte("signature"))
 	})
 	return b.BytesOrPanic()
+}
+
+// publicKey is the SubjectPublicKeyInfo of an Ed25519 key.
+func publicKey(b *cryptobyte.Builder) {
+	sequence(b, func(b *cryptobyte.Builder) {
+		sequence(b, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier([]int{1, 3, 101, 112}) })
+		b.AddASN1BitString([]byte("an Ed25519 key has thirty-two by"))
+	})
+}
+
+func sequence(b *cryptobyte.Builder, content func(*cryptobyte.Builder)) {
+	b.AddASN1(asn1.SEQUENCE, content)
 }
 
 func TestLargeSubject(t *testing.T) {
@@ -100,7 +126,7 @@ var shapes = []struct {
 func TestDescriptionIsLinear(t *testing.T) {
 	for _, shape := range shapes {
 		for _, size := range []int{1 << 10, 4 << 10, 16 << 10, 63 << 10} {
-			der := minimal(explicit(3, func(b *cryptobyte.Builder) { b.AddBytes(shape.make(size)) })).der(t)
+			der := minimal(encoded(3, shape.make(size))).der(t)
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			describe(t, der)
@@ -116,7 +142,7 @@ func TestDescriptionIsLinear(t *testing.T) {
 func BenchmarkDescribe(b *testing.B) {
 	for _, shape := range shapes {
 		for _, size := range []int{1 << 10, 2 << 10, 4 << 10, 16 << 10, 32 << 10, 63 << 10} {
-			der := minimal(explicit(3, func(b *cryptobyte.Builder) { b.AddBytes(shape.make(size)) })).der(b)
+			der := minimal(encoded(3, shape.make(size))).der(b)
 			b.Run(fmt.Sprintf("%s/%d", shape.name, len(der)), func(b *testing.B) {
 				b.SetBytes(int64(len(der)))
 				b.ReportAllocs()
@@ -129,7 +155,7 @@ func BenchmarkDescribe(b *testing.B) {
 }
 
 func describe(t testing.TB, der []byte) {
-	s, err := sslsession.Parse(der)
+	s, err := parse(der)
 	if err != nil {
 		t.Fatal(err)
 	}

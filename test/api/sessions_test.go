@@ -211,7 +211,13 @@ func TestSessionRanges(t *testing.T) {
 		s.get("/sessions/aa", typeBytes, "Range", rang).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
 	}
 	s.get("/sessions/aa?max_bytes=5", typeBytes, "Range", "bytes=0-4").wantProblem(t, 400, api.ProblemCodeInvalidRequest)
-	s.get("/sessions/aa?max_bytes=5", typeJSON).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
+	for _, accept := range []string{"*/*", typeJSON, "application/*", typeJSON + ", " + typePEM} {
+		p := s.get("/sessions/aa?max_bytes=5", accept).wantProblem(t, 406, api.ProblemCodeNotAcceptable)
+		if !strings.Contains(p.Detail, "max_bytes") || !strings.Contains(p.Detail, typeBytes) || strings.Contains(p.Detail, typePEM) {
+			t.Errorf("Accept: %s: %s", accept, p.Detail)
+		}
+	}
+	s.get("/sessions/aa?max_bytes=5", "*/*, "+typeBytes+";q=0.1").want(t, 206)
 	s.get("/sessions/aa?max_bytes=0", "*/*").want(t, 204).wantHeader(t, "Session-Size", "10")
 	for _, n := range []string{"-1", "x", "", "1.5", "9223372036854775808", "1&max_bytes=2", "%zz", "5;x", "5&%"} {
 		s.get("/sessions/aa?max_bytes="+n, typeBytes).wantProblem(t, 400, api.ProblemCodeInvalidRequest)
@@ -292,7 +298,9 @@ func TestSessionBadBodies(t *testing.T) {
 		{name: "far too large in JSON", contentType: typeJSON, body: `{"data":"` + strings.Repeat("AAAA", maxSession) + `"}`, status: 413, code: api.ProblemCodeSessionTooLarge},
 		{name: "truncated DER in PEM", contentType: typePEM, body: truncated, status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "another PEM", contentType: typePEM, body: strings.ReplaceAll(goodPEM, "SSL SESSION PARAMETERS", "CERTIFICATE"), status: 422, code: api.ProblemCodeInvalidSession},
-		{name: "two PEM blocks", contentType: typePEM, body: goodPEM + goodPEM, status: 422, code: api.ProblemCodeInvalidSession},
+		{name: "broken PEM as bytes", contentType: typeBytes, body: truncated, status: 422, code: api.ProblemCodeInvalidSession},
+		{name: "another PEM as bytes", contentType: typeBytes, body: strings.ReplaceAll(goodPEM, "SSL SESSION PARAMETERS", "CERTIFICATE"), status: 422, code: api.ProblemCodeInvalidSession},
+		{name: "broken PEM in JSON", contentType: typeJSON, body: `{"data":"` + base64.StdEncoding.EncodeToString([]byte(truncated)) + `"}`, status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "broken base64 in PEM", contentType: typePEM, body: strings.Replace(goodPEM, "M", "*", 3), status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "no PEM", contentType: typePEM, body: "hello", status: 422, code: api.ProblemCodeInvalidSession},
 		{name: "expired", contentType: typeBytes, body: string(sslSession([]byte{1}, s.clock.Now().Add(-time.Hour), time.Hour)), status: 422, code: api.ProblemCodeInvalidSession},

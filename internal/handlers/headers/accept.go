@@ -12,8 +12,9 @@ import (
 var ErrNotAcceptable = errors.New("not acceptable")
 
 // Negotiate picks the one of the media types that Accept prefers (RFC 9110,
-// section 12.5.1). A wildcard stands for the first of them alone: the others
-// hold secrets, and have to be asked for by name.
+// section 12.5.1), and passes over ranges that cannot be read. A wildcard stands for
+// the first type alone: the others hold secrets, and have to be asked for by name.
+// When the first is "", a wildcard stands for nothing.
 func Negotiate(accept []string, offered ...string) (string, error) {
 	if len(accept) == 1 && slices.Contains(offered, accept[0]) {
 		return accept[0], nil
@@ -30,12 +31,12 @@ func Negotiate(accept []string, offered ...string) (string, error) {
 		}
 		mediaRange, params, err := mime.ParseMediaType(element)
 		if err != nil || strings.Count(mediaRange, "/") != 1 {
-			return "", &MalformedError{"Accept", "malformed"}
+			continue
 		}
 		quality := 1.0
 		if q, ok := params["q"]; ok {
 			if quality, err = strconv.ParseFloat(q, 64); err != nil || !(quality >= 0 && quality <= 1) {
-				return "", &MalformedError{"Accept", "malformed"}
+				continue
 			}
 		}
 		ranges++
@@ -46,12 +47,12 @@ func Negotiate(accept []string, offered ...string) (string, error) {
 			}
 		}
 	}
-	if ranges == 0 { // no header, or one that says nothing
+	if ranges == 0 && offered[0] != "" { // no header, or one that says nothing
 		return offered[0], nil
 	}
 	best := -1
 	for i, r := range ratings {
-		if r.quality > 0 && (best < 0 || r.quality > ratings[best].quality ||
+		if offered[i] != "" && r.quality > 0 && (best < 0 || r.quality > ratings[best].quality ||
 			r.quality == ratings[best].quality && r.order < ratings[best].order) {
 			best = i
 		}
