@@ -1,5 +1,6 @@
 // Package client speaks to a sessapi service: it describes, fetches, pushes,
-// rotates and revokes session ticket keys, and follows them as they change.
+// rotates and revokes session ticket keys, and follows them as they change; and it
+// lists, describes, fetches, stores and removes TLS sessions.
 //
 // A Go server shares its session tickets with the rest of its fleet in one line:
 //
@@ -10,7 +11,8 @@
 //   - What the service answers is held to its contract before it is used. No text of
 //     an [*Error] is long or makes a terminal do something.
 //   - Every request ends: with its context, or when the service has not
-//     answered in time. No answer takes more memory than a set of keys needs.
+//     answered in time. No answer takes more memory than a set of keys or
+//     a page of sessions needs.
 //   - What follows the keys goes on until its context ends. While the service
 //     is away, or sends what cannot be used, the last keys stay.
 //   - Secrets are in no error and no log. The buffers that they arrive in are
@@ -216,7 +218,7 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 	if etag != "" {
 		params.IfNoneMatch = &etag
 	}
-	header, data, err := c.do(ctx, timeout, func(ctx context.Context) (*http.Response, error) {
+	header, data, err := c.do(ctx, timeout, maxBody, func(ctx context.Context) (*http.Response, error) {
 		return c.api.GetTicketKeys(ctx, params, func(_ context.Context, r *http.Request) error {
 			if key != nil {
 				query := r.URL.Query()
@@ -323,7 +325,7 @@ func (c *Client) Revoke(ctx context.Context, name string, options ...UpdateOptio
 
 // describe makes a request that is answered with a description.
 func (c *Client) describe(ctx context.Context, request func(context.Context) (*http.Response, error)) (*TicketKeys, error) {
-	_, body, err := c.do(ctx, requestTimeout, request)
+	_, body, err := c.do(ctx, requestTimeout, maxBody, request)
 	if err != nil {
 		return nil, err
 	}
@@ -351,12 +353,15 @@ func (c *Client) change(ctx context.Context, request func(context.Context) (*htt
 	return description, err
 }
 
-// do makes a request and reads the whole of its answer, which is the caller's
-// to wipe.
-func (c *Client) do(ctx context.Context, timeout time.Duration, request func(context.Context) (*http.Response, error)) (http.Header, []byte, error) {
+// do makes a request and reads the whole of its answer, maxBody bytes at most, which
+// is the caller's to wipe.
+func (c *Client) do(ctx context.Context, timeout time.Duration, maxBody int, request func(context.Context) (*http.Response, error)) (http.Header, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	response, err := request(ctx)
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		err = ErrPlainHTTP
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -374,8 +379,11 @@ func (c *Client) do(ctx context.Context, timeout time.Duration, request func(con
 	case errors.Is(err, io.EOF): // not so an answer that is cut off: io.ErrUnexpectedEOF
 		err = nil
 	}
-	if err == nil && response.StatusCode != http.StatusOK {
+	if err == nil && response.StatusCode/100 != 2 {
 		err = newError(response, body[:n])
+		if response.StatusCode == http.StatusBadRequest && bytes.HasPrefix(body[:n], []byte(tlsHint)) {
+			err = ErrTLS
+		}
 	}
 	if err != nil {
 		clear(body)

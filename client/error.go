@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"mime"
 	"net/http"
@@ -11,6 +12,17 @@ import (
 
 	"github.com/sessapi/sessapi/internal/api"
 )
+
+var (
+	// ErrTLS reports an http:// address of a service that speaks TLS.
+	ErrTLS = errors.New("the service speaks TLS: use https:// in its address")
+	// ErrPlainHTTP reports an https:// address of a service that does not speak TLS.
+	ErrPlainHTTP = errors.New("the service does not speak TLS: use http:// in its address")
+)
+
+// tlsHint starts the answer of net/http, and so of the service, to plain HTTP at a
+// port with TLS.
+const tlsHint = "Client sent an HTTP request to an HTTPS server"
 
 // FieldError says what is wrong with one key or a part of it.
 type FieldError = api.FieldError

@@ -73,9 +73,9 @@ func checkKeyFlag(f keys.Format, key *int) error {
 	return nil
 }
 
-// readInput returns the content of a file, or of standard input for "-", which
-// the caller must wipe.
-func readInput(env environment, path string) ([]byte, error) {
+// readInput returns the content of a file of up to limit bytes, or of standard input
+// for "-", which the caller must wipe.
+func readInput(env environment, path string, limit int) ([]byte, error) {
 	in := env.stdin
 	if path != "-" {
 		file, err := os.Open(path)
@@ -85,13 +85,13 @@ func readInput(env environment, path string) ([]byte, error) {
 		defer file.Close()
 		in = file
 	}
-	buf := make([]byte, maxKeyFile+1)
+	buf := make([]byte, limit+1)
 	n, err := io.ReadFull(in, buf)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return buf[:n], nil
 	case err == nil:
-		err = fmt.Errorf("%s is larger than %d bytes: that is no file of ticket keys", path, maxKeyFile)
+		err = fmt.Errorf("%s is larger than %d bytes", path, limit)
 	}
 	clear(buf)
 	return nil, err
@@ -100,7 +100,7 @@ func readInput(env environment, path string) ([]byte, error) {
 // readKeys reads a set from a file, or from standard input for "-". It is the
 // caller's to wipe, and may be weak.
 func readKeys(env environment, path string, f keys.Format) (keys.Set, error) {
-	data, err := readInput(env, path)
+	data, err := readInput(env, path, maxKeyFile)
 	if err != nil {
 		return keys.Set{}, err
 	}

@@ -75,7 +75,7 @@ func (c inspectCommand) Run(env environment) error {
 // listFormats writes a table of the formats in which the file has good keys. Which of
 // them it is in does not show in it: layouts of one size differ in their order alone.
 func (c inspectCommand) listFormats(env environment) error {
-	data, err := readInput(env, c.File)
+	data, err := readInput(env, c.File, maxKeyFile)
 	if err != nil {
 		return err
 	}

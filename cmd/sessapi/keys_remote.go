@@ -92,6 +92,9 @@ func (r remote) explain(err error) error {
 	if _, ok := errors.AsType[*client.Error](err); ok {
 		return err
 	}
+	if errors.Is(err, client.ErrTLS) || errors.Is(err, client.ErrPlainHTTP) {
+		return fmt.Errorf("--server=%s: %w", r.Server, err)
+	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return fmt.Errorf("%w; --ca says who signs it", err)
 	}
@@ -134,7 +137,7 @@ func (c pushCommand) Run(env environment) error {
 	if len(c.Files) > 1 {
 		return c.pushFiles(env, options)
 	}
-	data, err := readInput(env, append(c.Files, "-")[0])
+	data, err := readInput(env, append(c.Files, "-")[0], maxKeyFile)
 	if err != nil {
 		return err
 	}
@@ -156,7 +159,7 @@ func (c pushCommand) pushFiles(env environment, options []client.UpdateOption) e
 	data := make([]byte, 0, maxKeyFile) // growing it would leave copies of secrets behind
 	defer func() { clear(data) }()
 	for _, path := range c.Files {
-		file, err := readInput(env, path)
+		file, err := readInput(env, path, maxKeyFile)
 		if err != nil {
 			return err
 		}

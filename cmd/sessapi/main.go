@@ -51,6 +51,7 @@ type commandLine struct {
 	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings, and the keys, certificates and policy that they name, without serving."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
 	Keys        keysCommand        `cmd:"" help:"Work on ticket keys, in files and at a service."`
+	Sessions    sessionsCommand    `cmd:"" help:"Work on the sessions of a service."`
 	SealKey     sealKeyCommand     `cmd:"" name:"seal-key" help:"Make keys that the state is sealed with."`
 	Token       tokenCommand       `cmd:"" help:"Make the tokens of a policy."`
 	Version     versionCommand     `cmd:"" help:"Print the version."`

@@ -90,6 +90,95 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// FlushSessions Remove all sessions
+	//
+	// Removes and wipes every session. Ticket keys stay. With a state file no restart
+	// brings one of them back: when that is not certain, the answer is 503
+	// `backend_unavailable`, and they stay.
+	//
+	// Corresponds with DELETE /sessions (the `FlushSessions` operationId).
+	FlushSessions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSessions List sessions
+	//
+	// Describes the sessions page by page, in no particular order. A session
+	// that is there from the start of a listing to its end is on exactly one
+	// of its pages.
+	//
+	// Corresponds with GET /sessions (the `ListSessions` operationId).
+	ListSessions(ctx context.Context, params *ListSessionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteSession Remove a session
+	//
+	// Removes and wipes the session.
+	//
+	// Corresponds with DELETE /sessions/{id} (the `DeleteSession` operationId).
+	DeleteSession(ctx context.Context, id SessionID, params *DeleteSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSession Get a session
+	//
+	// `Accept` chooses what is sent:
+	//
+	// - `application/json`, also for wildcards and without the header: a
+	//   description, which holds no secret;
+	// - `application/octet-stream`: exactly the bytes that were stored;
+	// - `application/x-pem-file`: the session as `openssl s_client -sess_in`
+	//   reads it, for sessions of format `openssl`.
+	//
+	// Ranges in `Accept` that cannot be parsed are ignored. Each representation has
+	// an ETag; the description has no ranges.
+	//
+	// `max_bytes` is the room that the caller has for the bytes: the answer never
+	// has more, and `Session-Size` always says how many there are. `Accept` must
+	// name a byte representation then, else the answer is 406; `max_bytes=0`,
+	// which only asks for the size, goes with any `Accept`. A request for several
+	// ranges at once is answered with the whole.
+	//
+	// Corresponds with GET /sessions/{id} (the `GetSession` operationId).
+	GetSession(ctx context.Context, id SessionID, params *GetSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutSessionWithBody Store a session
+	//
+	// Stores a session under the ID, in place of the one that is there: the
+	// last write wins. The session ends
+	//
+	// - after `ttl_seconds`, if given;
+	// - else at its own start plus timeout, if its format is `openssl` or
+	//   `boringssl`;
+	// - else after the service's `--session-default-ttl`;
+	// - never later than `--session-max-ttl` from now.
+	//
+	// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
+	// PEM is stored as the DER of the first session in it, whatever the content
+	// type of the body; text and other PEM blocks around that session are ignored.
+	// PEM without a session that decodes is refused.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /sessions/{id} (the `PutSession` operationId).
+	PutSessionWithBody(ctx context.Context, id SessionID, params *PutSessionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutSession Store a session
+	//
+	// Stores a session under the ID, in place of the one that is there: the
+	// last write wins. The session ends
+	//
+	// - after `ttl_seconds`, if given;
+	// - else at its own start plus timeout, if its format is `openssl` or
+	//   `boringssl`;
+	// - else after the service's `--session-default-ttl`;
+	// - never later than `--session-max-ttl` from now.
+	//
+	// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
+	// PEM is stored as the DER of the first session in it, whatever the content
+	// type of the body; text and other PEM blocks around that session are ignored.
+	// PEM without a session that decodes is refused.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /sessions/{id} (the `PutSession` operationId).
+	PutSession(ctx context.Context, id SessionID, params *PutSessionParams, body PutSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetTicketKeys Describe or fetch the ticket keys
 	//
 	// Without `format`, describes the active set; the description holds no
@@ -163,6 +252,155 @@ type ClientInterface interface {
 	//
 	// Corresponds with DELETE /ticket-keys/{name} (the `RevokeTicketKey` operationId).
 	RevokeTicketKey(ctx context.Context, name string, params *RevokeTicketKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// FlushSessions Remove all sessions
+//
+// Removes and wipes every session. Ticket keys stay. With a state file no restart
+// brings one of them back: when that is not certain, the answer is 503
+// `backend_unavailable`, and they stay.
+//
+// Corresponds with DELETE /sessions (the `FlushSessions` operationId).
+func (c *Client) FlushSessions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewFlushSessionsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSessions List sessions
+//
+// Describes the sessions page by page, in no particular order. A session
+// that is there from the start of a listing to its end is on exactly one
+// of its pages.
+//
+// Corresponds with GET /sessions (the `ListSessions` operationId).
+func (c *Client) ListSessions(ctx context.Context, params *ListSessionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSessionsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteSession Remove a session
+//
+// Removes and wipes the session.
+//
+// Corresponds with DELETE /sessions/{id} (the `DeleteSession` operationId).
+func (c *Client) DeleteSession(ctx context.Context, id SessionID, params *DeleteSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteSessionRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSession Get a session
+//
+// `Accept` chooses what is sent:
+//
+//   - `application/json`, also for wildcards and without the header: a
+//     description, which holds no secret;
+//   - `application/octet-stream`: exactly the bytes that were stored;
+//   - `application/x-pem-file`: the session as `openssl s_client -sess_in`
+//     reads it, for sessions of format `openssl`.
+//
+// Ranges in `Accept` that cannot be parsed are ignored. Each representation has
+// an ETag; the description has no ranges.
+//
+// `max_bytes` is the room that the caller has for the bytes: the answer never
+// has more, and `Session-Size` always says how many there are. `Accept` must
+// name a byte representation then, else the answer is 406; `max_bytes=0`,
+// which only asks for the size, goes with any `Accept`. A request for several
+// ranges at once is answered with the whole.
+//
+// Corresponds with GET /sessions/{id} (the `GetSession` operationId).
+func (c *Client) GetSession(ctx context.Context, id SessionID, params *GetSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSessionRequest(c.Server, id, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutSessionWithBody Store a session
+//
+// Stores a session under the ID, in place of the one that is there: the
+// last write wins. The session ends
+//
+//   - after `ttl_seconds`, if given;
+//   - else at its own start plus timeout, if its format is `openssl` or
+//     `boringssl`;
+//   - else after the service's `--session-default-ttl`;
+//   - never later than `--session-max-ttl` from now.
+//
+// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
+// PEM is stored as the DER of the first session in it, whatever the content
+// type of the body; text and other PEM blocks around that session are ignored.
+// PEM without a session that decodes is refused.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /sessions/{id} (the `PutSession` operationId).
+func (c *Client) PutSessionWithBody(ctx context.Context, id SessionID, params *PutSessionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutSessionRequestWithBody(c.Server, id, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutSession Store a session
+//
+// Stores a session under the ID, in place of the one that is there: the
+// last write wins. The session ends
+//
+//   - after `ttl_seconds`, if given;
+//   - else at its own start plus timeout, if its format is `openssl` or
+//     `boringssl`;
+//   - else after the service's `--session-default-ttl`;
+//   - never later than `--session-max-ttl` from now.
+//
+// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
+// PEM is stored as the DER of the first session in it, whatever the content
+// type of the body; text and other PEM blocks around that session are ignored.
+// PEM without a session that decodes is refused.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /sessions/{id} (the `PutSession` operationId).
+func (c *Client) PutSession(ctx context.Context, id SessionID, params *PutSessionParams, body PutSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutSessionRequest(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // GetTicketKeys Describe or fetch the ticket keys
@@ -297,6 +535,357 @@ func (c *Client) RevokeTicketKey(ctx context.Context, name string, params *Revok
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewFlushSessionsRequest constructs an http.Request for the FlushSessions method
+func NewFlushSessionsRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/sessions")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListSessionsRequest constructs an http.Request for the ListSessions method
+func NewListSessionsRequest(server string, params *ListSessionsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/sessions")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewDeleteSessionRequest constructs an http.Request for the DeleteSession method
+func NewDeleteSessionRequest(server string, id SessionID, params *DeleteSessionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/sessions/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetSessionRequest constructs an http.Request for the GetSession method
+func NewGetSessionRequest(server string, id SessionID, params *GetSessionParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/sessions/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.MaxBytes != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "max_bytes", *params.MaxBytes, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.Range != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Range", *params.Range, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Range", headerParam0)
+		}
+
+		if params.IfRange != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-Range", *params.IfRange, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Range", headerParam1)
+		}
+
+		if params.IfMatch != nil {
+			var headerParam2 string
+
+			headerParam2, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam2)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam3 string
+
+			headerParam3, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam3)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewPutSessionRequest calls the generic PutSession builder with application/json body
+func NewPutSessionRequest(server string, id SessionID, params *PutSessionParams, body PutSessionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewPutSessionRequestWithBody(server, id, params, "application/json", bodyReader)
+}
+
+// NewPutSessionRequestWithBody constructs an http.Request for the PutSession method, with any body, and a specified content type
+func NewPutSessionRequestWithBody(server string, id SessionID, params *PutSessionParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/sessions/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.TTLSeconds != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "ttl_seconds", *params.TTLSeconds, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+		if params.IfNoneMatch != nil {
+			var headerParam1 string
+
+			headerParam1, err = runtime.StyleParamWithOptions("simple", false, "If-None-Match", *params.IfNoneMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-None-Match", headerParam1)
+		}
+
+	}
+
+	return req, nil
 }
 
 // NewGetTicketKeysRequest constructs an http.Request for the GetTicketKeys method

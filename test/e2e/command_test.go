@@ -1,7 +1,9 @@
 package e2e_test
 
 import (
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -17,4 +19,23 @@ func TestCommand(t *testing.T) {
 			return nil
 		},
 	})
+}
+
+// An address with the wrong scheme is told from a service that does not run.
+func TestWrongScheme(t *testing.T) {
+	cert, key := certificate(t, "/CN=localhost")
+	secure := start(t, sessapiPath, "serve", "--listen=127.0.0.1:0", "--tls-cert="+cert, "--tls-key="+key)
+	plain := serve(t)
+	for server, want := range map[string]string{
+		"http://" + secure.out.await(t, `"name":"main","address":"([^"]+)"`)[1]: "the service speaks TLS: use https://",
+		"https://" + plain.addr: "the service does not speak TLS: use http://",
+	} {
+		for _, command := range []string{"sessions list", "keys rotate"} {
+			cmd := exec.CommandContext(t.Context(), sessapiPath, append(strings.Fields(command), "--server="+server)...)
+			output, err := cmd.CombinedOutput()
+			if err == nil || !strings.HasPrefix(string(output), "sessapi: --server="+server+": "+want) || strings.Count(string(output), "\n") != 1 {
+				t.Errorf("%s: %v, %s", command, err, output)
+			}
+		}
+	}
 }

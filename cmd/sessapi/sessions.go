@@ -1,0 +1,251 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/audit"
+	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/files"
+)
+
+// sessionsCommand works on the sessions of a service.
+type sessionsCommand struct {
+	List   sessionsListCommand   `cmd:"" help:"List the sessions of the service."`
+	Get    sessionsGetCommand    `cmd:"" help:"Describe a session, or fetch it with --format."`
+	Put    sessionsPutCommand    `cmd:"" help:"Store a session."`
+	Delete sessionsDeleteCommand `cmd:"" help:"Remove a session."`
+	Flush  sessionsFlushCommand  `cmd:"" help:"Remove all sessions."`
+}
+
+// maxSessionFile is more than the largest session takes in PEM, with text around it,
+// in bytes.
+const maxSessionFile = 128 << 10
+
+// sessionID is an argument that names a session.
+type sessionID string
+
+// UnmarshalText reads an ID.
+func (id *sessionID) UnmarshalText(text []byte) error {
+	parsed, err := cache.ParseID(string(text))
+	if err != nil {
+		return errors.New("must be the ID of a session, 2 to 64 hex digits")
+	}
+	*id = sessionID(parsed.String())
+	return nil
+}
+
+type sessionsListCommand struct {
+	remote
+}
+
+// Run lists all sessions.
+func (c sessionsListCommand) Run(env environment) error {
+	service, err := c.client()
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "ID\tSIZE\tFORMAT\tSTORED\tEXPIRES")
+	for s, err := range service.Sessions(env.ctx) {
+		if err != nil {
+			return c.explain(err)
+		}
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", s.ID, s.Size, s.Format, s.StoredAt.Format(audit.TimeFormat), s.ExpiresAt.Format(audit.TimeFormat))
+	}
+	return table.Flush()
+}
+
+type sessionsGetCommand struct {
+	remote
+	ID     sessionID `arg:"" help:"ID of the session in hex."`
+	Format string    `env:"-" enum:",raw,pem" default:"" placeholder:"FORMAT" help:"Fetch the session, which is a secret: raw (the stored bytes) or pem (for sessions that OpenSSL loads)."`
+	Out    string    `env:"-" placeholder:"FILE" help:"With --format, file to write, of mode 0600, instead of standard output; - is standard output, also if it is a terminal."`
+}
+
+// Validate implements kong's check of the flags.
+func (c sessionsGetCommand) Validate() error {
+	if c.Out != "" && c.Format == "" {
+		return errors.New("--out needs --format=raw or --format=pem")
+	}
+	return nil
+}
+
+// Run describes or fetches the session.
+func (c sessionsGetCommand) Run(env environment) error {
+	service, err := c.client()
+	if err != nil {
+		return err
+	}
+	if c.Format == "" {
+		s, err := service.Session(env.ctx, string(c.ID))
+		if err != nil {
+			return c.explain(err)
+		}
+		return writeSession(env.stdout, s)
+	}
+	if c.Format == "raw" && c.Out == "" && isTerminalStream(env.stdout) {
+		return errors.New("standard output is a terminal and the session is binary: --out=FILE writes it to a file, --out=- to the terminal")
+	}
+	fetch := service.SessionBytes
+	if c.Format == "pem" {
+		fetch = service.SessionPEM
+	}
+	data, err := fetch(env.ctx, string(c.ID))
+	if err != nil {
+		return c.explain(err)
+	}
+	defer clear(data)
+	if c.Out != "" && c.Out != "-" {
+		return files.Replace(c.Out, data)
+	}
+	_, err = env.stdout.Write(data)
+	return err
+}
+
+// writeSession writes a line for each thing that is known of a session.
+func writeSession(w io.Writer, s *client.Session) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(name, format string, value any) { fmt.Fprintf(table, "%s:\t"+format+"\n", name, value) }
+	text := func(name string, value *string) {
+		if value != nil {
+			line(name, "%s", *value)
+		}
+	}
+	line("id", "%s", s.ID)
+	line("size", "%d bytes", s.Size)
+	line("format", "%s", s.Format)
+	line("stored", "%s", s.StoredAt.Format(audit.TimeFormat))
+	line("expires", "%s", s.ExpiresAt.Format(audit.TimeFormat))
+	ssl := s.Openssl
+	if ssl == nil {
+		ssl = s.Boringssl
+	}
+	if ssl != nil {
+		line("protocol", "%s", ssl.Protocol)
+		line("cipher", "%s", ssl.Cipher)
+		if !ssl.IDMatches {
+			line("own id", "%s", ssl.SessionID)
+		}
+		line("started", "%s", ssl.StartedAt.Format(audit.TimeFormat))
+		line("timeout", "%s", time.Duration(ssl.TimeoutSeconds)*time.Second)
+		text("server name", ssl.ServerName)
+		text("alpn", ssl.ALPN)
+		text("id context", ssl.SessionIDContext)
+		line("extended master secret", "%t", ssl.ExtendedMasterSecret)
+		text("peer", ssl.PeerSubject)
+	}
+	return table.Flush()
+}
+
+type sessionsPutCommand struct {
+	remote
+	ID   sessionID     `arg:"" help:"ID of the session in hex."`
+	File string        `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read: DER, PEM or other bytes; - is standard input."`
+	TTL  time.Duration `name:"ttl" env:"-" placeholder:"DURATION" help:"How long to keep it, such as 10m, in place of what the session says or the service's default."`
+}
+
+// Validate implements kong's check of the flags.
+func (c sessionsPutCommand) Validate() error {
+	if c.TTL < 0 || c.TTL%time.Second != 0 {
+		return errors.New("--ttl must be whole seconds, such as 10m or 90s")
+	}
+	return nil
+}
+
+// Run stores the session.
+func (c sessionsPutCommand) Run(env environment) error {
+	data, err := readInput(env, c.File, maxSessionFile)
+	if err != nil {
+		return err
+	}
+	defer clear(data)
+	service, err := c.client()
+	if err != nil {
+		return err
+	}
+	created, err := service.PutSession(env.ctx, string(c.ID), data, c.TTL)
+	if err != nil {
+		return c.explain(err)
+	}
+	done := "replaced"
+	if created {
+		done = "stored"
+	}
+	_, err = fmt.Fprintln(env.stdout, done)
+	return err
+}
+
+type sessionsDeleteCommand struct {
+	remote
+	ID sessionID `arg:"" help:"ID of the session in hex."`
+}
+
+// Run removes the session.
+func (c sessionsDeleteCommand) Run(env environment) error {
+	service, err := c.client()
+	if err != nil {
+		return err
+	}
+	if err := service.DeleteSession(env.ctx, string(c.ID)); err != nil {
+		return c.explain(err)
+	}
+	_, err = fmt.Fprintln(env.stdout, "removed")
+	return err
+}
+
+type sessionsFlushCommand struct {
+	remote
+	Yes bool `env:"-" help:"Do not ask; scripts need it."`
+}
+
+// Run removes all sessions.
+func (c sessionsFlushCommand) Run(env environment) error {
+	service, err := c.client()
+	if err != nil {
+		return err
+	}
+	if !c.Yes {
+		if err := c.confirm(env); err != nil {
+			return err
+		}
+	}
+	removed, err := service.FlushSessions(env.ctx)
+	if err != nil {
+		return c.explain(err)
+	}
+	_, err = fmt.Fprintln(env.stdout, "removed", strconv.FormatInt(removed, 10))
+	return err
+}
+
+// confirm asks the user at the terminal.
+func (c sessionsFlushCommand) confirm(env environment) error {
+	if !isTerminalStream(env.stdin) {
+		return errors.New("flush removes all sessions: --yes confirms that")
+	}
+	fmt.Fprintf(env.stderr, "Remove all sessions of %s? Type yes: ", c.Server)
+	answer, err := bufio.NewReader(io.LimitReader(env.stdin, 16)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(answer) != "yes" {
+		return errors.New("nothing was removed")
+	}
+	return nil
+}
+
+// isTerminalStream reports whether a standard stream is a terminal.
+func isTerminalStream(stream any) bool {
+	file, isFile := stream.(*os.File)
+	return isFile && term.IsTerminal(int(file.Fd()))
+}
