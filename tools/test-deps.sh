@@ -2,8 +2,9 @@
 # Makes sure that the programs are there that the tests run beside Go: a C
 # compiler for the race detector, the peers that sessions come from and that take
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
-# Server, lighttpd, nghttpx), socat for HAProxy's socket, Redis for the fleet, curl as a client, gdb to dump the memory, and
-# Chromium for the reference page. As root on Debian it installs what is missing,
+# Server, lighttpd, nghttpx), socat for HAProxy's socket, Redis for the fleet, curl as a
+# client, gdb to dump the memory, the Python client of Prometheus for its strict parser,
+# and Chromium for the reference page. As root on Debian it installs what is missing,
 # and starts no service; elsewhere it says what that is, and fails in CI (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
 # has another name.
@@ -28,6 +29,7 @@ command -v nghttpx >/dev/null || missing="$missing nghttp2-proxy"
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v gcore >/dev/null || missing="$missing gdb"
 command -v traffic_manager >/dev/null || missing="$missing trafficserver"
+/usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || missing="$missing python3-prometheus-client"
 [ "$(node_major || true)" -ge 18 ] 2>/dev/null || missing="$missing nodejs"
 
 for program; do

@@ -11,12 +11,14 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
@@ -249,9 +251,17 @@ func (m *Metrics) ProtocolError(string) { m.protocolErrors.Inc() }
 
 // Handler answers scrapes, in the format that the scraper asks for.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{
+	return promhttp.HandlerFor(prometheus.GathererFunc(m.gather), promhttp.HandlerOpts{
 		Registry: m.registry, EnableOpenMetrics: true,
 	})
+}
+
+// gather collects all families but the gauge go_memstats_alloc_bytes, which is
+// go_memstats_heap_alloc_bytes by another name. In OpenMetrics, where a counter's
+// family is named without _total, there would be two families of that name.
+func (m *Metrics) gather() ([]*dto.MetricFamily, error) {
+	families, err := m.registry.Gather()
+	return slices.DeleteFunc(families, func(f *dto.MetricFamily) bool { return f.GetName() == "go_memstats_alloc_bytes" }), err
 }
 
 // Request records a request that was answered. The route is its pattern, ""

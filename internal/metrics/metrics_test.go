@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -221,6 +222,35 @@ func TestNativeHistogram(t *testing.T) {
 		return
 	}
 	t.Error("there is no latency")
+}
+
+// openMetricsParser is the Python client's parser, which holds OpenMetrics to the
+// letter: no family twice, or between the samples of another. Those in Go pass over
+// that.
+const openMetricsParser = `
+import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+print(len(list(text_string_to_metric_families(sys.stdin.read()))), "families")
+`
+
+func TestOpenMetricsIsStrict(t *testing.T) {
+	parse := func(text string) (string, error) {
+		// Not any other python3 of the PATH: Debian's package is for this one.
+		command := exec.CommandContext(t.Context(), "/usr/bin/python3", "-c", openMetricsParser)
+		command.Stdin = strings.NewReader(text)
+		output, err := command.CombinedOutput()
+		return string(output), err
+	}
+	if output, err := parse("# EOF\n"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("the parser of python3-prometheus-client: %v\n%s", err, output)
+		}
+		t.Skip("python3-prometheus-client is not installed; make test installs it on Debian as root")
+	}
+	text := scrape(t, everything(t), "application/openmetrics-text; version=1.0.0")
+	if output, err := parse(text); err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
 }
 
 // docs/metrics.md lists every metric of the service, and no other.
