@@ -55,15 +55,17 @@ func (c sessionsListCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(env.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "ID\tSIZE\tFORMAT\tSTORED\tEXPIRES")
+	// Not a tabwriter, which would hold back as many lines as there are sessions.
+	out := bufio.NewWriter(env.stdout)
+	const columns = "%-64s  %5v  %-9s  %-24s  %s\n"
+	fmt.Fprintf(out, columns, "ID", "SIZE", "FORMAT", "STORED", "EXPIRES")
 	for s, err := range service.Sessions(env.ctx) {
 		if err != nil {
-			return c.explain(err)
+			return errors.Join(out.Flush(), c.explain(err))
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", s.ID, s.Size, s.Format, s.StoredAt.Format(audit.TimeFormat), s.ExpiresAt.Format(audit.TimeFormat))
+		fmt.Fprintf(out, columns, s.ID, s.Size, s.Format, s.StoredAt.Format(audit.TimeFormat), s.ExpiresAt.Format(audit.TimeFormat))
 	}
-	return table.Flush()
+	return out.Flush()
 }
 
 type sessionsGetCommand struct {
