@@ -41,7 +41,10 @@ func TestSessions(t *testing.T) {
 	if strings.Join(ids, " ") != "01 02 03" || requests != 3 {
 		t.Errorf("%v in %d requests", ids, requests)
 	}
-	for range c.Sessions(t.Context()) {
+	for _, err := range c.Sessions(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		break
 	}
 	if requests != 4 {

@@ -5,13 +5,15 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"github.com/sessapi/sessapi/internal/audit"
 )
 
 // maxAttr is how much of a field is logged, in bytes. What a client, a server or a
 // file is to blame for is often in an error, and may be as long as these like.
 const maxAttr = 2 << 10
+
+// timeFormat is how all times are written: RFC 3339 in milliseconds, as the service
+// writes them.
+const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
 // logAttr cuts off a field that is too long, the message included, and writes a
 // duration as 1.5s and a time in milliseconds: JSON would have nanoseconds. It is for
@@ -24,7 +26,7 @@ func logAttr(_ []string, a slog.Attr) slog.Attr {
 	case slog.KindDuration:
 		return slog.String(a.Key, rounded(a.Value.Duration()).String())
 	case slog.KindTime:
-		return slog.String(a.Key, a.Value.Time().UTC().Format(audit.TimeFormat))
+		return slog.String(a.Key, a.Value.Time().UTC().Format(timeFormat))
 	case slog.KindAny:
 		err, ok := a.Value.Any().(error)
 		if !ok {

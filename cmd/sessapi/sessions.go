@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/sessapi/sessapi/client"
-	"github.com/sessapi/sessapi/internal/audit"
-	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/files"
 )
 
@@ -37,11 +36,11 @@ type sessionID string
 
 // UnmarshalText reads an ID.
 func (id *sessionID) UnmarshalText(text []byte) error {
-	parsed, err := cache.ParseID(string(text))
-	if err != nil {
+	raw, err := hex.DecodeString(string(text))
+	if err != nil || len(raw) < 1 || len(raw) > 32 {
 		return errors.New("must be the ID of a session, 2 to 64 hex digits")
 	}
-	*id = sessionID(parsed.String())
+	*id = sessionID(text)
 	return nil
 }
 
@@ -63,7 +62,7 @@ func (c sessionsListCommand) Run(env environment) error {
 		if err != nil {
 			return errors.Join(out.Flush(), c.explain(err))
 		}
-		fmt.Fprintf(out, columns, s.ID, s.Size, s.Format, s.StoredAt.Format(audit.TimeFormat), s.ExpiresAt.Format(audit.TimeFormat))
+		fmt.Fprintf(out, columns, s.ID, s.Size, s.Format, s.StoredAt.Format(timeFormat), s.ExpiresAt.Format(timeFormat))
 	}
 	return out.Flush()
 }
@@ -127,8 +126,8 @@ func writeSession(w io.Writer, s *client.Session) error {
 	line("id", "%s", s.ID)
 	line("size", "%d bytes", s.Size)
 	line("format", "%s", s.Format)
-	line("stored", "%s", s.StoredAt.Format(audit.TimeFormat))
-	line("expires", "%s", s.ExpiresAt.Format(audit.TimeFormat))
+	line("stored", "%s", s.StoredAt.Format(timeFormat))
+	line("expires", "%s", s.ExpiresAt.Format(timeFormat))
 	ssl := s.Openssl
 	if ssl == nil {
 		ssl = s.Boringssl
@@ -139,7 +138,7 @@ func writeSession(w io.Writer, s *client.Session) error {
 		if !ssl.IDMatches {
 			line("own id", "%s", ssl.SessionID)
 		}
-		line("started", "%s", ssl.StartedAt.Format(audit.TimeFormat))
+		line("started", "%s", ssl.StartedAt.Format(timeFormat))
 		line("timeout", "%s", time.Duration(ssl.TimeoutSeconds)*time.Second)
 		text("server name", ssl.ServerName)
 		text("alpn", ssl.ALPN)

@@ -98,8 +98,8 @@ func skipTime(s *cryptobyte.String) bool {
 	return s.SkipASN1(asn1.GeneralizedTime)
 }
 
-// skipAlgorithm reads over an AlgorithmIdentifier. The parameters of the algorithms
-// there are are a SEQUENCE, a curve's OBJECT IDENTIFIER or NULL.
+// skipAlgorithm reads over an AlgorithmIdentifier. Its parameters are a SEQUENCE, the
+// OBJECT IDENTIFIER of a curve, NULL or none.
 func skipAlgorithm(s *cryptobyte.String) bool {
 	var algorithm, null cryptobyte.String
 	if !s.ReadASN1(&algorithm, asn1.SEQUENCE) || !skipOID(&algorithm) {

@@ -116,8 +116,7 @@ func (s *Session) EndsAt() time.Time {
 
 // Parse reads an SSL_SESSION in DER, which the Session aliases. It allocates
 // nothing but errors, which are [ErrNotSession] and, in particular,
-// [ErrTooLarge]. As in OpenSSL, a session that does not say when it began began
-// now.
+// [ErrTooLarge]. As in OpenSSL, now is the start of a session that says none.
 func Parse(der []byte, now time.Time) (Session, error) {
 	if len(der) > MaxSize {
 		return Session{}, ErrTooLarge
@@ -190,9 +189,9 @@ func (s *Session) readOpenSSL(fields cryptobyte.String, now time.Time) (name str
 // readField reads an explicitly tagged field of a number from 1 on. cryptobyte
 // reads tags of one byte, which end at 30.
 func readField(s *cryptobyte.String, number *int, content *cryptobyte.String) bool {
-	const explicit, more = 0xA0, 0x1F // the tag class, and the number that says that a byte with the number follows
+	const explicit, more = 0xA0, 0x1F // more in place of the number: a byte with the number follows
 	rest := *s
-	var tag, long uint8
+	var tag, high uint8
 	if !rest.ReadUint8(&tag) {
 		return false
 	}
@@ -204,11 +203,11 @@ func readField(s *cryptobyte.String, number *int, content *cryptobyte.String) bo
 		*number = int(tag & more)
 		return true
 	}
-	if !rest.ReadUint8(&long) || long < more || long > 0x7F || len(rest) == 0 {
+	if !rest.ReadUint8(&high) || high < more || high > 0x7F || len(rest) == 0 {
 		return false
 	}
-	*number = int(long)
-	ok := false
+	*number = int(high)
+	var ok bool
 	switch rest[0] {
 	case 0x81:
 		ok = rest.Skip(1) && rest.ReadUint8LengthPrefixed(content) && len(*content) > 0x7F
