@@ -60,7 +60,7 @@ func (c sessionsListCommand) Run(env environment) error {
 	fmt.Fprintf(out, columns, "ID", "SIZE", "FORMAT", "STORED", "EXPIRES")
 	for s, err := range service.Sessions(env.ctx) {
 		if err != nil {
-			return errors.Join(out.Flush(), c.explain(err))
+			return c.explain(err)
 		}
 		fmt.Fprintf(out, columns, s.ID, s.Size, s.Format, s.StoredAt.Format(timeFormat), s.ExpiresAt.Format(timeFormat))
 	}
