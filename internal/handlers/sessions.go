@@ -19,8 +19,8 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// opaque is the format of a session that is none of [sslsession]'s. The cache keeps
-// the format as the mark of a session.
+// opaque is the format of a session that is no SSL_SESSION. The cache keeps the
+// format of a session as its mark.
 const opaque sslsession.Format = 0
 
 // The media types that there are of a session: of one that OpenSSL loads, and of any
@@ -109,9 +109,9 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	}
 }
 
-// negotiateSession picks the representation of a session. A description has no
-// parts, so max_bytes leaves the others; the question for the size alone is one for
-// the stored bytes.
+// negotiateSession picks the representation of a session. With max_bytes that is no
+// description, which has no parts; with max_bytes=0, which only asks for the size, the
+// stored bytes take its place.
 func negotiateSession(r *http.Request, f sslsession.Format, maxBytes *int64) (mediaType string, err error) {
 	offered := sessionRepresentations(f)
 	if maxBytes == nil {
@@ -491,7 +491,7 @@ func describe(id cache.ID, e cache.Entry, data []byte) api.Session {
 	d := describeEntry(id, e)
 	session, err := sslsession.Parse(data, e.StoredAt.UTC())
 	switch {
-	case err != nil: // it is opaque
+	case err != nil: // other bytes
 	case d.Format == api.SessionFormatOpenssl:
 		d.Openssl = describeSSL(id, &session)
 	case d.Format == api.SessionFormatBoringssl:

@@ -52,7 +52,8 @@ const (
 	flagExtendedMasterSecret = 0x1
 )
 
-// Format is the encoding of a session.
+// Format is the encoding of a session. Its numbers are kept with stored sessions, and
+// 0 is none of them.
 type Format uint8
 
 const (
