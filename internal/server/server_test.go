@@ -1,6 +1,8 @@
 package server
 
 import (
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -92,7 +94,10 @@ func TestStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body) // else the client may end the connection
+	if err := errors.Join(err, response.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
 	if open := full.Connections(); open != 1 { // its client keeps it alive
 		t.Errorf("%d connections are open", open)
 	}
