@@ -2,10 +2,11 @@
 # Makes sure that the programs are there that the tests run beside Go: a C
 # compiler for the race detector, the peers that sessions come from and that take
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
-# Server, lighttpd, nghttpx), socat for HAProxy's socket, Redis for the fleet, curl as a
-# client, gdb to dump the memory, the Python client of Prometheus for its strict parser,
-# and Chromium for the reference page. As root on Debian it installs what is missing,
-# and starts no service; elsewhere it says what that is, and fails in CI (CI=true).
+# Server, lighttpd, nghttpx, dnsdist), socat for HAProxy's socket, Redis for the fleet,
+# curl as a client, gdb to dump the memory, the Python client of Prometheus for its
+# strict parser, and Chromium for the reference page. As root on Debian it installs what
+# is missing, and starts no service; elsewhere it says what that is, and fails in CI
+# (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
 # has another name.
 set -eu
@@ -26,6 +27,7 @@ command -v apache2 >/dev/null || missing="$missing apache2"
 command -v h2o >/dev/null || missing="$missing h2o"
 command -v lighttpd >/dev/null || missing="$missing lighttpd lighttpd-mod-openssl"
 command -v nghttpx >/dev/null || missing="$missing nghttp2-proxy"
+command -v dnsdist >/dev/null || missing="$missing dnsdist"
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v gcore >/dev/null || missing="$missing gdb"
 command -v traffic_manager >/dev/null || missing="$missing trafficserver"
