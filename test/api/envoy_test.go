@@ -1,10 +1,13 @@
 package api_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -18,9 +21,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// TestEnvoyPage reads the configuration of Envoy's page as Envoy does, by its
-// published schema, and has for each key file that it names a key of the size that
-// the schema asks for.
+// TestEnvoyPage reads the configuration of Envoy's page, and the file that the example's
+// script makes, as Envoy does: by its published schema.
 func TestEnvoyPage(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/servers/envoy.md")
@@ -50,36 +52,64 @@ func TestEnvoyPage(t *testing.T) {
 	}
 	source := downstream.GetSessionTicketKeysSdsSecretConfig()
 
-	var response discoveryv3.DiscoveryResponse
-	decodeYAML(t, files[source.GetSdsConfig().GetPathConfigSource().GetPath()], &response)
-	if err := response.ValidateAll(); err != nil || len(response.Resources) != 1 {
-		t.Fatalf("%d resources, %v", len(response.Resources), err)
-	}
-	var secret tlsv3.Secret
-	unpack(t, response.Resources[0], &secret)
-	if err := secret.ValidateAll(); err != nil {
-		t.Fatal(err)
-	}
-	if secret.Name != source.GetName() {
-		t.Errorf("the listener asks for %q, the secret is %q", source.GetName(), secret.Name)
-	}
-
 	s := startService(t)
 	s.post("/ticket-keys/rotate", "", nil).want(t, 200) // to the largest set that the service makes
-	sources := secret.GetSessionTicketKeys().GetKeys()
-	if len(sources) != 4 {
-		t.Fatalf("%d keys", len(sources))
+	before := writeSecret(t, s, source.GetName())
+	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+	if after := writeSecret(t, s, source.GetName()); before == after { // Envoy would keep the old keys
+		t.Error("the file is the same after a rotation")
 	}
-	for i, source := range sources {
-		if got, want := filepath.Base(source.GetFilename()), fmt.Sprintf("envoy.%d.key", i); got != want {
-			t.Errorf("file %d is %s, want %s", i, got, want)
-		}
+}
+
+// writeSecret writes the file of the keys that the service has, holds it against the
+// schema, and returns it.
+func writeSecret(tb testing.TB, s *service, name string) string {
+	tb.Helper()
+	dir := tb.TempDir()
+	file := filepath.Join(dir, "envoy.yaml")
+	args := []string{file}
+	var want [][]byte
+	for i := range 4 {
+		key := s.get(fmt.Sprintf("/ticket-keys?format=envoy&key=%d", i), "*/*").want(tb, 200).body
 		// envoy/extensions/transport_sockets/tls/v3/common.proto: "Each key must
 		// contain exactly 80 bytes".
-		if key := s.get(fmt.Sprintf("/ticket-keys?format=envoy&key=%d", i), "*/*").want(t, 200).body; len(key) != 80 {
-			t.Errorf("key %d has %d bytes", i, len(key))
+		if len(key) != 80 {
+			tb.Errorf("key %d has %d bytes", i, len(key))
 		}
+		path := filepath.Join(dir, fmt.Sprintf("envoy.%d.key", i))
+		if err := os.WriteFile(path, key, 0o600); err != nil {
+			tb.Fatal(err)
+		}
+		want, args = append(want, key), append(args, path)
 	}
+	if out, err := exec.CommandContext(tb.Context(), "../../examples/envoy/ticket-keys.sh", args...).CombinedOutput(); err != nil {
+		tb.Fatalf("%v\n%s", err, out)
+	}
+	document, err := os.ReadFile(file)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var response discoveryv3.DiscoveryResponse
+	decodeYAML(tb, string(document), &response)
+	if err := response.ValidateAll(); err != nil || len(response.Resources) != 1 {
+		tb.Fatalf("%d resources, %v", len(response.Resources), err)
+	}
+	var secret tlsv3.Secret
+	unpack(tb, response.Resources[0], &secret)
+	if err := secret.ValidateAll(); err != nil {
+		tb.Fatal(err)
+	}
+	if secret.Name != name {
+		tb.Errorf("the listener asks for %q, the secret is %q", name, secret.Name)
+	}
+	var got [][]byte
+	for _, source := range secret.GetSessionTicketKeys().GetKeys() {
+		got = append(got, source.GetInlineBytes())
+	}
+	if !slices.EqualFunc(got, want, bytes.Equal) {
+		tb.Error("the file has other keys than the service")
+	}
+	return string(document)
 }
 
 func decodeYAML(tb testing.TB, document string, message proto.Message) {
