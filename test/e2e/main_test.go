@@ -42,7 +42,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // servers run the command, too
+	if err := os.Chmod(dir, 0o755); err != nil { // servers run the command, too
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
