@@ -61,7 +61,7 @@ type Config struct {
 	SealKeyFile string `placeholder:"FILE" help:"Keys that the state is sealed with, as sessapi seal-key new makes them; the first seals, all open."`
 
 	Redis            string        `placeholder:"URL" help:"Share sessions and ticket keys with other nodes through Redis or Valkey: redis://[user@]host:port[/db], rediss:// with TLS, unix:///path; ?addr=host:port for each further node of a cluster, &master_set=name with Sentinels. Needs --seal-key-file."`
-	RedisAuthFile    string        `placeholder:"FILE" help:"Password of Redis, or its user and password with a space between. Read for each connection, or with Sentinels at the start."`
+	RedisAuthFile    string        `placeholder:"FILE" help:"Password of Redis, or its user and, on the next line, the password. Read for each connection, or with Sentinels at the start."`
 	RedisCA          string        `name:"redis-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of Redis; without it those that the system trusts do."`
 	RedisCert        string        `placeholder:"FILE" help:"Client certificate for Redis, as PEM."`
 	RedisKey         string        `placeholder:"FILE" help:"Key of the client certificate, as PEM."`

@@ -135,8 +135,9 @@ type Config struct {
 	// unix:///path. With ?addr=host:port for each further one it has several
 	// nodes of a cluster, or, with &master_set=name, Sentinels.
 	URL string
-	// AuthFile has the password of Redis, or the user and the password with a
-	// space between. It is read for each connection; with Sentinels, who are
+	// AuthFile has the user and the password of Redis on lines of their own, or the
+	// password alone when URL names the user or the user is the default one. Without a
+	// user in URL, "USER PASSWORD" on one line will do, too. It is read for each connection; with Sentinels, who are
 	// asked without, when the link is first made.
 	AuthFile string
 	// TLS is how to know the server and what to show it, with rediss://; nil is
@@ -308,20 +309,49 @@ func dialTCP(ctx context.Context, address string, d *net.Dialer, c *tls.Config) 
 	return d.DialContext(ctx, "tcp", address)
 }
 
-// readAuth reads the credentials of Redis.
+// readAuth reads the credentials of Redis, of the user if the URL names one.
 func readAuth(path, user string) (rueidis.AuthCredentials, error) {
 	data, _, err := files.ReadText(path, maxAuthFile)
 	if err != nil {
 		return rueidis.AuthCredentials{}, fmt.Errorf("%s: %w", path, err)
 	}
 	defer clear(data)
-	switch words := strings.Fields(string(data)); len(words) {
-	case 1:
-		return rueidis.AuthCredentials{Username: user, Password: words[0]}, nil
-	case 2:
-		return rueidis.AuthCredentials{Username: words[0], Password: words[1]}, nil
+	text := strings.ReplaceAll(strings.TrimRight(string(data), "\r\n"), "\r\n", "\n")
+	name, password, lines := strings.Cut(text, "\n")
+	switch {
+	case lines:
+	case user != "":
+		name, password = user, text
+	default:
+		spaced := false
+		if name, password, spaced = strings.Cut(text, " "); !spaced {
+			name, password = "", text
+		}
 	}
-	return rueidis.AuthCredentials{}, fmt.Errorf("%s: must hold a password, or a user and a password", path)
+	if password == "" || strings.Contains(password, "\n") {
+		return rueidis.AuthCredentials{}, fmt.Errorf("%s: must hold the password, or the user and, on the next line, the password", path)
+	}
+	return rueidis.AuthCredentials{Username: name, Password: password}, nil
+}
+
+var (
+	// ErrNoPassword reports that Redis wants a password and was given none.
+	ErrNoPassword = errors.New("Redis wants a password: name the file that has it with --redis-auth-file")
+	// ErrWrongPassword reports that Redis refused the user or the password.
+	ErrWrongPassword = errors.New("Redis refuses the user or the password of --redis-auth-file")
+)
+
+// refusal is the error of Redis, or what it means when it is about credentials.
+func refusal(err error) error {
+	reply, ok := rueidis.IsRedisErr(err)
+	switch {
+	case !ok:
+	case strings.HasPrefix(reply.Error(), "NOAUTH"):
+		return ErrNoPassword
+	case strings.HasPrefix(reply.Error(), "WRONGPASS"):
+		return ErrWrongPassword
+	}
+	return err
 }
 
 // Connect links the node to Redis, or says why it cannot be now.
@@ -493,7 +523,7 @@ func (n *Node) connected() (rueidis.Client, error) {
 	}
 	c, err := rueidis.NewClient(o)
 	if err != nil {
-		return nil, err
+		return nil, refusal(err)
 	}
 	n.client.Store(&c)
 	return c, nil
@@ -526,7 +556,7 @@ func (n *Node) askTime(ctx context.Context, client rueidis.Client) (answered boo
 	for range servers {
 		a := <-answers
 		if a.err != nil {
-			err = a.err
+			err = refusal(a.err)
 			continue
 		}
 		answered = true

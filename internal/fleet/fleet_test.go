@@ -558,9 +558,16 @@ func TestAuthFile(t *testing.T) {
 	for _, test := range []struct{ content, user, wantUser, wantPassword string }{
 		{"secret\n", "", "", "secret"},
 		{"secret", "me", "me", "secret"},
-		{"you secret\n", "me", "you", "secret"},
+		{"you secret\n", "", "you", "secret"},
+		{"you a secret", "", "you", "a secret"},
+		{"a secret", "me", "me", "a secret"},
+		{"you\n a secret \n", "me", "you", " a secret "},
+		{"you\r\na secret\r\n", "", "you", "a secret"},
+		{"\na secret\n", "", "", "a secret"},
 		{"", "", "", ""},
-		{"a b c", "", "", ""},
+		{"\n", "me", "", ""},
+		{"you \n", "", "", ""},
+		{"you\na b c\nd", "", "", ""},
 		{strings.Repeat("x", maxAuthFile+1), "", "", ""},
 	} {
 		if err := os.WriteFile(path, []byte(test.content), 0o600); err != nil {
@@ -573,6 +580,43 @@ func TestAuthFile(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "a b c") {
 			t.Error(err)
 		}
+	}
+}
+
+// A Redis that wants credentials says which setting lacks or is wrong, and takes
+// passwords with spaces, of the default user and of another one.
+func TestCredentials(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--requirepass", "a secret")
+	server.Do("-a", "a secret", "--no-auth-warning", "ACL", "SETUSER", "me", "on", ">my  secret", "~*", "&*", "+@all")
+	for _, test := range []struct {
+		user, file string
+		want       error
+	}{
+		{"", "", ErrNoPassword},
+		{"", "wrong", ErrWrongPassword},
+		{"", "default a secret", nil},
+		{"", "\na secret\n", nil},
+		{"default@", "a secret\n", nil},
+		{"me@", "my  secret", nil},
+		{"", "me\nmy  secret\n", nil},
+		{"me@", "a secret", ErrWrongPassword},
+	} {
+		c := settings(strings.Replace(server.URL(), "redis://", "redis://"+test.user, 1), newSeal(t))
+		if test.file != "" {
+			c.AuthFile = filepath.Join(t.TempDir(), "auth")
+			if err := os.WriteFile(c.AuthFile, []byte(test.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n, err := New(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.Connect(t.Context()); !errors.Is(err, test.want) {
+			t.Errorf("%s %q: %v, want %v", test.user, test.file, err, test.want)
+		}
+		n.Close()
 	}
 }
 
