@@ -312,7 +312,7 @@ func TestFile(t *testing.T) {
 		t.Error("a file that is restored is another policy, or still broken")
 	}
 	f.Reload()
-	if !strings.Contains(log.String(), "msg=unchanged name=policy") {
+	if !strings.Contains(log.String(), "msg=unchanged path=") {
 		t.Error("a reload says nothing")
 	}
 

@@ -33,7 +33,7 @@ func OpenFile(path string, log *slog.Logger, record func(identities int) error) 
 		return nil, err
 	}
 	f := &File{path: path, log: log, record: record}
-	if f.Followed, err = files.Follow(log, "policy", f.take); err != nil {
+	if f.Followed, err = files.Follow(log.With(slog.String("path", path)), "policy", f.take); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return f, nil

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/x509"
@@ -16,25 +15,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
 
-	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
 // MaxPolicyBytes is the largest policy that is taken.
 const MaxPolicyBytes = 1 << 20
-
-// maxLine is the longest line of a policy, in bytes: what the YAML library takes
-// for a line grows with the square of its length.
-const maxLine = 1 << 10
-
-// maxNesting is more than a policy needs: it has a mapping in a list in a
-// mapping in a list in a mapping.
-const maxNesting = 8
 
 // Identity is who sent a request. It must not be changed.
 type Identity struct {
@@ -50,6 +37,26 @@ type Policy struct {
 	spiffe, dns  map[string]*Identity
 	uids         map[uint32]*Identity
 	identityName map[string]bool
+	credentials  []Credential
+}
+
+// Kind is a kind of credentials.
+type Kind string
+
+// The kinds of credentials.
+const (
+	Token       Kind = "token"
+	Certificate Kind = "certificate"
+	UID         Kind = "uid"
+)
+
+// Credential is one way to prove an identity, as it stands in the policy.
+type Credential struct {
+	Kind     Kind
+	Identity string
+	Line     int
+	Expires  time.Time         // of a token; zero: never
+	Hash     [sha256.Size]byte // of a token or a public key; zero for others
 }
 
 // bearer is what a token proves.
@@ -91,141 +98,120 @@ func (u *uid) UnmarshalYAML(node ast.Node) error {
 	text := node.GetToken().Value
 	n, err := strconv.ParseUint(text, 10, 32)
 	if err != nil || text != strconv.FormatUint(n, 10) {
-		return fmt.Errorf("line %d: uids: must be plain numbers from 0 to %d", node.GetToken().Position.Line, uint32(math.MaxUint32))
+		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: fmt.Sprintf("uids: must be plain numbers from 0 to %d", uint32(math.MaxUint32))}
 	}
 	*u = uid(n)
 	return nil
 }
 
-// Parse reads a policy, a YAML document as docs/policy.md describes it. The
-// error says where something is wrong, and never holds what might be a token.
+// Parse reads a policy, a YAML document as docs/policy.md describes it. The error has
+// all that is wrong with it and where, and never holds what might be a token.
 func Parse(data []byte) (*Policy, error) {
-	var d document
-	if err := decode(data, &d); err != nil {
+	file, err := yamlfile.Parse(data, MaxPolicyBytes)
+	if err != nil {
 		return nil, err
 	}
-	if len(d.Identities) == 0 {
-		return nil, errors.New("identities: there are none, so that nobody could do anything")
+	if file.Empty() {
+		return nil, &yamlfile.Error{Text: "is empty: nobody could do anything"}
 	}
-	p := &Policy{
+	r := reader{file: file, policy: &Policy{
 		tokens:       map[TokenHash]bearer{},
 		publicKeys:   map[[sha256.Size]byte]*Identity{},
 		spiffe:       map[string]*Identity{},
 		dns:          map[string]*Identity{},
 		uids:         map[uint32]*Identity{},
 		identityName: map[string]bool{},
+	}}
+	var d document
+	if err := file.Decode(&d); err != nil {
+		return nil, err
+	}
+	if len(d.Identities) == 0 {
+		return nil, &yamlfile.Error{Line: file.Line("$.identities"), Text: "identities: there are none: nobody could do anything"}
 	}
 	for i := range d.Identities {
-		if err := p.add(&d, i); err != nil {
-			return nil, fmt.Errorf("identities[%d] (%q): %w", i, d.Identities[i].Name, err)
-		}
+		r.add(&d, i)
 	}
-	return p, nil
+	if r.errs != nil {
+		return nil, r.errs
+	}
+	return r.policy, nil
 }
 
-// decode decodes YAML by the letter, and only as much of YAML as a policy needs:
-// no anchors and aliases, which make much of little, no tags, no deep nesting, no
-// numbers but whole ones, and nothing without a value, which would be read as if it
-// were not there.
-func decode(data []byte, d *document) error {
-	if len(data) > MaxPolicyBytes {
-		return fmt.Errorf("is larger than %d bytes", MaxPolicyBytes)
-	}
-	if err := files.CheckText(data); err != nil { // a bare CR would end a comment
-		return err
-	}
-	line := 0
-	for text := range bytes.Lines(data) {
-		if line++; len(text) > maxLine {
-			return fmt.Errorf("line %d: is longer than %d bytes", line, maxLine)
-		}
-	}
-	tokens := lexer.Tokenize(string(data))
-	depth := 0
-	for i, t := range tokens {
-		switch t.Type {
-		case token.SequenceStartType, token.MappingStartType:
-			depth++
-		case token.SequenceEndType, token.MappingEndType:
-			depth--
-		case token.SequenceEntryType:
-			if i > 0 && tokens[i-1].Type == token.SequenceEntryType {
-				return fmt.Errorf("line %d: a list right in a list", t.Position.Line)
-			}
-		case token.MappingValueType, token.CollectEntryType, token.CommentType,
-			token.StringType, token.SingleQuoteType, token.DoubleQuoteType, token.IntegerType, token.NullType:
-		case token.DocumentHeaderType, token.DocumentEndType:
-			// How many documents there are shows below.
-		default:
-			return fmt.Errorf("line %d: %v is more of YAML than a policy takes; text that looks like it needs quotes", t.Position.Line, t.Type)
-		}
-		if depth > maxNesting || t.Position.IndentNum > 16*maxNesting {
-			return fmt.Errorf("line %d: nested too deep", t.Position.Line)
-		}
-	}
-	file, err := parser.Parse(tokens, 0)
-	if err != nil {
-		return errors.New(firstLine(err))
-	}
-	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
-		return errors.New("must be one YAML document")
-	}
-	for _, null := range ast.Filter(ast.NullType, file.Docs[0].Body) {
-		return fmt.Errorf("line %d: there is no value", null.GetToken().Position.Line)
-	}
-	if err := yaml.NodeToValue(file.Docs[0].Body, d, yaml.Strict()); err != nil {
-		return errors.New(firstLine(err))
-	}
-	return nil
-}
-
-// firstLine leaves out the excerpt of the file that the library's errors carry.
-func firstLine(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
-	return line
+// reader makes a policy of a file.
+type reader struct {
+	file   *yamlfile.File
+	policy *Policy
+	errs   yamlfile.Errors
 }
 
 // add adds the i-th identity.
-func (p *Policy) add(d *document, i int) error {
-	written := &d.Identities[i]
+func (r *reader) add(d *document, i int) {
+	written, p := &d.Identities[i], r.policy
+	at := fmt.Sprintf("$.identities[%d]", i)
+	wrong := func(key, format string, args ...any) {
+		text := fmt.Sprintf(format, args...)
+		if key != "" {
+			text = key + ": " + text
+		}
+		r.errs = append(r.errs, &yamlfile.Error{
+			Line: r.file.Line(strings.TrimSuffix(at+"."+key, ".")),
+			Text: fmt.Sprintf("identity %q: %s", loggableName(written.Name), text),
+		})
+	}
 	switch {
 	case !plainName(written.Name):
-		return errors.New("name: must be 1 to 64 of letters, digits and -_:. and nothing else")
+		wrong("name", "must be 1 to 64 of letters, digits and -_:. and nothing else")
 	case p.identityName[written.Name]:
-		return errors.New("name: is that of another identity")
-	case len(written.Roles) == 0:
-		return errors.New("roles: there are none")
-	case len(written.Tokens)+len(written.Certificates)+len(written.UIDs) == 0:
-		return errors.New("has no tokens, certificates or uids")
+		wrong("name", "is that of another identity")
+	}
+	if len(written.Roles) == 0 {
+		wrong("roles", "there are none")
+	}
+	if len(written.Tokens)+len(written.Certificates)+len(written.UIDs) == 0 {
+		wrong("", "has no tokens, certificates or uids")
 	}
 	p.identityName[written.Name] = true
 	identity := &Identity{Name: written.Name}
-	for _, name := range written.Roles {
+	for i, name := range written.Roles {
 		var role Roles
 		if err := role.UnmarshalText([]byte(name)); err != nil {
-			return fmt.Errorf("roles: %w", err)
+			wrong(fmt.Sprintf("roles[%d]", i), "%v", err)
 		}
 		identity.Roles |= role
 	}
-	for i, t := range written.Tokens {
-		if err := p.addToken(identity, t.SHA256, t.Expires); err != nil {
-			return fmt.Errorf("tokens[%d]: %w", i, err)
+	add := func(kind Kind, key string, c Credential, err error) {
+		if err != nil {
+			wrong(key, "%v", err)
+			return
 		}
+		c.Kind, c.Identity, c.Line = kind, written.Name, r.file.Line(at+"."+key)
+		p.credentials = append(p.credentials, c)
+	}
+	for i, t := range written.Tokens {
+		b, err := p.addToken(identity, t.SHA256, t.Expires)
+		add(Token, fmt.Sprintf("tokens[%d]", i), Credential{Expires: b.expires, Hash: b.hash}, err)
 	}
 	for i, c := range written.Certificates {
-		if err := p.addCertificate(identity, c.SPIFFE, c.DNS, c.PublicKeySHA256); err != nil {
-			return fmt.Errorf("certificates[%d]: %w", i, err)
-		}
+		hash, err := p.addCertificate(identity, c.SPIFFE, c.DNS, c.PublicKeySHA256)
+		add(Certificate, fmt.Sprintf("certificates[%d]", i), Credential{Hash: hash}, err)
 	}
 	for i, uid := range written.UIDs {
+		err := addTo(p.uids, uint32(uid), identity)
 		if uid == overflowUID {
-			return fmt.Errorf("uids[%d]: %d is whoever has no number in the user namespace of the service", i, uid)
+			err = fmt.Errorf("%d is whoever has no number in the user namespace of the service", uid)
 		}
-		if err := addTo(p.uids, uint32(uid), identity); err != nil {
-			return fmt.Errorf("uids[%d]: %w", i, err)
-		}
+		add(UID, fmt.Sprintf("uids[%d]", i), Credential{}, err)
 	}
-	return nil
+}
+
+// loggableName is the name of an identity in an error: one that is not plain may be
+// anything.
+func loggableName(name string) string {
+	if plainName(name) {
+		return name
+	}
+	return ""
 }
 
 // plainName reports whether a name is good for a log line.
@@ -249,44 +235,44 @@ func addTo[K comparable](credentials map[K]*Identity, key K, identity *Identity)
 	return nil
 }
 
-func (p *Policy) addToken(identity *Identity, sum string, expires *string) error {
+func (p *Policy) addToken(identity *Identity, sum string, expires *string) (b bearer, err error) {
 	hash, err := parseHash(sum)
 	if err != nil {
-		return fmt.Errorf("sha256: %w", err)
+		return b, fmt.Errorf("sha256: %w", err)
 	}
 	if _, taken := p.tokens[hash]; taken {
-		return errTaken
+		return b, errTaken
 	}
-	b := bearer{hash: hash, identity: identity}
+	b = bearer{hash: hash, identity: identity}
 	if expires != nil {
 		if b.expires, err = time.Parse(time.RFC3339, *expires); err != nil {
-			return errors.New("expires: must be a time like 2027-01-31T00:00:00Z (RFC 3339)")
+			return b, errors.New("expires: must be a time like 2027-01-31T00:00:00Z (RFC 3339)")
 		}
 	}
 	p.tokens[hash] = b
-	return nil
+	return b, nil
 }
 
-func (p *Policy) addCertificate(identity *Identity, spiffe, dns, publicKey string) error {
+// addCertificate returns the hash of a public key, zero for other certificates.
+func (p *Policy) addCertificate(identity *Identity, spiffe, dns, publicKey string) (hash [sha256.Size]byte, err error) {
 	switch {
 	case spiffe != "" && dns == "" && publicKey == "":
 		if !isSPIFFE(spiffe) {
-			return errors.New("spiffe: must be an ID like spiffe://example.org/edge")
+			return hash, errors.New("spiffe: must be an ID like spiffe://example.org/edge")
 		}
-		return addTo(p.spiffe, spiffe, identity)
+		return hash, addTo(p.spiffe, spiffe, identity)
 	case dns != "" && spiffe == "" && publicKey == "":
 		if !isHostname(dns) {
-			return errors.New("dns: must be a host name, without wildcards")
+			return hash, errors.New("dns: must be a host name, without wildcards")
 		}
-		return addTo(p.dns, strings.ToLower(dns), identity)
+		return hash, addTo(p.dns, strings.ToLower(dns), identity)
 	case publicKey != "" && spiffe == "" && dns == "":
-		hash, err := parseHash(publicKey)
-		if err != nil {
-			return fmt.Errorf("public_key_sha256: %w", err)
+		if hash, err = parseHash(publicKey); err != nil {
+			return hash, fmt.Errorf("public_key_sha256: %w", err)
 		}
-		return addTo(p.publicKeys, hash, identity)
+		return hash, addTo(p.publicKeys, hash, identity)
 	}
-	return errors.New("must have one of spiffe, dns and public_key_sha256")
+	return hash, errors.New("must have one of spiffe, dns and public_key_sha256")
 }
 
 // parseHash reads a SHA-256 in hex or in standard base64. The error does not
@@ -324,12 +310,30 @@ func isHostname(s string) bool {
 // Identities is how many there are.
 func (p *Policy) Identities() int { return len(p.identityName) }
 
+// Credentials are those of all identities. They must not be changed.
+func (p *Policy) Credentials() []Credential { return p.credentials }
+
+// TokenExpiries has, for each identity with a token that ends, when the first one
+// does.
+func (p *Policy) TokenExpiries() map[string]time.Time {
+	first := map[string]time.Time{}
+	for _, c := range p.credentials {
+		if at, known := first[c.Identity]; !c.Expires.IsZero() && (!known || c.Expires.Before(at)) {
+			first[c.Identity] = c.Expires
+		}
+	}
+	return first
+}
+
 // ErrUnauthenticated is what every failure to prove an identity is: what was
 // wrong is for the metrics and not for who sent it.
 var ErrUnauthenticated = errors.New("no valid credentials")
 
 // Error is a failure to prove an identity. It is [ErrUnauthenticated].
-type Error struct{ Reason Reason }
+type Error struct {
+	Reason   Reason
+	Identity string // of credentials that have expired; else empty
+}
 
 func (e *Error) Error() string { return ErrUnauthenticated.Error() + ": " + e.Reason.String() }
 
@@ -339,7 +343,7 @@ func (e *Error) Unwrap() error { return ErrUnauthenticated }
 // The failures are made once: whoever floods the service with wrong tokens shall
 // not make it allocate.
 var failures = [...]*Error{
-	Missing: {Missing}, Malformed: {Malformed}, Unknown: {Unknown}, Expired: {Expired}, Ambiguous: {Ambiguous},
+	Missing: {Reason: Missing}, Malformed: {Reason: Malformed}, Unknown: {Reason: Unknown}, Ambiguous: {Reason: Ambiguous},
 }
 
 // Identify returns the identity that the request proves at this time, or an
@@ -378,7 +382,7 @@ func (p *Policy) byToken(header []string, now time.Time) (*Identity, error) {
 		return nil, failures[Unknown]
 	}
 	if !b.expires.IsZero() && !now.Before(b.expires) {
-		return nil, failures[Expired]
+		return nil, &Error{Expired, b.identity.Name}
 	}
 	return b.identity, nil
 }
@@ -386,9 +390,6 @@ func (p *Policy) byToken(header []string, now time.Time) (*Identity, error) {
 // byCertificate looks up a certificate that was verified. One that is several
 // identities is none: which one was meant is not to be guessed.
 func (p *Policy) byCertificate(cert *x509.Certificate, now time.Time) (*Identity, error) {
-	if now.After(cert.NotAfter) { // since the handshake
-		return nil, failures[Expired]
-	}
 	found := p.publicKeys[sha256.Sum256(cert.RawSubjectPublicKeyInfo)]
 	ambiguous := false
 	match := func(identity *Identity) {
@@ -404,6 +405,11 @@ func (p *Policy) byCertificate(cert *x509.Certificate, now time.Time) (*Identity
 		match(p.dns[strings.ToLower(name)])
 	}
 	switch {
+	case now.After(cert.NotAfter): // since the handshake
+		if ambiguous || found == nil {
+			return nil, &Error{Reason: Expired}
+		}
+		return nil, &Error{Expired, found.Name}
 	case ambiguous:
 		return nil, failures[Ambiguous]
 	case found == nil:

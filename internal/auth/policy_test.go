@@ -40,31 +40,31 @@ func TestParse(t *testing.T) {
 		"JSON":                 {`{"identities": [{"name": "a", "roles": ["admin"], "uids": [0]}]}`, ""},
 		"comments":             {"# who\n---\n" + identity("a", "    uids: [0] # root"), ""},
 		"a key and a token":    {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`"}]`+"\n    certificates: [{public_key_sha256: \""+hashOf(1)+"\"}]"), ""},
-		"nothing":              {"", "one YAML document"},
-		"a comment":            {"# nothing\n", "one YAML document"},
-		"two documents":        {identity("a", "    uids: [0]") + "\n---\n" + identity("b", "    uids: [1]"), "one YAML document"},
-		"no identities":        {"identities: []", "there are none"},
+		"nothing":              {"", "is empty: nobody"},
+		"a comment":            {"# nothing\n", "is empty: nobody"},
+		"two documents":        {identity("a", "    uids: [0]") + "\n---\n" + identity("b", "    uids: [1]"), "a second document begins"},
+		"no identities":        {"identities: []", "line 1: identities: there are none"},
 		"a list":               {"- a", "mapping"},
-		"unknown member":       {"roles: {}\n" + identity("a", "    uids: [0]"), `[1:1] unknown field "roles"`},
-		"unknown deep":         {identity("a", "    uids: [0]\n    groups: [0]"), `[5:5] unknown field "groups"`},
-		"member twice":         {identity("a", "    uids: [0]\n    uids: [1]"), "[5:5]"},
-		"empty identity":       {"identities:\n  -\n", "line 2: there is no value"},
-		"empty mapping":        {"identities:\n  - {}\n", "identities[0]"},
+		"unknown member":       {"roles: {}\n" + identity("a", "    uids: [0]"), `line 1: unknown key "roles"`},
+		"unknown deep":         {identity("a", "    uids: [0]\n    groups: [0]"), `line 5: unknown key "groups"`},
+		"member twice":         {identity("a", "    uids: [0]\n    uids: [1]"), `line 5: "uids" is given twice, first in line 4`},
+		"empty identity":       {"identities:\n  -\n", "line 2: has an entry without a value"},
+		"empty mapping":        {"identities:\n  - {}\n", `line 2: identity "": name: must be`},
 		"no name":              {"identities: [{roles: [admin], uids: [0]}]", "name: must be"},
 		"a name for the log":   {`identities: [{name: "a\nb", roles: [admin], uids: [0]}]`, "name: must be"},
-		"same names":           {identity("a", "    uids: [0]") + "\n  - {name: a, roles: [admin], uids: [1]}", `identities[1] ("a"): name`},
+		"same names":           {identity("a", "    uids: [0]") + "\n  - {name: a, roles: [admin], uids: [1]}", `line 5: identity "a": name: is that`},
 		"no roles":             {"identities: [{name: a, uids: [0]}]", "roles: there are none"},
 		"unknown role":         {"identities: [{name: a, roles: [root], uids: [0]}]", `unknown role "root"`},
 		"anyone is no role":    {"identities: [{name: a, roles: [anyone], uids: [0]}]", `unknown role "anyone"`},
 		"no credentials":       {identity("a", ""), "has no tokens"},
-		"the token itself":     {identity("a", "    tokens: [{sha256: sessapi_"+strings.Repeat("a", 52)+"}]"), "tokens[0]: sha256: must be"},
-		"a short hash":         {identity("a", "    tokens: [{sha256: abcd}]"), "tokens[0]: sha256: must be"},
-		"a number":             {identity("a", "    tokens: [{sha256: 12}]"), "tokens[0]: sha256: must be"},
-		"no hash":              {identity("a", "    tokens: [{}]"), "tokens[0]: sha256: must be"},
+		"the token itself":     {identity("a", "    tokens: [{sha256: sessapi_"+strings.Repeat("a", 52)+"}]"), `line 4: identity "a": tokens[0]: sha256: must be`},
+		"a short hash":         {identity("a", "    tokens: [{sha256: abcd}]"), `line 4: identity "a": tokens[0]: sha256: must be`},
+		"a number":             {identity("a", "    tokens: [{sha256: 12}]"), `line 4: identity "a": tokens[0]: sha256: must be`},
+		"no hash":              {identity("a", "    tokens: [{}]"), `line 4: identity "a": tokens[0]: sha256: must be`},
 		"expires some day":     {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: 2027-01-31}]`), "RFC 3339"},
 		"same token":           {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`"}, {sha256: "`+hashOf(1)+`"}]`), "tokens[1]: the same credential"},
-		"another's token":      {identity("a", `    tokens: [{sha256: "`+hashOf(0xab)+`"}]`) + "\n  - {name: b, roles: [admin], tokens: [{sha256: \"" + strings.ToUpper(hashOf(0xab)) + "\"}]}", `identities[1] ("b"): tokens[0]: the same credential`},
-		"another's uid":        {identity("a", "    uids: [5]") + "\n  - {name: b, roles: [admin], uids: [5]}", `identities[1] ("b"): uids[0]: the same credential`},
+		"another's token":      {identity("a", `    tokens: [{sha256: "`+hashOf(0xab)+`"}]`) + "\n  - {name: b, roles: [admin], tokens: [{sha256: \"" + strings.ToUpper(hashOf(0xab)) + "\"}]}", `line 5: identity "b": tokens[0]: the same credential`},
+		"another's uid":        {identity("a", "    uids: [5]") + "\n  - {name: b, roles: [admin], uids: [5]}", `line 5: identity "b": uids[0]: the same credential`},
 		"another's DNS name":   {identity("a", "    certificates: [{dns: A.example}]") + "\n  - {name: b, roles: [admin], certificates: [{dns: a.example}]}", "certificates[0]: the same credential"},
 		"two in one":           {identity("a", "    certificates: [{dns: a.example, spiffe: \"spiffe://a/b\"}]"), "must have one of"},
 		"empty certificate":    {identity("a", "    certificates: [{}]"), "must have one of"},
@@ -75,29 +75,29 @@ func TestParse(t *testing.T) {
 		"https":                {identity("a", "    certificates: [{spiffe: \"https://example.org/a\"}]"), "spiffe: must be"},
 		"negative uid":         {identity("a", "    uids: [-1]"), "line 4: uids: must be plain"},
 		"large uid":            {identity("a", "    uids: [4294967296]"), "line 4: uids: must be plain"},
-		"fraction as uid":      {identity("a", "    uids: [1.5]"), "line 4: Float"},
+		"fraction as uid":      {identity("a", "    uids: [1.5]"), "line 4: has a number that is not whole"},
 		"exponent as uid":      {identity("a", "    uids: [1e3]"), "line 4: uids: must be plain"},
-		"octal uid":            {identity("a", "    uids: [010]"), "line 4: OctetInteger"},
-		"hex uid":              {identity("a", "    uids: [0x10]"), "line 4: HexInteger"},
+		"octal uid":            {identity("a", "    uids: [010]"), "line 4: has a number that is not decimal"},
+		"hex uid":              {identity("a", "    uids: [0x10]"), "line 4: has a number that is not decimal"},
 		"uid with a sign":      {identity("a", "    uids: [+5]"), "line 4: uids: must be plain"},
 		"uid with a gap":       {identity("a", "    uids: [1_000]"), "line 4: uids: must be plain"},
 		"uid as a list":        {identity("a", "    uids: [[0]]"), "line 4: uids: must be plain"},
 		"uid as text":          {identity("a", "    uids: [root]"), "line 4: uids: must be plain"},
-		"null as uid":          {identity("a", "    uids: [~]"), "line 4: there is no value"},
-		"empty uid":            {identity("a", "    uids:\n      - 1\n      -\n"), "line 6: there is no value"},
-		"null beside a uid":    {identity("a", "    uids: [0]\n    tokens: null"), "line 5: there is no value"},
+		"null as uid":          {identity("a", "    uids: [~]"), "line 4: has an entry without a value"},
+		"empty uid":            {identity("a", "    uids:\n      - 1\n      -\n"), "line 6: has an entry without a value"},
+		"null beside a uid":    {identity("a", "    uids: [0]\n    tokens: null"), "line 5: tokens: has no value"},
 		"user of no namespace": {identity("a", "    uids: [65534]"), "uids[0]: 65534 is whoever"},
-		"null expires":         {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: ~}]`), "line 4: there is no value"},
+		"null expires":         {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: ~}]`), "line 4: expires: has no value"},
 		"empty expires":        {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: ""}]`), "RFC 3339"},
-		"nothing as expires":   {identity("a", "    tokens:\n      - sha256: \""+hashOf(1)+"\"\n        expires:\n"), "line 6: there is no value"},
-		"expires alone":        {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires}]`), "line 4: there is no value"},
+		"nothing as expires":   {identity("a", "    tokens:\n      - sha256: \""+hashOf(1)+"\"\n        expires:\n"), "line 6: expires: has no value"},
+		"expires alone":        {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires}]`), "line 4: expires: has no value"},
 		"an anchor":            {identity("a", "    uids: &x [0]"), "line 4"},
 		"an alias":             {"identities: &a\n  - *a\n", "line 1"},
 		"a merge":              {identity("a", "    <<: {uids: [0]}"), "line 4"},
 		"a tag":                {identity("a", "    uids: !!seq [0]"), "line 4"},
 		"deep":                 {"identities: " + strings.Repeat("[", 100), "nested too deep"},
-		"a long line":          {"# " + strings.Repeat("a", maxLine), "line 1: is longer"},
-		"deep lists":           {"identities:\n  - - a", "a list right in a list"},
+		"a long line":          {"# " + strings.Repeat("a", 1<<10), "line 1: is longer"},
+		"deep lists":           {"identities:\n  - - a", "line 2: a list begins right in a list"},
 		"too large":            {strings.Repeat("#\n", MaxPolicyBytes), "larger than"},
 		"no YAML":              {"identities: [\x00", ""},
 	} {
@@ -121,11 +121,23 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// All that is wrong with identities is told at once.
+func TestParseAll(t *testing.T) {
+	_, err := Parse([]byte("identities:\n  - name: a\n    roles: [root]\n    uids: [65534]\n  - name: b\n    roles: [admin]\n"))
+	const want = `line 3: identity "a": roles[0]: unknown role "root"; there are session-read, session-write, key-publish, key-consume, observe, admin; ` +
+		`line 4: identity "a": uids[0]: 65534 is whoever has no number in the user namespace of the service; ` +
+		`line 5: identity "b": has no tokens, certificates or uids`
+	if err == nil || err.Error() != want {
+		t.Errorf("%v", err)
+	}
+}
+
 // What is nested or repeated, on one line or on many, costs no more than a
 // refusal.
 func TestParseBounds(t *testing.T) {
+	const lineLimit = 1 << 10
 	for _, part := range []string{"[", "{", "- ", "? ", "a: ", "&a ", "*a ", "!!a ", "'", "\"", "|", "<<: ", ", ", "%", "#"} {
-		line := strings.Repeat(part, maxLine/len(part)-1) + "\n"
+		line := strings.Repeat(part, lineLimit/len(part)-1) + "\n"
 		for _, lines := range []string{line, part + "\n", " " + part + "\n"} {
 			start := time.Now()
 			if _, err := Parse([]byte(strings.Repeat(lines, MaxPolicyBytes/8/len(lines)))); err == nil {
@@ -133,7 +145,7 @@ func TestParseBounds(t *testing.T) {
 			}
 			t.Logf("%.8q of %d bytes a line took %v", part, len(lines), time.Since(start))
 		}
-		if _, err := Parse([]byte(strings.Repeat(part, maxLine))); err == nil {
+		if _, err := Parse([]byte(strings.Repeat(part, lineLimit))); err == nil {
 			t.Errorf("a long line of %q was taken", part)
 		}
 	}

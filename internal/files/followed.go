@@ -74,7 +74,10 @@ func (f *Followed) check(tell bool) {
 	changed, err := f.take()
 	switch {
 	case err == nil:
-		if tell && !changed {
+		switch {
+		case f.Status().LastError != "":
+			f.log.Info("reload works again", slog.String("name", f.name))
+		case tell && !changed:
 			f.log.Info("unchanged", slog.String("name", f.name))
 		}
 		f.set(func(s *Status) { s.LastError, s.FailedAt = "", time.Time{} })

@@ -82,12 +82,13 @@ func TestReload(t *testing.T) {
 		{f.Check, false, two, "error=two", 2},
 		{f.Reload, false, two, "error=two", 3},
 		{f.Check, false, two, "", 3},
+		{f.Check, false, nil, `msg="reload works again" name="test file"`, 3},
 		{f.Check, false, nil, "", 3},
 		{f.Check, false, two, "error=two", 4},
 		{f.Check, false, later, `level=WARN msg="reload postponed`, 4},
 		{f.Check, false, later, "", 4},
 		{f.Reload, false, later, `level=WARN msg="reload postponed`, 4},
-		{f.Check, true, nil, "", 4},
+		{f.Check, true, nil, `msg="reload works again" name="test file"`, 4},
 	} {
 		log.Reset()
 		changed, failure = step.changed, step.failure

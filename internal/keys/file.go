@@ -68,7 +68,7 @@ func follow(path string, f *File) (_ *File, err error) {
 	if f.path, err = filepath.Abs(path); err != nil {
 		return nil, fmt.Errorf("ticket key file: %w", err)
 	}
-	if f.Followed, err = files.Follow(f.log, "ticket key file", f.take); err != nil {
+	if f.Followed, err = files.Follow(f.log.With(slog.String("path", f.path)), "ticket key file", f.take); err != nil {
 		return nil, fmt.Errorf("ticket key file %s: %w", path, err)
 	}
 	return f, nil

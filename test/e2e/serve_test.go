@@ -73,9 +73,9 @@ func TestTicketKeyFileAndAPI(t *testing.T) {
 	if err := s.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	s.out.await(t, `"msg":"unchanged","name":"ticket key file"`)
+	s.out.await(t, `"msg":"unchanged","path":"[^"]+","name":"ticket key file"`)
 	write(first[:47])
-	s.out.await(t, `"msg":"reload failed; keeping the previous version","name":"ticket key file"`)
+	s.out.await(t, `"msg":"reload failed; keeping the previous version","path":"[^"]+","name":"ticket key file"`)
 	if d := description(t, s); d.Generation != before.Generation || d.Source != api.API {
 		t.Errorf("an unchanged or broken file overrode the API: %+v", d)
 	}

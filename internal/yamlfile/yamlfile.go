@@ -1,0 +1,277 @@
+// Package yamlfile reads the YAML files that people write, and says what is wrong with
+// them by line and key, in words that need no knowledge of YAML.
+//
+// It takes the part of YAML that such files need: mappings, lists and plain values.
+// Anchors and aliases, which make much of little, tags and other documents are refused,
+// and so is a key without a value, which would be read as if it were not there.
+package yamlfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/sessapi/sessapi/internal/files"
+)
+
+const (
+	// maxLine bounds a line, in bytes: what the YAML library takes for a line grows
+	// with the square of its length.
+	maxLine = 1 << 10
+	// maxNesting is more than any of our files needs.
+	maxNesting = 8
+)
+
+// Error is something wrong in a file. It never repeats a value, which may be a secret.
+type Error struct {
+	Line int // 0 is the file as a whole
+	Text string
+}
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.Text
+	}
+	return fmt.Sprintf("line %d: %s", e.Line, e.Text)
+}
+
+// Errors is all that is wrong in a file, in one line.
+type Errors []*Error
+
+func (e Errors) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// File is a parsed file.
+type File struct {
+	data []byte
+	body ast.Node // nil when it is empty
+}
+
+// notSupported names the parts of YAML that a file cannot have.
+var notSupported = map[token.Type]string{
+	token.AnchorType:        "an anchor (&)",
+	token.AliasType:         "an alias (*)",
+	token.TagType:           "a tag (!)",
+	token.DirectiveType:     "a directive (%)",
+	token.MappingKeyType:    "a key that begins with ?",
+	token.MergeKeyType:      "a merge (<<)",
+	token.LiteralType:       "a block of text (|)",
+	token.FoldedType:        "a block of text (>)",
+	token.FloatType:         "a number that is not whole",
+	token.BoolType:          "true or false",
+	token.HexIntegerType:    "a number that is not decimal",
+	token.OctetIntegerType:  "a number that is not decimal",
+	token.BinaryIntegerType: "a number that is not decimal",
+	token.InfinityType:      "an infinite number",
+	token.NanType:           "a value that is not a number",
+}
+
+// Parse reads a file of at most limit bytes. Values may be text and whole decimal
+// numbers, and of the types besides.
+func Parse(data []byte, limit int, besides ...token.Type) (*File, error) {
+	if len(data) > limit {
+		return nil, &Error{Text: fmt.Sprintf("is larger than %d bytes", limit)}
+	}
+	if err := files.CheckText(data); err != nil { // a bare CR would end a comment
+		return nil, err
+	}
+	f := &File{data: data}
+	line := 0
+	for text := range bytes.Lines(data) {
+		line++
+		if len(text) > maxLine {
+			return nil, &Error{line, fmt.Sprintf("is longer than %d bytes", maxLine)}
+		}
+		if indent := text[:len(text)-len(bytes.TrimLeft(text, " \t"))]; bytes.Contains(indent, []byte("\t")) && len(bytes.TrimSpace(text)) > 0 {
+			return nil, &Error{line, "is indented with a tab; use spaces"}
+		}
+	}
+	tokens := lexer.Tokenize(string(data))
+	if err := check(tokens, besides); err != nil {
+		return nil, err
+	}
+	parsed, err := parser.Parse(tokens, 0)
+	if err != nil {
+		return nil, f.explain(err)
+	}
+	for _, doc := range parsed.Docs {
+		if doc.Body == nil {
+			continue
+		}
+		if f.body != nil {
+			return nil, &Error{doc.Body.GetToken().Position.Line, "a second document begins; a file has one"}
+		}
+		f.body = doc.Body
+	}
+	if f.body == nil {
+		return f, nil
+	}
+	return f, f.checkValues()
+}
+
+// check refuses what a file cannot have before it is parsed.
+func check(tokens token.Tokens, besides []token.Type) error {
+	depth := 0
+	for i, t := range tokens {
+		line := t.Position.Line
+		switch t.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			depth++
+		case token.SequenceEndType, token.MappingEndType:
+			depth--
+		case token.SequenceEntryType:
+			if i > 0 && tokens[i-1].Type == token.SequenceEntryType {
+				return &Error{line, "a list begins right in a list"}
+			}
+		case token.MappingValueType, token.CollectEntryType, token.CommentType,
+			token.StringType, token.SingleQuoteType, token.DoubleQuoteType, token.IntegerType, token.NullType,
+			token.DocumentHeaderType, token.DocumentEndType:
+		case token.InvalidType:
+			if origin := strings.TrimSpace(t.Origin); strings.HasPrefix(origin, `"`) || strings.HasPrefix(origin, "'") {
+				return &Error{line, "a quote is not closed, or what is in it is not valid"}
+			}
+			return &Error{line, "has a character that text cannot begin with: put the text in quotes"}
+		default:
+			if !slices.Contains(besides, t.Type) {
+				what := notSupported[t.Type]
+				if what == "" {
+					what = t.Type.String()
+				}
+				return &Error{line, "has " + what + ", which is not supported here; put text that looks like it in quotes"}
+			}
+		}
+		if depth > maxNesting || t.Position.IndentNum > 16*maxNesting {
+			return &Error{line, "is nested too deep"}
+		}
+	}
+	return nil
+}
+
+// checkValues refuses keys and list entries without a value.
+func (f *File) checkValues() error {
+	var errs Errors
+	found := map[ast.Node]bool{}
+	for _, node := range ast.Filter(ast.MappingValueType, f.body) {
+		if pair := node.(*ast.MappingValueNode); pair.Value.Type() == ast.NullType {
+			found[pair.Value] = true
+			key := pair.Key.GetToken()
+			errs = append(errs, &Error{key.Position.Line, key.Value + ": has no value"})
+		}
+	}
+	for _, node := range ast.Filter(ast.NullType, f.body) {
+		if !found[node] {
+			errs = append(errs, &Error{node.GetToken().Position.Line, "has an entry without a value"})
+		}
+	}
+	if errs == nil {
+		return nil
+	}
+	return errs
+}
+
+// Empty reports whether the file has nothing but comments.
+func (f *File) Empty() bool { return f.body == nil }
+
+// Decode fills a struct or map. Keys that it does not have are errors.
+func (f *File) Decode(into any) error {
+	if f.body == nil {
+		return nil
+	}
+	err := yaml.NodeToValue(f.body, into, yaml.Strict())
+	if err == nil {
+		return nil
+	}
+	if own, ok := errors.AsType[*Error](err); ok { // of a type that reads itself
+		return own
+	}
+	return f.explain(err)
+}
+
+// Line is the line of a value, by its path such as $.identities[0].name, or of the
+// innermost of those around it that is there; 1 when none is.
+func (f *File) Line(path string) int {
+	for path != "$" && path != "" {
+		if p, err := yaml.PathString(path); err == nil {
+			if node, err := p.FilterNode(f.body); err == nil && node != nil {
+				return firstLine(node)
+			}
+		}
+		path = path[:strings.LastIndexAny(path, ".[")]
+	}
+	return 1
+}
+
+// firstLine is where a node begins: the token of a mapping is its first colon.
+func firstLine(node ast.Node) int {
+	if mapping, ok := node.(*ast.MappingNode); ok && len(mapping.Values) > 0 {
+		return mapping.Values[0].Key.GetToken().Position.Line
+	}
+	if sequence, ok := node.(*ast.SequenceNode); ok && len(sequence.Values) > 0 {
+		return firstLine(sequence.Values[0])
+	}
+	return node.GetToken().Position.Line
+}
+
+// located is an error of the library: its place and its text, before an excerpt.
+var located = regexp.MustCompile(`^\[(\d+):(\d+)\] (.*)`)
+
+// inWords are the texts of the library, and what they mean.
+var inWords = []struct {
+	library *regexp.Regexp
+	words   string
+}{
+	{regexp.MustCompile(`^sequence end token ']' not found`), "a [ is not closed"},
+	{regexp.MustCompile(`^(could not find flow map|mapping end token|flow mapping end token).*}`), "a { is not closed"},
+	{regexp.MustCompile(`^',' or '(.)' must be specified`), "a comma is missing, or a $1 in a line before"},
+	{regexp.MustCompile(`^mapping value is not allowed in this context`), "has a second colon; put text with a colon in quotes"},
+	{regexp.MustCompile(`^(value is not allowed in this context|non-map value is specified)`), "does not belong to the lines before: check its indentation"},
+	{regexp.MustCompile(`^unexpected key name`), "has a key without a colon and a space behind it"},
+	{regexp.MustCompile(`^unknown field "(.*)"`), `unknown key "$1"`},
+	{regexp.MustCompile(`^mapping key "(.*)" already defined at \[(\d+):.*`), `"$1" is given twice, first in line $2`},
+	{regexp.MustCompile(`^\w+ was used where sequence is expected`), "must be a list"},
+	{regexp.MustCompile(`^\w+ was used where mapping is expected`), "must be a mapping, in lines of KEY: VALUE"},
+	{regexp.MustCompile(`^cannot unmarshal .* of type string`), "must be a single value"},
+}
+
+// keyBefore is the key of a value that begins behind it.
+var keyBefore = regexp.MustCompile(`([\w-]+)["']?\s*:\s*$`)
+
+// explain says in words what an error of the library means. What is not known is
+// told by its line alone: the text may repeat a value.
+func (f *File) explain(err error) error {
+	match := located.FindStringSubmatch(err.Error())
+	if match == nil {
+		return &Error{Text: "is not valid YAML"}
+	}
+	line, _ := strconv.Atoi(match[1])
+	column, _ := strconv.Atoi(match[2])
+	text := "is not valid YAML here"
+	for _, w := range inWords {
+		if w.library.MatchString(match[3]) {
+			text = string(w.library.ExpandString(nil, w.words, match[3], w.library.FindStringSubmatchIndex(match[3])))
+			break
+		}
+	}
+	if lines := bytes.Split(f.data, []byte("\n")); strings.HasPrefix(text, "must be") && line <= len(lines) {
+		before := []rune(string(lines[line-1]))
+		if key := keyBefore.FindStringSubmatch(string(before[:min(column-1, len(before))])); key != nil {
+			text = key[1] + ": " + text
+		}
+	}
+	return &Error{line, text}
+}
