@@ -20,12 +20,23 @@ help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 .PHONY: run
-run: ## Run the service; needs Go alone.
-	go run ./cmd/sessapi serve
+run: build ## Build and run the service; needs Go alone.
+	@[ ! -t 0 ] || set -m; bin/sessapi serve # Ctrl-C is for the service alone, or make would fail
 
 .PHONY: build
 build: ## Build the static binary bin/sessapi, its version stamped from git.
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/sessapi ./cmd/sessapi
+
+# Systems beside Linux on amd64. On Windows only the commands that speak to a service work.
+PLATFORMS := linux/arm64 darwin/arm64 freebsd/amd64 windows/amd64
+
+.PHONY: cross
+cross: ## Compile for the other systems that are supported.
+	set -e; for platform in $(PLATFORMS); do \
+		echo $$platform; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -o /dev/null ./cmd/sessapi; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build ./client/...; \
+	done
 
 .PHONY: test
 test: ## Vet and test all modules under the race detector.

@@ -1,6 +1,9 @@
+//go:build unix
+
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/sessapi/sessapi/internal/app"
@@ -11,12 +14,18 @@ type checkConfigCommand struct {
 	config.Config
 }
 
-// Run checks what a setting by itself does not show.
+// Run shows all that is wrong with the settings and the files that they name.
 func (c checkConfigCommand) Run(env environment) error {
-	if err := app.Check(c.Config); err != nil {
+	failures, warnings := app.Check(env.ctx, c.Config)
+	if warning := fewOpenFiles(c.MaxConnections); warning != nil {
+		warnings = append(warnings, warning)
+	}
+	for _, warning := range warnings {
+		fmt.Fprintf(env.stderr, "sessapi: warning: %s\n", printable(warning.Error()))
+	}
+	if err := errors.Join(append([]error{c.Problems()}, failures...)...); err != nil {
 		return err
 	}
-	warnOfOpenFiles(newLogger(env.stderr, c.LogLevel, c.LogFormat), c.MaxConnections)
 	_, err := fmt.Fprintln(env.stdout, "The settings are good.")
 	return err
 }

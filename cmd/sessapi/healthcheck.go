@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -10,6 +12,9 @@ import (
 type healthcheckCommand struct {
 	config.Config
 }
+
+// Validate implements kong's check of the flags.
+func (c healthcheckCommand) Validate() error { return c.Problems() }
 
 // Run asks the service that runs with the same settings.
 func (c healthcheckCommand) Run(env environment) error {

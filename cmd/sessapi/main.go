@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,8 +27,7 @@ const (
 )
 
 func main() {
-	// Nothing that this process makes is anybody else's to read.
-	syscall.Umask(0o077)
+	restrictFiles()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
@@ -47,24 +47,27 @@ type environment struct {
 
 // commandLine is the grammar of the command line: one member a subcommand.
 type commandLine struct {
-	Serve       serveCommand       `cmd:"" help:"Run the service."`
-	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings, and the keys, certificates and policy that they name, without serving."`
-	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
-	Keys        keysCommand        `cmd:"" help:"Work on ticket keys, in files and at a service."`
-	Sessions    sessionsCommand    `cmd:"" help:"Work on the sessions of a service."`
-	SealKey     sealKeyCommand     `cmd:"" name:"seal-key" help:"Make keys that the state is sealed with."`
-	Token       tokenCommand       `cmd:"" help:"Make the tokens of a policy."`
-	Version     versionCommand     `cmd:"" help:"Print the version."`
+	serviceCommands
+	Keys     keysCommand      `cmd:"" help:"Work on ticket keys, in files and at a service."`
+	Sessions sessionsCommand  `cmd:"" help:"Work on the sessions of a service."`
+	SealKey  sealKeyCommand   `cmd:"" name:"seal-key" help:"Make keys that the state is sealed with."`
+	Token    tokenCommand     `cmd:"" help:"Make the tokens of a policy."`
+	Version  versionCommand   `cmd:"" help:"Print the version."`
+	Print    kong.VersionFlag `name:"version" env:"-" help:"Print the version."`
 }
 
 // run is the whole command, and returns its exit code. An error is one line.
 func run(args []string, env environment) int {
-	var exited *int // set by --help
+	if len(args) == 0 || args[0] == "help" {
+		args = append(args[min(1, len(args)):], "--help")
+	}
+	var exited *int // set by --help and --version
 	var line commandLine
 	parser, err := kong.New(&line, append(config.Options(),
 		kong.Name("sessapi"),
 		kong.Description("Keeps TLS sessions and session ticket keys for a fleet of TLS servers."),
 		kong.Vars{
+			"version":          versionLine(),
 			"formats":          formatNames(func(keys.Format) bool { return true }),
 			"readable_formats": formatNames(keys.Format.Readable),
 		},
@@ -78,31 +81,43 @@ func run(args []string, env environment) int {
 	if exited != nil {
 		return *exited
 	}
+	if problems, ok := errors.AsType[config.Problems](err); ok { // without the name of the command
+		err = problems
+	}
 	if err != nil {
 		return complain(env, exitUsage, err)
 	}
 	// Every other command may see secrets too, and knows no such setting, which the
 	// environment would make for all.
-	if command.Command() != "serve" || !line.Serve.Dumpable {
+	if !line.dumpable(command.Command()) {
 		if err := preventDumps(); err != nil {
 			return complain(env, exitFailure, fmt.Errorf("keep debuggers and core dumps away: %w; serve --dumpable lets them in", err))
 		}
 	}
-	if err := command.Run(env); err != nil {
+	err = command.Run(env)
+	if _, wrong := errors.AsType[config.Problems](err); wrong { // that check-config found
+		return complain(env, exitUsage, err)
+	}
+	if err != nil {
 		return complain(env, exitFailure, err)
 	}
 	return exitOK
 }
 
-// complain writes an error as one line. What a service says is in it as well, so
-// nothing in it reaches the terminal but what can be read.
+// complain writes an error, each of several as a line of its own. What a service says
+// is in it as well, so nothing in it reaches the terminal but what can be read.
 func complain(env environment, code int, err error) int {
-	line := strings.Map(func(r rune) rune {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintf(env.stderr, "sessapi: %s\n", printable(line))
+	}
+	return code
+}
+
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return unicode.ReplacementChar
 		}
 		return r
-	}, strings.ReplaceAll(err.Error(), "\n", "; "))
-	fmt.Fprintf(env.stderr, "sessapi: %s\n", line)
-	return code
+	}, text)
 }

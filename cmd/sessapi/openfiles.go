@@ -1,7 +1,9 @@
+//go:build unix
+
 package main
 
 import (
-	"log/slog"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,14 +11,14 @@ import (
 // otherFiles is more than the service has open besides the connections at --listen.
 const otherFiles = 64
 
-// warnOfOpenFiles logs a warning when the process may not open a file for each
-// connection. Go has raised the limit as far as the system allows.
-func warnOfOpenFiles(log *slog.Logger, connections int) {
+// fewOpenFiles is a warning when the process may not open a file for each connection,
+// else nil. Go has raised the limit as far as the system allows.
+func fewOpenFiles(connections int) error {
 	var limit unix.Rlimit
 	need := uint64(connections + otherFiles)
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur >= need {
-		return
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || uint64(limit.Cur) >= need { //nolint:unconvert // signed on FreeBSD
+		return nil
 	}
-	log.Warn("the limit of open files is too low for --max-connections",
-		slog.Uint64("limit", limit.Cur), slog.Uint64("need", need), slog.String("advice", "raise it, as LimitNOFILE= of systemd does, or lower --max-connections"))
+	return fmt.Errorf("--max-connections=%d needs %d open files, and the limit is %d: raise it, as LimitNOFILE= of systemd does, or lower --max-connections",
+		connections, need, limit.Cur)
 }

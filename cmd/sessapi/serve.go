@@ -1,12 +1,9 @@
+//go:build unix
+
 package main
 
 import (
 	"errors"
-	"io"
-	"log/slog"
-	"os"
-
-	"golang.org/x/term"
 
 	"github.com/sessapi/sessapi/internal/app"
 	"github.com/sessapi/sessapi/internal/config"
@@ -15,6 +12,9 @@ import (
 type serveCommand struct {
 	config.Config
 }
+
+// Validate implements kong's check of the flags.
+func (c serveCommand) Validate() error { return c.Problems() }
 
 // Run serves until the process is to stop.
 func (c serveCommand) Run(env environment) error {
@@ -26,7 +26,9 @@ func (c serveCommand) Run(env environment) error {
 		log.Warn("other processes of this user could have read the secrets of this one while it started",
 			"advice", "run it as a user of its own, as DynamicUser= of systemd does, from a binary of root with mode 0711")
 	}
-	warnOfOpenFiles(log, c.MaxConnections)
+	if warning := fewOpenFiles(c.MaxConnections); warning != nil {
+		log.Warn(warning.Error())
+	}
 	service, err := app.New(c.Config, version(), log)
 	if err != nil {
 		return err
@@ -40,21 +42,4 @@ func (c serveCommand) Run(env environment) error {
 	err = errors.Join(err, service.Stop())
 	log.Info("stopped")
 	return err
-}
-
-// newLogger logs to w. auto is text for a terminal and JSON for everything
-// else.
-func newLogger(w io.Writer, level, format string) *slog.Logger {
-	var options slog.HandlerOptions
-	var threshold slog.Level
-	if err := threshold.UnmarshalText([]byte(level)); err != nil {
-		panic(err) // the settings allow only levels
-	}
-	options.Level = threshold
-	options.ReplaceAttr = logAttr
-	file, isFile := w.(*os.File)
-	if format == "text" || format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
-		return slog.New(slog.NewTextHandler(w, &options))
-	}
-	return slog.New(slog.NewJSONHandler(w, &options))
 }

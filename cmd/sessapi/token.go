@@ -19,13 +19,17 @@ type newTokenCommand struct {
 	Expires expiry `placeholder:"90d|DATE" help:"When the token ends: in so many days (90d) or hours (12h), or at a date (2027-01-31) or time (RFC 3339). Without it, never."`
 }
 
-// Run prints the token, which nothing keeps, and its hash.
-func (c newTokenCommand) Run(env environment) error {
-	now := time.Now()
-	end := c.Expires.end(now)
-	if !end.IsZero() && !end.After(now) {
+// Validate implements kong's check of the flags.
+func (c newTokenCommand) Validate() error {
+	if now := time.Now(); c.Expires != (expiry{}) && !c.Expires.end(now).After(now) {
 		return errors.New("--expires must be in the future")
 	}
+	return nil
+}
+
+// Run prints the token, which nothing keeps, and its hash.
+func (c newTokenCommand) Run(env environment) error {
+	end := c.Expires.end(time.Now())
 	token, hash := auth.NewToken()
 	line := fmt.Sprintf("- sha256: \"%x\"", hash)
 	if !end.IsZero() {

@@ -42,7 +42,7 @@ func TestNewToken(t *testing.T) {
 			t.Errorf("%s: %s", given, line)
 		}
 	}
-	for given, want := range map[string]int{"0d": exitUsage, "-1d": exitUsage, "99999999d": exitUsage, "soon": exitUsage, "2020-01-01": exitFailure} {
+	for given, want := range map[string]int{"0d": exitUsage, "-1d": exitUsage, "99999999d": exitUsage, "soon": exitUsage, "yesterday": exitUsage, "2020-01-01": exitUsage, "2020-01-01T00:00:00Z": exitUsage} {
 		if code := run([]string{"token", "new", "--expires=" + given}, environment{ctx: t.Context(), stdout: io.Discard, stderr: io.Discard}); code != want {
 			t.Errorf("%s: exit code %d, want %d", given, code, want)
 		}

@@ -9,8 +9,12 @@ import (
 type versionCommand struct{}
 
 func (versionCommand) Run(env environment) error {
-	_, err := fmt.Fprintf(env.stdout, "sessapi %s (%s, %s/%s)\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	_, err := fmt.Fprintln(env.stdout, versionLine())
 	return err
+}
+
+func versionLine() string {
+	return fmt.Sprintf("sessapi %s (%s, %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // version is what the build recorded of the module: its tag, or a pseudo-version

@@ -1,78 +1,115 @@
 package app
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/sys/unix"
 
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/state"
+	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
-// Check returns why a service would not start with the settings, as far as that can
-// be told without locking, changing or connecting to anything.
-func Check(c config.Config) error {
-	discard := slog.New(slog.DiscardHandler)
-	life, err := lifecycle(c)
+const (
+	// expiresSoon is how long before its end a token or a certificate is warned about.
+	expiresSoon = 7 * 24 * time.Hour
+	// checkTimeout is how long Check waits for Redis.
+	checkTimeout = 5 * time.Second
+)
+
+// Check returns all that would keep a service from starting with the settings, and all
+// that it would start with and should not, as far as that can be told without locking
+// or changing anything. Settings that have problems of their own are not looked into.
+func Check(ctx context.Context, c config.Config) (failures, warnings []error) {
+	k := &checker{c: c}
+	for _, check := range []func(){k.keys, k.state, k.auditLog, k.tls, k.policy, k.addresses, k.memory, k.modes} {
+		check()
+	}
+	k.redis(ctx)
+	return k.failures, k.warnings
+}
+
+// checker collects what Check finds.
+type checker struct {
+	c                  config.Config
+	failures, warnings []error
+}
+
+// at says where a setting stands in front of what is wrong with it.
+func (k *checker) at(flag string, err error) error {
+	if place := k.c.Place(flag); place != "" {
+		return fmt.Errorf("%s: %w", place, err)
+	}
+	return err
+}
+
+func (k *checker) fail(flag string, err error) {
 	if err != nil {
-		return err
+		k.failures = append(k.failures, k.at(flag, err))
 	}
-	if c.TicketKeyFile != "" {
-		if _, err := keys.OpenFile(c.TicketKeyFile, keys.NewRing(time.Now, life), discard, nil); err != nil {
-			return fmt.Errorf("--ticket-key-file: %w", err)
+}
+
+func (k *checker) warn(flag, format string, args ...any) {
+	k.warnings = append(k.warnings, k.at(flag, fmt.Errorf(format, args...)))
+}
+
+func (k *checker) keys() {
+	life, err := lifecycle(k.c)
+	k.fail("rotate-every", err)
+	if k.c.TicketKeyFile != "" {
+		if _, err := keys.OpenFile(k.c.TicketKeyFile, keys.NewRing(time.Now, life), slog.New(slog.DiscardHandler), nil); err != nil {
+			k.fail("ticket-key-file", fmt.Errorf("--ticket-key-file: %w", err))
 		}
 	}
-	sealKeys, err := readSealKeys(c, discard)
+}
+
+func (k *checker) state() {
+	sealKeys, err := readSealKeys(k.c, slog.New(slog.DiscardHandler))
+	k.fail("seal-key-file", err)
+	if k.c.StateFile == "" {
+		return
+	}
+	err = writable(filepath.Dir(k.c.StateFile))
+	if sealKeys != nil {
+		err = errors.Join(err, state.Check(k.c.StateFile, sealKeys))
+		if k.c.Cache {
+			err = errors.Join(err, state.CheckSessions(k.c.StateFile, sealKeys))
+		}
+	}
 	if err != nil {
-		return err
+		k.fail("state-file", fmt.Errorf("--state-file: %w", err))
 	}
-	if c.Redis != "" {
-		node, err := newNode(c, sealKeys, discard)
-		if err != nil {
-			return err
-		}
-		node.Close()
+}
+
+func (k *checker) auditLog() {
+	path := k.c.AuditLog
+	if path == "" || path == audit.Stderr {
+		return
 	}
-	if c.StateFile != "" {
-		err = errors.Join(writable(filepath.Dir(c.StateFile)), state.Check(c.StateFile, sealKeys))
-		if c.Cache {
-			err = errors.Join(err, state.CheckSessions(c.StateFile, sealKeys))
-		}
-		if err != nil {
-			return fmt.Errorf("--state-file: %w", err)
-		}
+	err := writable(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = writable(filepath.Dir(path))
+	} else if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+		err = fmt.Errorf("%s is a directory", path)
 	}
-	if c.AuditLog != "" && c.AuditLog != audit.Stderr {
-		err := writable(c.AuditLog)
-		if errors.Is(err, fs.ErrNotExist) {
-			err = writable(filepath.Dir(c.AuditLog))
-		} else if info, statErr := os.Stat(c.AuditLog); statErr == nil && info.IsDir() {
-			err = fmt.Errorf("%s is a directory", c.AuditLog)
-		}
-		if err != nil {
-			return fmt.Errorf("--audit-log: %w", err)
-		}
+	if err != nil {
+		k.fail("audit-log", fmt.Errorf("--audit-log: %w", err))
 	}
-	if c.TLSCert != "" {
-		if _, err := loadTLS(c, discard, nil); err != nil {
-			return err
-		}
-	}
-	if c.Policy != "" {
-		if _, err := auth.OpenFile(c.Policy, discard, nil); err != nil {
-			return fmt.Errorf("--policy: %w", err)
-		}
-	}
-	return nil
 }
 
 // writable returns why this process may not write the file, or add files to the
@@ -82,4 +119,167 @@ func writable(path string) error {
 		return fmt.Errorf("%s cannot be written: %w", path, err)
 	}
 	return nil
+}
+
+func (k *checker) tls() {
+	if k.c.TLSCert == "" || k.c.TLSKey == "" {
+		return
+	}
+	t, err := loadTLS(k.c, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		k.fail("tls-cert", err)
+		return
+	}
+	if end := t.Leaf().NotAfter; time.Until(end) < expiresSoon {
+		k.warn("tls-cert", "--tls-cert: the certificate of %s %s", k.c.TLSCert, ends(end))
+	}
+}
+
+// ends says when something that ends soon does, or that it has.
+func ends(at time.Time) string {
+	verb := "expires"
+	if !time.Now().Before(at) {
+		verb = "expired"
+	}
+	return verb + " at " + at.UTC().Format(time.RFC3339)
+}
+
+// policy finds all that is wrong with the policy, and credentials that prove nothing.
+func (k *checker) policy() {
+	path := k.c.Policy
+	if path == "" {
+		return
+	}
+	data, _, err := files.Read(path, auth.MaxPolicyBytes)
+	if err != nil {
+		k.fail("policy", fmt.Errorf("--policy: %s: %w", path, err))
+		return
+	}
+	policy, err := auth.Parse(data)
+	if err != nil {
+		for _, e := range yamlfile.All(err) {
+			k.failures = append(k.failures, placed(path, e.Line, e.Text))
+		}
+		return
+	}
+	socket := k.c.Listen.Network == "unix" || k.c.OpsListen != nil && k.c.OpsListen.Network == "unix"
+	for _, credential := range policy.Credentials() {
+		why := ""
+		switch end := credential.Expires; {
+		case credential.Hash == sha256.Sum256(nil):
+			why = "proves nothing: the hash is that of no bytes"
+		case credential.Kind == auth.Certificate && k.c.TLSClientCA == "":
+			why = "proves nothing without --tls-client-ca"
+		case credential.Kind == auth.UID && !socket:
+			why = "proves nothing: the service listens at no Unix socket"
+		case !end.IsZero() && time.Until(end) < expiresSoon:
+			why = ends(end)
+		default:
+			continue
+		}
+		k.warnings = append(k.warnings, placed(path, credential.Line, fmt.Sprintf("the %s of identity %q %s", credential.Kind, credential.Identity, why)))
+	}
+}
+
+// placed is an error of a line of a file; line 0 is all of it.
+func placed(path string, line int, text string) error {
+	if line == 0 {
+		return fmt.Errorf("%s: %s", path, text)
+	}
+	return fmt.Errorf("%s:%d: %s", path, line, text)
+}
+
+// addresses finds those that cannot be listened at. One that is in use may well be in
+// use by the service that the settings are for.
+func (k *checker) addresses() {
+	k.address("listen", k.c.Listen)
+	if k.c.OpsListen != nil {
+		k.address("ops-listen", *k.c.OpsListen)
+	}
+}
+
+func (k *checker) address(flag string, a config.Address) {
+	const inUse = "--%s: %s is in use; serve fails unless that is the service these settings are for, and it is stopped first"
+	if a.Network == "unix" {
+		info, err := os.Lstat(a.Address)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if err := writable(filepath.Dir(a.Address)); err != nil {
+				k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
+			}
+		case err != nil:
+			k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
+		case info.Mode().Type() != fs.ModeSocket:
+			k.fail(flag, fmt.Errorf("--%s: %s is there and is not a socket", flag, a.Address))
+		default:
+			if conn, err := net.DialTimeout("unix", a.Address, time.Second); err == nil {
+				_ = conn.Close()
+				k.warn(flag, inUse, flag, a)
+			}
+		}
+		return
+	}
+	listener, err := net.Listen(a.Network, a.Address)
+	switch {
+	case err == nil:
+		_ = listener.Close()
+	case errors.Is(err, syscall.EADDRINUSE):
+		k.warn(flag, inUse, flag, a)
+	default:
+		k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
+	}
+}
+
+// memory compares the cache with the memory that the process may have.
+func (k *checker) memory() {
+	if most, limit := memoryLimit("/"); k.c.Cache && most > 0 && uint64(k.c.CacheMemory) > most {
+		k.warn("cache-memory", "--cache-memory=%v is more than the %s of %s: the service would be killed as the cache fills",
+			k.c.CacheMemory, humanize.IBytes(most), limit)
+	}
+}
+
+// modes finds files that others than their owner can read or change.
+func (k *checker) modes() {
+	for _, f := range k.c.Files() {
+		info, err := os.Stat(f.Path)
+		if err != nil || !info.Mode().IsRegular() {
+			continue // whoever needs it says so
+		}
+		forbidden, advice := files.Trusted, "chmod go-w"
+		if f.Secret {
+			forbidden, advice = files.Secret, "chmod go-rw"
+		}
+		if info.Mode().Perm()&forbidden != 0 {
+			k.warn(f.Flag, "--%s: file permissions are too open (%s): %s %s", f.Flag, info.Mode().Perm(), advice, f.Path)
+		}
+	}
+}
+
+// redis asks Redis whether it takes the node. A service that has a state file starts
+// without it.
+func (k *checker) redis(ctx context.Context) {
+	if !k.c.UsesRedis() {
+		return
+	}
+	log := slog.New(slog.DiscardHandler)
+	sealKeys, err := readSealKeys(k.c, log)
+	if err != nil || sealKeys == nil {
+		return // which is told already
+	}
+	node, err := newNode(k.c, sealKeys, log)
+	if err != nil {
+		k.fail("redis", err)
+		return
+	}
+	defer node.Close()
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	err = within(ctx, func() error { return node.Connect(ctx) })
+	switch {
+	case err == nil:
+	case k.c.StateFile != "" && exists(k.c.StateFile):
+		k.warn("redis", "--redis: %w; the service starts with the ticket keys of the state file", err)
+	default:
+		k.fail("redis", fmt.Errorf("--redis: %w", err))
+	}
 }

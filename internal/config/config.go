@@ -3,9 +3,9 @@
 //
 // Each setting is a flag (--cache-memory), an environment variable
 // (SESSAPI_CACHE_MEMORY) and a key of the file (cache-memory or cache_memory),
-// in that order of precedence. Something unknown in the file is an error, and
-// so is a value that is out of bounds: a service never starts with a setting
-// that its operator did not mean.
+// in that order of precedence. Something unknown in the file or the environment is
+// an error, and so is a value that is out of bounds: a service never starts with a
+// setting that its operator did not mean.
 package config
 
 import (
@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ type Config struct {
 	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings; its keys are the names of the flags."`
 
 	Listen         Address  `default:"127.0.0.1:8440" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600, or 0666 with --policy."`
-	MaxConnections int      `default:"4096" validate:"min=16,max=1000000" help:"Connections that may be open at --listen; further ones wait to be accepted. Each client that waits for ticket keys has one."`
+	MaxConnections int      `default:"4096" validate:"min=16,max=1000000" help:"Connections that may be open at --listen, 16 to 1000000; further ones wait to be accepted. Each client that waits for ticket keys has one."`
 	OpsListen      *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
 
 	TLSCert        string   `name:"tls-cert" placeholder:"FILE" help:"Certificate of the TCP addresses, with its chain, as PEM. SIGHUP or a change reloads it."`
@@ -72,65 +73,121 @@ type Config struct {
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
 	AccessLog Switch `default:"off" help:"Log each request, on or off."`
+
+	source *source // nil when kong did not fill it
 }
 
 // Options are what kong needs to fill a Config: the environment's prefix and
 // the reader of the file.
 func Options() []kong.Option {
+	s := new(source)
 	return []kong.Option{
 		kong.DefaultEnvars(EnvPrefix),
-		kong.Configuration(loadYAML),
+		kong.Configuration(s.load),
+		kong.Bind(s),
 	}
 }
 
-// Validate checks what the types of the settings do not. kong calls it. The
-// error names the flag.
-func (c *Config) Validate() error {
+// Problem is something wrong with the settings.
+type Problem struct {
+	Place string // FILE:LINE; empty for what is not from a file
+	Text  string
+}
+
+func (p Problem) Error() string {
+	if p.Place == "" {
+		return p.Text
+	}
+	return p.Place + ": " + p.Text
+}
+
+// Problems is all that is wrong with the settings, in a line each.
+type Problems []Problem
+
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, problem := range p {
+		lines[i] = problem.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// BeforeApply is a hook of kong: it has the file and the environment checked, and the
+// Config remember where its settings are from.
+func (c *Config) BeforeApply(ctx *kong.Context, s *source) error {
+	c.source = s
+	return s.check(ctx.Model)
+}
+
+// Place is FILE:LINE of a setting, empty for one that is not from the file.
+func (c *Config) Place(flag string) string {
+	if c.source == nil || c.source.used[flag] == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", c.source.path, c.source.used[flag])
+}
+
+// report is told of a problem: the flag it is about, and what is wrong.
+type report func(flag, format string, args ...any)
+
+// Problems returns the [Problems] of the settings, nil when there are none.
+func (c *Config) Problems() error {
+	var found Problems
+	if c.source != nil {
+		found = append(found, c.source.problems...)
+	}
+	wrong := func(flag, format string, args ...any) {
+		found = append(found, Problem{c.Place(flag), fmt.Sprintf(format, args...)})
+	}
 	if c.OpsListen != nil && *c.OpsListen == c.Listen {
-		return errors.New("--ops-listen must be another address than --listen")
+		wrong("ops-listen", "--ops-listen must be another address than --listen")
 	}
 	if (c.StateFile != "" || c.Redis != "") != (c.SealKeyFile != "") {
-		return errors.New("--state-file or --redis, and --seal-key-file, need each other; sessapi seal-key new makes a key")
+		wrong("seal-key-file", "--state-file or --redis, and --seal-key-file, need each other; sessapi seal-key new makes a key")
 	}
-	if err := c.validateRedis(); err != nil {
-		return err
-	}
-	if err := c.validateTransport(); err != nil {
-		return err
-	}
-	if err := c.validateFiles(); err != nil {
-		return err
-	}
+	c.validateRedis(wrong)
+	c.validateTransport(wrong)
+	c.validateFiles(wrong)
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(flagName)
-	err := v.Struct(c)
 	var invalid validator.ValidationErrors
-	if !errors.As(err, &invalid) {
-		return err
+	if err := v.Struct(c); err != nil && !errors.As(err, &invalid) {
+		panic(err) // the tags are wrong
 	}
-	messages := make([]string, len(invalid))
-	for i, fieldErr := range invalid {
-		messages[i] = fmt.Sprintf("--%s must be %s", fieldErr.Field(), rule(fieldErr))
+	for _, e := range invalid {
+		wrong(e.Field(), "--%s must be %s", e.Field(), rule(e))
 	}
-	return errors.New(strings.Join(messages, "; "))
+	if found == nil {
+		return nil
+	}
+	return found
+}
+
+// UsesRedis reports whether the settings say well how Redis is to be reached.
+func (c *Config) UsesRedis() bool {
+	uses := c.Redis != ""
+	c.validateRedis(func(string, string, ...any) { uses = false })
+	return uses
 }
 
 // validateRedis checks how Redis is to be reached.
-func (c *Config) validateRedis() error {
+func (c *Config) validateRedis(wrong report) {
 	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString(c.Namespace) {
-		return errors.New("--namespace must be 1 to 64 letters, digits, dots, dashes and underscores")
+		wrong("namespace", "--namespace must be 1 to 64 letters, digits, dots, dashes and underscores")
 	}
 	if c.Redis == "" {
 		for _, set := range []bool{c.RedisAuthFile != "", c.RedisCA != "", c.RedisCert != "", c.RedisKey != ""} {
 			if set {
-				return errors.New("--redis-auth-file, --redis-ca, --redis-cert and --redis-key need --redis")
+				wrong("redis", "--redis-auth-file, --redis-ca, --redis-cert and --redis-key need --redis")
+				break
 			}
 		}
-		return nil
+		return
 	}
 	u, err := url.Parse(c.Redis)
 	if err != nil {
-		return errors.New("--redis must be a URL") // the error would repeat it, with a password
+		wrong("redis", "--redis must be a URL") // the error would repeat it, with a password
+		return
 	}
 	secure := false
 	switch u.Scheme {
@@ -138,87 +195,97 @@ func (c *Config) validateRedis() error {
 	case "rediss", "valkeys":
 		secure = true
 	default:
-		return errors.New("--redis must start with redis://, rediss:// or unix://")
+		wrong("redis", "--redis must start with redis://, rediss:// or unix://")
 	}
 	if _, ok := u.User.Password(); ok {
-		return errors.New("--redis must have no password in it, where others can read it: put it in --redis-auth-file")
+		wrong("redis", "--redis must have no password in it, where others can read it: put it in --redis-auth-file")
 	}
 	for name := range u.Query() {
 		if name != "addr" && name != "master_set" {
-			return fmt.Errorf("--redis takes addr and master_set behind the question mark, not %q", name)
+			wrong("redis", "--redis takes addr and master_set behind the question mark, not %q", name)
 		}
 	}
-	switch {
-	case c.RedisReadTimeout > c.RedisMaxStale:
-		return errors.New("--redis-read-timeout must not be above --redis-max-stale: a lookup that waits for another one's answer would return what is older")
-	case (c.RedisCert == "") != (c.RedisKey == ""):
-		return errors.New("--redis-cert and --redis-key go together")
-	case !secure && (c.RedisCA != "" || c.RedisCert != ""):
-		return errors.New("--redis-ca and --redis-cert need a rediss:// URL")
+	if c.RedisReadTimeout > c.RedisMaxStale {
+		wrong("redis-read-timeout", "--redis-read-timeout must not be above --redis-max-stale: a lookup that waits for another one's answer would return what is older")
 	}
-	return nil
+	if (c.RedisCert == "") != (c.RedisKey == "") {
+		wrong("redis-cert", "--redis-cert and --redis-key go together")
+	}
+	if !secure && (c.RedisCA != "" || c.RedisCert != "") {
+		wrong("redis", "--redis-ca and --redis-cert need a rediss:// URL")
+	}
 }
 
 // validateTransport checks that nobody reaches the service over a network without
 // credentials, unless the operator says so. A required client certificate counts
 // as credentials of everybody, like a policy.
-func (c *Config) validateTransport() error {
+func (c *Config) validateTransport(wrong report) {
 	switch {
 	case (c.TLSCert == "") != (c.TLSKey == ""):
-		return errors.New("--tls-cert and --tls-key go together")
+		wrong("tls-cert", "--tls-cert and --tls-key go together")
 	case c.TLSClientCA != "" && c.TLSCert == "":
-		return errors.New("--tls-client-ca needs --tls-cert and --tls-key")
+		wrong("tls-client-ca", "--tls-client-ca needs --tls-cert and --tls-key")
 	}
 	for _, name := range c.AllowedHosts {
 		if name == "" || strings.ContainsAny(name, ":/ ") {
-			return fmt.Errorf("--allowed-hosts must be names of hosts without ports: %q", name)
+			wrong("allowed-hosts", "--allowed-hosts must be names of hosts without ports: %q", name)
 		}
 	}
 	if c.InsecureListen || c.TLSCert != "" && (c.Policy != "" || c.TLSClientCA != "") {
-		return nil
+		return
 	}
-	if !c.Listen.IsLocal() {
-		return exposed("--listen", c.Listen)
+	exposed := func(flag string, a Address) {
+		if !a.IsLocal() {
+			wrong(flag, "--%s=%s is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in", flag, a)
+		}
 	}
-	if c.OpsListen != nil && !c.OpsListen.IsLocal() {
-		return exposed("--ops-listen", *c.OpsListen)
+	exposed("listen", c.Listen)
+	if c.OpsListen != nil {
+		exposed("ops-listen", *c.OpsListen)
 	}
-	return nil
 }
 
-func exposed(flag string, a Address) error {
-	return fmt.Errorf("%s=%s is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in", flag, a)
+// File is a file that the settings name.
+type File struct {
+	Flag, Path string
+	Secret     bool // nobody but its owner may read it
+	Written    bool // by the service
+}
+
+// Files are the files that the settings name, and those beside the state file.
+func (c *Config) Files() []File {
+	all := []File{
+		{Flag: "config", Path: string(c.ConfigFile)},
+		{Flag: "ticket-key-file", Path: c.TicketKeyFile, Secret: true},
+		{Flag: "policy", Path: c.Policy},
+		{Flag: "seal-key-file", Path: c.SealKeyFile, Secret: true},
+		{Flag: "tls-cert", Path: c.TLSCert},
+		{Flag: "tls-key", Path: c.TLSKey, Secret: true},
+		{Flag: "tls-client-ca", Path: c.TLSClientCA},
+		{Flag: "redis-auth-file", Path: c.RedisAuthFile, Secret: true},
+		{Flag: "redis-ca", Path: c.RedisCA},
+		{Flag: "redis-cert", Path: c.RedisCert},
+		{Flag: "redis-key", Path: c.RedisKey, Secret: true},
+		{Flag: "audit-log", Path: c.AuditLog, Written: true},
+	}
+	if c.StateFile != "" {
+		for _, suffix := range []string{"", ".sessions", ".lock"} {
+			all = append(all, File{Flag: "state-file", Path: c.StateFile + suffix, Secret: true, Written: true})
+		}
+	}
+	return slices.DeleteFunc(all, func(f File) bool { return f.Path == "" })
 }
 
 // validateFiles refuses a file that is written to in the place of another.
-func (c *Config) validateFiles() error {
-	type file struct{ flag, path string }
-	read := []file{
-		{"--config", string(c.ConfigFile)},
-		{"--ticket-key-file", c.TicketKeyFile},
-		{"--policy", c.Policy},
-		{"--seal-key-file", c.SealKeyFile},
-		{"--tls-cert", c.TLSCert},
-		{"--tls-key", c.TLSKey},
-		{"--tls-client-ca", c.TLSClientCA},
-		{"--redis-auth-file", c.RedisAuthFile},
-		{"--redis-ca", c.RedisCA},
-		{"--redis-cert", c.RedisCert},
-		{"--redis-key", c.RedisKey},
-	}
-	written := []file{{"--audit-log", c.AuditLog}}
-	if c.StateFile != "" {
-		written = append(written, file{"--state-file", c.StateFile},
-			file{"--state-file", c.StateFile + ".sessions"}, file{"--state-file", c.StateFile + ".lock"})
-	}
-	for i, w := range written {
-		for _, other := range append(read, written[:i]...) {
-			if w.path != "" && other.path != "" && filepath.Clean(w.path) == filepath.Clean(other.path) {
-				return fmt.Errorf("%s and %s must be files of their own", other.flag, w.flag)
+func (c *Config) validateFiles(wrong report) {
+	all := c.Files()
+	for i, a := range all {
+		for _, b := range all[i+1:] {
+			if (a.Written || b.Written) && a.Flag != b.Flag && filepath.Clean(a.Path) == filepath.Clean(b.Path) {
+				wrong(b.Flag, "--%s and --%s must be files of their own", a.Flag, b.Flag)
 			}
 		}
 	}
-	return nil
 }
 
 // flagName is the name that kong gives to the flag of a field.

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,9 @@ func parse(t *testing.T, args ...string) (Config, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = parser.Parse(args)
+	if _, err = parser.Parse(args); err == nil {
+		err = c.Problems()
+	}
 	return c, err
 }
 
@@ -54,6 +57,7 @@ func TestDefaults(t *testing.T) {
 		LogLevel:          "info",
 		LogFormat:         "auto",
 	}
+	c.source = nil
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("the defaults are %+v", c)
 	}
@@ -126,21 +130,24 @@ func TestInvalid(t *testing.T) {
 		{name: "one address twice", want: "--ops-listen must be another", args: []string{"--listen=[::1]:8440", "--ops-listen=[::1]:8440"}},
 		{name: "port", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=127.0.0.1:99999"}},
 		{name: "too much memory", want: "--cache-memory must be at most 1.0TiB", args: []string{"--cache-memory=2TiB"}},
-		{name: "second document", want: "a second document", file: "cache: on\n---\nnonsense: 1"},
+		{name: "second document", want: ":3: a second document begins", file: "cache: on\n---\nnonsense: 1"},
 		{name: "socket", want: "needs a path", args: []string{"--listen=unix:"}},
 		{name: "switch", want: "must be on or off", args: []string{"--cache=maybe"}},
 		{name: "level", want: "must be one of", args: []string{"--log-level=loud"}},
 		{name: "no file", want: "no such file", args: []string{"--config=/nonexistent.yaml"}},
-		{name: "a line behind a CR", want: "line 1: has a control character: U+000D", file: "#\rcache: off"},
-		{name: "unknown key", want: `unknown setting "cache-memroy"`, file: "cache-memroy: 1GiB"},
+		{name: "a line behind a CR", want: "sessapi.yaml:1: has a control character: U+000D", file: "#\rcache: off"},
+		{name: "unknown key", want: `sessapi.yaml:2: unknown setting "cache-memroy"; did you mean cache-memory?`, file: "# memory\ncache-memroy: 1GiB"},
 		{name: "config in config", want: `unknown setting "config"`, file: "config: other.yaml"},
-		{name: "key twice", want: `"cache-memory" is given twice`, file: "cache-memory: 1GiB\ncache_memory: 2GiB"},
-		{name: "the same key twice", want: "not a YAML mapping", file: "cache: on\ncache: off"},
-		{name: "list", want: `"listen" must be a single value`, file: "listen: [a, b]"},
-		{name: "no mapping", want: "not a YAML mapping", file: "just text"},
-		{name: "no YAML", want: "not a YAML mapping", file: "a: b: c"},
-		{name: "value in file", want: "must be on or off", file: "cache: maybe"},
-		{name: "bound in file", want: "--cache-memory must be at least", file: "cache-memory: 1"},
+		{name: "key twice", want: `sessapi.yaml:2: "cache-memory" is given twice, first in line 1`, file: "cache-memory: 1GiB\ncache_memory: 2GiB"},
+		{name: "the same key twice", want: `sessapi.yaml:2: "cache" is given twice, first in line 1`, file: "cache: on\ncache: off"},
+		{name: "list", want: `sessapi.yaml:1: listen: must be a single value`, file: "listen: [a, b]"},
+		{name: "no mapping", want: "sessapi.yaml:1: must be a mapping, in lines of KEY: VALUE", file: "just text"},
+		{name: "no YAML", want: "sessapi.yaml:1: has a second colon", file: "a: b: c"},
+		{name: "value in file", want: "sessapi.yaml:1: cache: must be on or off", file: "cache: maybe"},
+		{name: "choice in file", want: "sessapi.yaml:1: log-level: must be one of debug, info, warn, error", file: "log-level: loud"},
+		{name: "no value", want: "sessapi.yaml:1: listen: has no value", file: "listen:"},
+		{name: "tab", want: "sessapi.yaml:2: is indented with a tab; use spaces", file: "cache: on\n\tlisten: unix:/s"},
+		{name: "bound in file", want: "sessapi.yaml:1: --cache-memory must be at least", file: "cache-memory: 1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if test.file != "" {
@@ -208,8 +215,42 @@ func TestFileText(t *testing.T) {
 	}
 }
 
+// All that is wrong is told at once, each in a line with its place: what a flag or
+// variable overrides is not of the file.
+func TestProblems(t *testing.T) {
+	t.Setenv("SESSAPI_CACHE_MEMROY", "1GiB")
+	t.Setenv("SESSAPI_NAMESPACE", "a*")
+	file := writeFile(t, "listen: 0.0.0.0:1\ncache: maybe\ncache-memory: 1KiB\nnamespace: b*\nrotate_evry: 1h\nquux: 1\nsession-max-ttl: 60s\n")
+	_, err := parse(t, "--config="+file, "--session-max-ttl=169h")
+	want := strings.ReplaceAll(`FILE:2: cache: must be on or off
+FILE:5: unknown setting "rotate-evry"; did you mean rotate-every?
+FILE:6: unknown setting "quux"
+unknown variable SESSAPI_CACHE_MEMROY in the environment; did you mean SESSAPI_CACHE_MEMORY?
+--namespace must be 1 to 64 letters, digits, dots, dashes and underscores
+FILE:1: --listen=0.0.0.0:1 is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in
+FILE:3: --cache-memory must be at least 1.0MiB
+--session-max-ttl must be at most 168h`, "FILE", file)
+	sorted := func(text string) string { return strings.Join(slices.Sorted(strings.SplitSeq(text, "\n")), "\n") }
+	if err == nil || sorted(err.Error()) != sorted(want) {
+		t.Errorf("%v\nwant\n%s", err, want)
+	}
+}
+
+// Kubernetes names its services in the environment of each container.
+func TestVariablesOfKubernetes(t *testing.T) {
+	for _, name := range []string{
+		"SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTPS", "PORT", "PORT_8440_TCP", "PORT_8440_TCP_ADDR", "PORT_8440_TCP_PORT", "PORT_8440_TCP_PROTO",
+		"OPS_SERVICE_HOST", "OPS_SERVICE_PORT", "OPS_PORT", "OPS_PORT_8441_TCP_ADDR",
+	} {
+		t.Setenv("SESSAPI_"+name, "x")
+	}
+	if _, err := parse(t); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHugeFile(t *testing.T) {
-	if _, err := loadYAML(strings.NewReader(strings.Repeat("# all of it is a comment\n", maxFile/20))); err == nil {
+	if _, err := new(source).load(strings.NewReader(strings.Repeat("# all of it is a comment\n", maxFile/20))); err == nil {
 		t.Error("a huge file was read")
 	}
 }
@@ -229,9 +270,9 @@ func FuzzFile(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, content string) {
-		resolver, err := loadYAML(strings.NewReader(content))
-		if err != nil && strings.ContainsAny(err.Error(), "\r\n") {
-			t.Errorf("%q: several lines: %q", content, err)
+		resolver, err := new(source).load(strings.NewReader(content))
+		if err != nil && len(strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\r' || r == '\n' })) != len(err.(Problems)) {
+			t.Errorf("%q: more lines than problems: %q", content, err)
 		}
 		if err == nil && resolver == nil {
 			t.Errorf("%q gives nothing", content)

@@ -56,6 +56,17 @@ func (e Errors) Error() string {
 	return strings.Join(texts, "; ")
 }
 
+// All are the errors of a file, for who tells them one by one.
+func All(err error) Errors {
+	if several, ok := errors.AsType[Errors](err); ok {
+		return several
+	}
+	if one, ok := errors.AsType[*Error](err); ok {
+		return Errors{one}
+	}
+	return Errors{{Text: err.Error()}}
+}
+
 // File is a parsed file.
 type File struct {
 	data []byte
@@ -87,8 +98,8 @@ func Parse(data []byte, limit int, besides ...token.Type) (*File, error) {
 	if len(data) > limit {
 		return nil, &Error{Text: fmt.Sprintf("is larger than %d bytes", limit)}
 	}
-	if err := files.CheckText(data); err != nil { // a bare CR would end a comment
-		return nil, err
+	if line, r, bad := files.ControlCharacter(data); bad { // a bare CR would end a comment
+		return nil, &Error{line, fmt.Sprintf("%s: %U", files.ErrControlCharacter, r)}
 	}
 	f := &File{data: data}
 	line := 0

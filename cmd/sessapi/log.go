@@ -1,11 +1,32 @@
 package main
 
 import (
+	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
+
+// newLogger logs to w. auto is text for a terminal and JSON for everything
+// else.
+func newLogger(w io.Writer, level, format string) *slog.Logger {
+	var options slog.HandlerOptions
+	var threshold slog.Level
+	if err := threshold.UnmarshalText([]byte(level)); err != nil {
+		panic(err) // the settings allow only levels
+	}
+	options.Level = threshold
+	options.ReplaceAttr = logAttr
+	file, isFile := w.(*os.File)
+	if format == "text" || format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
+		return slog.New(slog.NewTextHandler(w, &options))
+	}
+	return slog.New(slog.NewJSONHandler(w, &options))
+}
 
 // maxAttr is how much of a field is logged, in bytes. What a client, a server or a
 // file is to blame for is often in an error, and may be as long as these like.

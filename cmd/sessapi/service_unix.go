@@ -1,0 +1,20 @@
+//go:build unix
+
+package main
+
+import "syscall"
+
+// serviceCommands run the service on this machine.
+type serviceCommands struct {
+	Serve       serveCommand       `cmd:"" help:"Run the service."`
+	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings and the files that they name, without serving; show all errors and warnings."`
+	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
+}
+
+// dumpable reports whether the command lets debuggers and core dumps in.
+func (c *serviceCommands) dumpable(command string) bool {
+	return command == "serve" && c.Serve.Dumpable
+}
+
+// restrictFiles has what this process makes be nobody else's to read.
+func restrictFiles() { syscall.Umask(0o077) }

@@ -1,0 +1,213 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/sessapi/sessapi/internal/yamlfile"
+)
+
+// source is where settings come from beside the command line: the configuration file
+// and the environment. It collects what is wrong with them, so that all of it is told
+// at once. It fills in what neither the command line nor the environment gave.
+type source struct {
+	path     string             // of the file
+	settings map[string]setting // of the file, by the names of their flags
+	used     map[string]int     // lines of those that no flag and no variable overrode
+	problems Problems
+}
+
+// setting is a value of the file.
+type setting struct {
+	value string
+	line  int
+}
+
+// maxFile is the size of the largest configuration file, in bytes: many times what
+// all settings take.
+const maxFile = 64 << 10
+
+// load reads a configuration file for kong.
+func (s *source) load(r io.Reader) (kong.Resolver, error) {
+	*s = source{path: "configuration file", settings: map[string]setting{}, used: map[string]int{}}
+	if file, ok := r.(*os.File); ok {
+		s.path = file.Name()
+	}
+	content, err := io.ReadAll(io.LimitReader(r, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	file, err := yamlfile.Parse(content, maxFile, // a value is what stands there, whatever YAML makes of it
+		token.BoolType, token.FloatType, token.OctetIntegerType, token.HexIntegerType, token.BinaryIntegerType)
+	if err != nil {
+		return nil, s.invalid(err)
+	}
+	var values map[string]ast.Node
+	if err := file.Decode(&values); err != nil {
+		return nil, s.invalid(err)
+	}
+	for key, value := range values {
+		line := value.GetToken().Position.Line
+		name := strings.ReplaceAll(key, "_", "-")
+		scalar, single := value.(ast.ScalarNode)
+		first, twice := s.settings[name]
+		switch {
+		case !single:
+			s.wrong(line, "%s: must be a single value", key)
+		case twice:
+			s.wrong(max(line, first.line), "%q is given twice, first in line %d", name, min(line, first.line))
+		default:
+			s.settings[name] = setting{scalar.GetToken().Value, line}
+		}
+	}
+	return s, nil
+}
+
+// wrong notes a problem of a line of the file; 0 is all of it.
+func (s *source) wrong(line int, format string, args ...any) {
+	place := s.path
+	if line > 0 {
+		place = fmt.Sprintf("%s:%d", s.path, line)
+	}
+	s.problems = append(s.problems, Problem{place, fmt.Sprintf(format, args...)})
+}
+
+// invalid is the error of a file that cannot be read.
+func (s *source) invalid(err error) error {
+	for _, e := range yamlfile.All(err) {
+		s.wrong(e.Line, "%s", e.Text)
+	}
+	return s.problems
+}
+
+// Validate implements [kong.Resolver]. What is wrong is for [Config.Problems].
+func (s *source) Validate(*kong.Application) error { return nil }
+
+// Resolve implements [kong.Resolver]. A value that is wrong is noted and left out.
+func (s *source) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
+	set, ok := s.settings[flag.Name]
+	if !ok || slices.ContainsFunc(flag.Envs, isSet) {
+		return nil, nil
+	}
+	if err := decode(flag, set.value); err != nil {
+		s.wrong(set.line, "%s: %v", flag.Name, err)
+		return nil, nil
+	}
+	s.used[flag.Name] = set.line
+	return set.value, nil
+}
+
+func isSet(variable string) bool {
+	_, set := os.LookupEnv(variable)
+	return set
+}
+
+// decode returns why the flag does not take the value.
+func decode(flag *kong.Flag, value string) error {
+	if flag.Enum != "" && !flag.EnumMap()[value] {
+		return errors.New("must be one of " + strings.Join(flag.EnumSlice(), ", "))
+	}
+	target := reflect.New(flag.Target.Type()).Elem()
+	if target.Kind() == reflect.Pointer {
+		target.Set(reflect.New(target.Type().Elem()))
+	}
+	scan := kong.ScanFromTokens(kong.Token{Type: kong.FlagValueToken, Value: value})
+	return flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, target)
+}
+
+// check notes the keys of the file and the variables of the environment that no
+// command knows. The keys are the flags beside --config.
+func (s *source) check(app *kong.Application) error {
+	var keys, variables []string
+	err := kong.Visit(app, func(visited kong.Visitable, next kong.Next) error {
+		var node *kong.Node
+		switch visited := visited.(type) {
+		case *kong.Application:
+			node = visited.Node
+		case *kong.Node:
+			node = visited
+		default:
+			return next(nil)
+		}
+		isConfig := func(flag *kong.Flag) bool { return flag.Name == "config" }
+		configured := slices.ContainsFunc(node.Flags, isConfig)
+		for _, flag := range node.Flags {
+			variables = append(variables, flag.Envs...)
+			if configured && flag.Name != "help" && flag.Name != "config" {
+				keys = append(keys, flag.Name)
+			}
+		}
+		return next(nil)
+	})
+	if err != nil {
+		return err
+	}
+	for name, set := range s.settings {
+		if !slices.Contains(keys, name) {
+			s.wrong(set.line, "unknown setting %q%s", name, suggest(name, keys))
+		}
+	}
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, EnvPrefix+"_") && !slices.Contains(variables, name) && !ofKubernetes.MatchString(name) {
+			s.problems = append(s.problems, Problem{Text: fmt.Sprintf("unknown variable %s in the environment%s", name, suggest(name, variables))})
+		}
+	}
+	slices.SortStableFunc(s.problems, func(a, b Problem) int { return cmp.Compare(s.lineOf(a), s.lineOf(b)) })
+	return nil
+}
+
+// lineOf is the line of a problem of the file, by which problems are ordered.
+func (s *source) lineOf(p Problem) (line int) {
+	_, _ = fmt.Sscanf(strings.TrimPrefix(p.Place, s.path), ":%d", &line) // 0 for others
+	return line
+}
+
+// ofKubernetes matches the variables that Kubernetes sets in each container for a
+// service named sessapi or sessapi-something.
+var ofKubernetes = regexp.MustCompile(`^` + EnvPrefix + `_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// suggest is "; did you mean NAME?" with the closest of the names, if one is close.
+func suggest(name string, names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	closest := slices.MinFunc(names, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
+	if distance(name, closest) > 1+len(closest)/5 {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", closest)
+}
+
+// distance is how many letters have to be added, removed or changed to make b of a
+// (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
