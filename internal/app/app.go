@@ -311,5 +311,8 @@ func openAPI(a *App) (part, error) {
 	}
 	a.handlers.RequireClientCertificate = a.cfg.TLSClientCA != "" && a.policy == nil
 	a.api = handlers.New(a.handlers)
-	return part{name: "api", metrics: func(m *metrics.Metrics) { m.AddRequests(a.api.Open, a.api.Waiting) }}, nil
+	return part{name: "api", metrics: func(m *metrics.Metrics) {
+		m.AddRequests(a.api.Open, a.api.Waiting)
+		m.AddProblems(handlers.ProblemCodes())
+	}}, nil
 }

@@ -76,6 +76,30 @@ func do(t *testing.T, client *http.Client, method, url string, body []byte) (int
 	return response.StatusCode, string(answer)
 }
 
+// A person who types the address alone is sent to the documentation.
+func TestRoot(t *testing.T) {
+	client := &http.Client{CheckRedirect: func(r *http.Request, _ []*http.Request) error {
+		if r.URL.Path != "/docs" {
+			t.Errorf("sent to %s", r.URL)
+		}
+		return http.ErrUseLastResponse
+	}}
+	if status, _ := do(t, client, "GET", start(t, settings()).url(0)+"/", nil); status != http.StatusFound {
+		t.Errorf("GET /: %d", status)
+	}
+}
+
+// Counters that alerts look at are there before anything has happened, or the first
+// increase would not be one.
+func TestCountersFromTheStart(t *testing.T) {
+	_, metrics := do(t, new(http.Client), "GET", start(t, settings()).url(0)+"/metrics", nil)
+	for _, code := range []string{"overloaded", "internal", "unauthenticated"} {
+		if !strings.Contains(metrics, `sessapi_http_problems_total{code="`+code+`"} 0`) {
+			t.Errorf("no counter of %s", code)
+		}
+	}
+}
+
 // Two services in one process share nothing.
 func TestTwoServices(t *testing.T) {
 	a, b := start(t, settings()), start(t, settings())

@@ -71,6 +71,7 @@ type Event struct {
 	Source    string  `json:"source,omitempty"` // address of the client, or what else acts
 	RequestID string  `json:"request_id,omitempty"`
 	Code      string  `json:"code,omitempty"`    // of the problem that a denial was answered with
+	Reason    string  `json:"reason,omitempty"`  // what was wrong with the credentials of a denial
 	Format    string  `json:"format,omitempty"`  // that keys were exported in
 	Session   string  `json:"session,omitempty"` // see [Log.Session]
 	Detail    string  `json:"detail,omitempty"`

@@ -54,13 +54,17 @@ func (a *API) recordExport(w http.ResponseWriter, r *http.Request, format keys.F
 	return nil
 }
 
-// recordDenial records that the request was refused, which it is in any case.
-func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode) {
+// recordDenial records that the request was refused, which it is in any case, and what
+// was wrong with its credentials, which the client is not told.
+func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode, why error) {
 	if a.cfg.Audit == nil {
 		return
 	}
 	e := audit.Event{Code: string(code)}
 	a.describe(w, r, &e)
+	if failure, ok := errors.AsType[*auth.Error](why); ok {
+		e.Reason, e.Identity = failure.Reason.String(), failure.Identity
+	}
 	if err := a.cfg.Audit.Deny(e, auth.SourceOf(r).Network().String()); err != nil {
 		a.cfg.Log.ErrorContext(r.Context(), "a denial is not recorded", "request_id", e.RequestID, "error", err.Error())
 	}

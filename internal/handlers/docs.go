@@ -1,7 +1,9 @@
 package handlers
 
 import (
+	"bytes"
 	"embed"
+	"html"
 	"net/http"
 	"path"
 	"sync"
@@ -40,13 +42,30 @@ func (a *API) GetOpenAPIJSON(w http.ResponseWriter, r *http.Request) {
 const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; " +
 	"connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
+// GetRoot implements [api.ServerInterface]. It is for people who type the address alone.
+func (a *API) GetRoot(w http.ResponseWriter, r *http.Request) {
+	http.Redirect(w, r, "/docs", http.StatusFound)
+}
+
+// docsPage is the reference page, with the contract itself for who reads it without
+// JavaScript. It is made when it is first asked for.
+var docsPage = sync.OnceValues(func() ([]byte, error) {
+	page, err := docs.ReadFile("docs/index.html")
+	return bytes.Replace(page, []byte("CONTRACT"), []byte(html.EscapeString(string(sessapi.OpenAPI))), 1), err
+})
+
 // GetDocs implements [api.ServerInterface].
 func (a *API) GetDocs(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", docsPolicy)
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	a.sendDocs(w, r, "index.html")
+	page, err := docsPage()
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	_, _ = w.Write(page)
 }
 
 // GetDocsFile implements [api.ServerInterface].
@@ -56,15 +75,11 @@ func (a *API) GetDocsFile(w http.ResponseWriter, r *http.Request, file string) {
 		a.routeNotFound(w, r)
 		return
 	}
-	w.Header().Set("Content-Type", mediaType+"; charset=utf-8")
-	a.sendDocs(w, r, file)
-}
-
-func (a *API) sendDocs(w http.ResponseWriter, r *http.Request, file string) {
 	content, err := docs.ReadFile("docs/" + file)
 	if err != nil {
 		a.routeNotFound(w, r)
 		return
 	}
+	w.Header().Set("Content-Type", mediaType+"; charset=utf-8")
 	_, _ = w.Write(content)
 }

@@ -64,6 +64,14 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeBackendUnavailable:   {status: 503, title: "Backend unavailable", detail: "The change could not be stored; nothing was changed. The log has the cause under the request ID.", header: [2]string{"Retry-After", "1"}},
 }
 
+// ProblemCodes are the codes of all problems.
+func ProblemCodes() (codes []string) {
+	for code := range problemKinds {
+		codes = append(codes, string(code))
+	}
+	return codes
+}
+
 // Unavailable is the error of a backend that did not make or confirm a change.
 type Unavailable interface {
 	error
@@ -173,7 +181,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 			slog.String("request_id", id), slog.String("method", loggedMethod(r)), slog.String("error", err.Error()))
 	}
 	if p.code == api.ProblemCodeUnauthenticated || p.code == api.ProblemCodeForbidden {
-		a.recordDenial(w, r, p.code)
+		a.recordDenial(w, r, p.code, err)
 	}
 	kind := problemKinds[p.code]
 	body := p.document(id)

@@ -60,6 +60,7 @@ func (a *API) routes() []route {
 		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe},
 		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/", handler: op.GetRoot, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, ops: true, admission: admitAlways},

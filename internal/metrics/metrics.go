@@ -179,7 +179,35 @@ func (m *Metrics) AddPolicy(f *auth.File) {
 			}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("identities", "Identities of the policy that holds.")),
 			func() float64 { return float64(f.Policy().Identities()) }),
+		tokenExpiries{
+			file: f,
+			desc: desc("policy", "token_expiry_timestamp_seconds", "When the first token of the identity expires, or has expired.", "identity"),
+		},
 	)
+}
+
+// tokenExpiries has a gauge for each identity with a token that ends.
+type tokenExpiries struct {
+	file *auth.File
+	desc *prometheus.Desc
+}
+
+// Describe implements [prometheus.Collector].
+func (t tokenExpiries) Describe(descs chan<- *prometheus.Desc) { descs <- t.desc }
+
+// Collect implements [prometheus.Collector].
+func (t tokenExpiries) Collect(metrics chan<- prometheus.Metric) {
+	for identity, at := range t.file.Policy().TokenExpiries() {
+		metrics <- prometheus.MustNewConstMetric(t.desc, prometheus.GaugeValue, float64(at.Unix()), identity)
+	}
+}
+
+// AddProblems has the problems of these codes be counted from 0 on, so that the first
+// one is an increase.
+func (m *Metrics) AddProblems(codes []string) {
+	for _, code := range codes {
+		m.problems.WithLabelValues(code)
+	}
 }
 
 // AddAuthentication adds the authentications that failed.

@@ -102,7 +102,15 @@ func everything(t *testing.T) *Metrics {
 	file.Reload()
 
 	policyPath := filepath.Join(t.TempDir(), "policy.yaml")
-	if err := os.WriteFile(policyPath, []byte("identities: [{name: a, roles: [admin], uids: [0]}]"), 0o600); err != nil {
+	if err := os.WriteFile(policyPath, []byte(`identities:
+  - {name: a, roles: [admin], uids: [0]}
+  - name: b
+    roles: [admin]
+    tokens:
+      - {sha256: "6ca13d52ca70c883e0f0bb101e425a89e8624de51db2d2392593af6a84118090", expires: 2027-07-01T00:00:00Z}
+      - {sha256: "c4bbcb1fbec99d65bf59d85c8cb62ee2db963f0fe106f483d9afa73bd4e39a8a", expires: 2027-04-01T00:00:00Z}
+      - {sha256: "9f735e0df9a1ddc702bf0a1a7b83033f9f7153a00c29de82cedadc9957289b05"}
+`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	policy, err := auth.OpenFile(policyPath, slog.New(slog.DiscardHandler), nil)
@@ -171,7 +179,8 @@ func TestFigures(t *testing.T) {
 		`sessapi_http_requests_total{code="404",method="other",route="none"} 1`,
 		`sessapi_http_request_duration_seconds_bucket{code="200",method="GET",route="/sessions/{id}",le="0.0005"} 1`,
 		`sessapi_http_problems_total{code="route_not_found"} 1`,
-		`sessapi_policy_identities 1`,
+		`sessapi_policy_identities 2`,
+		`sessapi_policy_token_expiry_timestamp_seconds{identity="b"} 1.8065376e+09`,
 		`sessapi_policy_last_reload_successful 0`,
 		`sessapi_policy_reload_failures_total 1`,
 		`sessapi_authentication_failures_total{reason="missing"} 1`,

@@ -72,7 +72,24 @@ func TestAudit(t *testing.T) {
 	}{
 		{
 			"no credentials", func() answer { return s.get("/sessions/01", typeBytes) },
-			audit.Event{Operation: "GET /sessions/{id}", Outcome: audit.Denied, Code: "unauthenticated", Session: log.Session([]byte{1})},
+			audit.Event{Operation: "GET /sessions/{id}", Outcome: audit.Denied, Code: "unauthenticated", Reason: "missing", Session: log.Session([]byte{1})},
+			false,
+		},
+		{
+			"malformed", func() answer { return s.get("/status", typeJSON, "Authorization", "Basic YTpi") },
+			audit.Event{Operation: "GET /status", Outcome: audit.Denied, Code: "unauthenticated", Reason: "malformed"},
+			false,
+		},
+		{
+			"unknown", func() answer {
+				return s.get("/status", typeJSON, "Authorization", "Bearer sessapi_"+strings.Repeat("a", 52))
+			},
+			audit.Event{Operation: "GET /status", Outcome: audit.Denied, Code: "unauthenticated", Reason: "unknown"},
+			false,
+		},
+		{
+			"expired", func() answer { return s.get("/status", typeJSON, as("observe expired")...) },
+			audit.Event{Operation: "GET /status", Outcome: audit.Denied, Code: "unauthenticated", Reason: "expired", Identity: "observe"},
 			false,
 		},
 		{

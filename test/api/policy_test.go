@@ -112,6 +112,7 @@ func TestPolicyMatrix(t *testing.T) {
 		{method: "GET", route: "/metrics", permitted: []string{"observe"}},
 		{method: "GET", route: "/openapi.yaml", permitted: anyone},
 		{method: "GET", route: "/openapi.json", permitted: anyone},
+		{method: "GET", route: "/", permitted: anyone},
 		{method: "GET", route: "/docs", permitted: anyone},
 		{method: "GET", route: "/docs/{file}", permitted: anyone},
 		{method: "GET", route: "/livez", permitted: anyone},

@@ -164,6 +164,9 @@ func TestDocsPage(t *testing.T) {
 	for _, script := range []string{"redoc.standalone.js", "init.js"} {
 		s.get("/docs/"+script, "*/*").want(t, 200)
 	}
+	if _, noScript, _ := strings.Cut(string(page.body), "<noscript>"); !strings.Contains(noScript, "operationId: putSession") {
+		t.Error("without JavaScript the page shows nothing")
+	}
 	cmd := exec.CommandContext(t.Context(), chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
 		"--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 		"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--user-data-dir="+t.TempDir(),
