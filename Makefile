@@ -21,7 +21,7 @@ help: ## Show this list.
 
 .PHONY: run
 run: build ## Build and run the service; needs Go alone.
-	@[ ! -t 0 ] || set -m; bin/sessapi serve # Ctrl-C is for the service alone, or make would fail
+	@[ ! -t 0 ] || set -m; bin/sessapi serve; exit $$? # Ctrl-C is for the service alone, or make would fail
 
 .PHONY: build
 build: ## Build the static binary bin/sessapi, its version stamped from git.

@@ -54,7 +54,6 @@ func TestProblems(t *testing.T) {
 		{method: "GET", path: "/sessions/02", status: 404, code: api.ProblemCodeSessionNotFound},
 		{method: "DELETE", path: "/ticket-keys/" + strings.Repeat("0", 32), status: 404, code: api.ProblemCodeKeyNotFound},
 		{method: "GET", path: "/nothing", status: 404, code: api.ProblemCodeRouteNotFound},
-		{method: "GET", path: "/", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/sessions/", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/docs/nothing.js", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/docs/index.html", status: 404, code: api.ProblemCodeRouteNotFound},

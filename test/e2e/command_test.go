@@ -1,10 +1,12 @@
 package e2e_test
 
 import (
+	"io"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -37,5 +39,46 @@ func TestWrongScheme(t *testing.T) {
 				t.Errorf("%s: %v, %s", command, err, output)
 			}
 		}
+	}
+}
+
+// make run is the binary with its version, and Ctrl-C on a terminal ends it well, as
+// stopping the service is no failure.
+func TestMakeRun(t *testing.T) {
+	t.Parallel()
+	script, makePath := need(t, "script"), need(t, "make")
+	build := exec.Command(makePath, "build") // which may take longer than what run waits for
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if commit, err := exec.Command("git", "rev-parse", "HEAD").Output(); err == nil {
+		if version := run(t, "../../bin/sessapi", "--version"); !strings.Contains(version, string(commit[:12])) {
+			t.Errorf("the version is %s, of the commit %s", version, commit)
+		}
+	}
+	cmd := exec.Command(script, "--quiet", "--return", "--command", "make run", "/dev/null")
+	cmd.Dir = "../.."
+	cmd.Env = append(cmd.Environ(), "SESSAPI_LISTEN=127.0.0.1:0")
+	keyboard, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := startCommand(t, cmd)
+	for deadline := time.Now().Add(2 * time.Minute); !strings.Contains(p.out.String(), "msg=serving"); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("it does not serve:\n%s", p.out)
+		}
+	}
+	if _, err := io.WriteString(keyboard, "\x03"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(time.Minute):
+		t.Fatalf("it does not stop:\n%s", p.out)
+	}
+	if out := p.out.String(); p.err != nil || !strings.Contains(out, "msg=stopped") || strings.Contains(out, "make:") {
+		t.Errorf("%v:\n%s", p.err, out)
 	}
 }
