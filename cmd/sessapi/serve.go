@@ -27,7 +27,7 @@ func (c serveCommand) Run(env environment) error {
 			"advice", "run it as a user of its own, as DynamicUser= of systemd does, from a binary of root with mode 0711")
 	}
 	if warning := fewOpenFiles(c.MaxConnections); warning != nil {
-		log.Warn(warning.Error())
+		log.Warn("too few open files", "error", warning.Error())
 	}
 	service, err := app.New(c.Config, version(), log)
 	if err != nil {

@@ -164,7 +164,7 @@ func (k *checker) policy() {
 	}
 	socket := k.c.Listen.Network == "unix" || k.c.OpsListen != nil && k.c.OpsListen.Network == "unix"
 	for _, credential := range policy.Credentials() {
-		why := ""
+		var why string
 		switch end := credential.Expires; {
 		case credential.Hash == sha256.Sum256(nil):
 			why = "proves nothing: the hash is that of no bytes"

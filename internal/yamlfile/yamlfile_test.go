@@ -22,7 +22,7 @@ func TestErrors(t *testing.T) {
 		{"no value", "name:", "line 1: name: has no value"},
 		{"no values", "name:\ntargets:\n  - kind: ~\n", "line 1: name: has no value; line 3: kind: has no value"},
 		{"entry without a value", "roles:\n  - a\n  -\n", "line 3: has an entry without a value"},
-		{"unknown key", "name: a\nnmae: secret", `line 2: unknown key "nmae"`},
+		{"unknown key", "name: a\nnam: secret", `line 2: unknown key "nam"`},
 		{"key twice", "name: a\nroles: [x]\nname: b", `line 3: "name" is given twice, first in line 1`},
 		{"text for a list", "name: a\nroles: secret", "line 2: roles: must be a list"},
 		{"number for a list", "roles: 1", "line 1: roles: must be a list"},
