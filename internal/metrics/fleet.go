@@ -23,18 +23,18 @@ func newFleetCollector(n *fleet.Node) *fleetCollector {
 	}
 	return &fleetCollector{
 		node:          n,
-		connected:     d("connected", "1 when Redis answers."),
-		since:         d("connected_changed_timestamp_seconds", "Since when Redis answers, or does not."),
-		age:           d("near_age_seconds", "How long ago Redis was last known to have told of every change; 0 before the first time."),
-		lookups:       d("lookups_total", "Lookups of sessions, by what answered: local (this node), remote (Redis) or none.", "answer"),
-		coalesced:     d("coalesced_lookups_total", "Lookups that shared the answer of Redis with another one of the same session."),
-		unanswered:    d("unanswered_reads_total", "Reads that Redis did not answer, by reason: timeout or error. They count as missing.", "reason"),
-		invalidations: d("invalidations_total", "Changes by other nodes that Redis told of."),
-		connections:   d("connections_total", "Connections to Redis that were made."),
-		conflicts:     d("conflicts_total", "Writes that another node's came before, so that they were tried again."),
-		violations:    d("protocol_violations_total", "Connections to Redis that were closed because a reply broke the protocol or was too large."),
-		refused:       d("refused_records_total", "Records in Redis that do not open, by kind: session or ticket_keys.", "kind"),
-		restored:      d("ticket_keys_restored_total", "Times that Redis had no ticket keys, or older ones, and got those of this node."),
+		connected:     d("connected", "1 if Redis answers."),
+		since:         d("connected_changed_timestamp_seconds", "When sessapi_fleet_connected last changed, in seconds of the Unix time."),
+		age:           d("near_age_seconds", "Age of the last confirmation from Redis that the cache is up to date, in seconds; 0 before the first."),
+		lookups:       d("lookups_total", "Lookups of sessions, by what answered: local (the node's cache), remote (Redis) or none.", "answer"),
+		coalesced:     d("coalesced_lookups_total", "Lookups that shared the answer of a concurrent lookup of the same session."),
+		unanswered:    d("unanswered_reads_total", "Reads that Redis did not answer, by reason: timeout or error. They are misses.", "reason"),
+		invalidations: d("invalidations_total", "Changes by other nodes, as Redis reported them."),
+		connections:   d("connections_total", "Connections made to Redis."),
+		conflicts:     d("conflicts_total", "Writes retried because another node wrote first."),
+		violations:    d("protocol_violations_total", "Connections closed because a reply of Redis was malformed or too large."),
+		refused:       d("refused_records_total", "Records in Redis that cannot be unsealed, by kind: session or ticket_keys.", "kind"),
+		restored:      d("ticket_keys_restored_total", "Ticket keys restored to Redis, which had none or older ones."),
 	}
 }
 

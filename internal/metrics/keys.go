@@ -22,11 +22,11 @@ func newKeysCollector(r *keys.Ring) *keysCollector {
 		ring:       r,
 		generation: d("generation", "Generation of the active set."),
 		keys:       desc("", "ticket_keys", "Keys of the active set, by role.", "role"),
-		activated:  d("active_key_activated_timestamp_seconds", "When the key that encrypts began to."),
-		updated:    d("last_update_timestamp_seconds", "When the active set last changed."),
+		activated:  d("active_key_activated_timestamp_seconds", "When the current key began to encrypt, in seconds of the Unix time."),
+		updated:    d("last_update_timestamp_seconds", "When the active set last changed, in seconds of the Unix time."),
 		sourceNow:  d("source", "1 for the source of the active set, 0 for the others.", "source"),
 		updates:    d("updates_total", "Changes of the active set, by source.", "source"),
-		rejected:   d("updates_rejected_total", "Updates that were refused, by reason; the active set stayed.", "reason"),
+		rejected:   d("updates_rejected_total", "Rejected updates, by reason; the active set stays.", "reason"),
 	}
 }
 

@@ -53,7 +53,7 @@ func New(version string) *Metrics {
 		}, labels),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: namespace, Name: "http_request_duration_seconds",
-			Help: "Time to answer a request.",
+			Help: "Time to answer a request, in seconds.",
 			// From what a lookup takes to what a client would notice.
 			Buckets:                         []float64{.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .1, .5, 2.5},
 			NativeHistogramBucketFactor:     1.1,
@@ -63,20 +63,20 @@ func New(version string) *Metrics {
 	}
 	m.problems = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: namespace, Name: "http_problems_total",
-		Help: "Problems answered, by their code.",
+		Help: "Problem documents sent, by code.",
 	}, []string{"code"})
 	m.insecureListen = prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "insecure_listen",
-		Help: "1 when the service runs with --insecure-listen.",
+		Help: "1 with --insecure-listen.",
 	})
 	m.fleetReads = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: namespace, Subsystem: "fleet", Name: "read_duration_seconds",
-		Help:    "Time that Redis took to answer, or not to answer, a lookup.",
+		Help:    "Duration of lookups in Redis, failed ones included, in seconds.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5},
 	})
 	m.protocolErrors = prometheus.NewCounter(prometheus.CounterOpts{
 		Namespace: namespace, Name: "http_protocol_errors_total",
-		Help: "HTTP/2 errors caused by clients.",
+		Help: "HTTP/2 protocol errors of clients.",
 	})
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
@@ -111,7 +111,7 @@ func (m *Metrics) AddTicketKeys(r *keys.Ring) { m.registry.MustRegister(newKeysC
 func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Subsystem: "ticket_key_file", Name: "reload_failures_total",
-		Help: "Times that the ticket-key file could not be loaded, so that the keys from before stayed.",
+		Help: "Failed reloads of the ticket key file; the previous keys stay.",
 	}, func() float64 { return float64(f.Status().Failures) }))
 }
 
@@ -126,7 +126,7 @@ func (m *Metrics) AddState(f *state.File) {
 		m.registry.MustRegister(
 			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 				Namespace: namespace, Subsystem: "state", Name: "last_save_timestamp_seconds", ConstLabels: labels,
-				Help: "When the state was last saved since the start; 0 when it was not, by content.",
+				Help: "Last save since the start, by content, in seconds of the Unix time; 0 before the first.",
 			}, func() float64 {
 				if at := status().SavedAt; !at.IsZero() {
 					return float64(at.UnixMilli()) / 1000
@@ -135,12 +135,12 @@ func (m *Metrics) AddState(f *state.File) {
 			}),
 			prometheus.NewCounterFunc(prometheus.CounterOpts{
 				Namespace: namespace, Subsystem: "state", Name: "save_failures_total", ConstLabels: labels,
-				Help: "Times that the state could not be saved, so that the file from before stayed, by content.",
+				Help: "Failed saves, by content; the previous file stays.",
 			}, func() float64 { return float64(status().Failures) }))
 	}
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: namespace, Subsystem: "state", Name: "undo_failures_total",
-		Help: "Refused updates of the ticket keys that a crash may bring back, for the file could not be put back as it was.",
+		Help: "Refused updates of the ticket keys that could not be undone on the disk; a crash may bring one back.",
 	}, func() float64 { return float64(f.Status().Keys.NotUndone) }))
 }
 
@@ -150,13 +150,13 @@ func (m *Metrics) AddAudit(l *audit.Log) {
 		return prometheus.CounterOpts{Namespace: namespace, Subsystem: "audit", Name: name, Help: help}
 	}
 	m.registry.MustRegister(
-		prometheus.NewCounterFunc(opts("events_total", "Events that were recorded in the audit log."),
+		prometheus.NewCounterFunc(opts("events_total", "Events recorded in the audit log."),
 			func() float64 { return float64(l.Events()) }),
-		prometheus.NewCounterFunc(opts("failures_total", "Events that could not be recorded; what they tell of was not done, denials aside."),
+		prometheus.NewCounterFunc(opts("failures_total", "Events that could not be recorded; except for denials, nothing was done."),
 			func() float64 { return float64(l.Failures()) }),
-		prometheus.NewCounterFunc(opts("denials_summed_total", "Denials that have no line of their own in the audit log."),
+		prometheus.NewCounterFunc(opts("denials_summed_total", "Denials counted in a summary line of the audit log."),
 			func() float64 { return float64(l.Summed()) }),
-		prometheus.NewCounterFunc(opts("exports_summed_total", "Exports of ticket keys that have no line of their own in the audit log."),
+		prometheus.NewCounterFunc(opts("exports_summed_total", "Exports of ticket keys counted in a summary line of the audit log."),
 			func() float64 { return float64(l.ExportsSummed()) }))
 }
 
@@ -167,17 +167,17 @@ func (m *Metrics) AddPolicy(f *auth.File) {
 	}
 	m.registry.MustRegister(
 		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("reload_failures_total",
-			"Times that the policy file could not be loaded, so that the policy from before held.")),
+			"Failed reloads of the policy file; the previous policy stays.")),
 			func() float64 { return float64(f.Status().Failures) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("last_reload_successful",
-			"1 when the policy that holds is that of the file, 0 when the file cannot be loaded.")),
+			"1 if the policy in use is that of the file, 0 while the file cannot be loaded.")),
 			func() float64 {
 				if f.Status().LastError != "" {
 					return 0
 				}
 				return 1
 			}),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("identities", "Identities of the policy that holds.")),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts("identities", "Identities in the active policy.")),
 			func() float64 { return float64(f.Policy().Identities()) }),
 		tokenExpiries{
 			file: f,
@@ -215,7 +215,7 @@ func (m *Metrics) AddAuthentication(a *auth.Authenticator) {
 	for reason := auth.Missing; reason <= auth.Limited; reason++ {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Name: "authentication_failures_total",
-			Help:        "Requests that proved no identity, by reason.",
+			Help:        "Failed authentications, by reason.",
 			ConstLabels: prometheus.Labels{"reason": reason.String()},
 		}, func() float64 { return float64(a.Failures(reason)) }))
 	}
@@ -227,11 +227,11 @@ func (m *Metrics) AddRequests(open, waiting func() int) {
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Name: "http_open_requests",
-			Help: "Open requests of the main listener: received, waiting, served or being answered.",
+			Help: "Open requests of the main listener: being received, waiting, served or answered.",
 		}, func() float64 { return float64(open()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Subsystem: "ticket_keys", Name: "waiting_requests",
-			Help: "Requests that wait for the ticket keys to change.",
+			Help: "Requests that wait for a new generation of the ticket keys.",
 		}, func() float64 { return float64(waiting()) }))
 }
 
@@ -246,11 +246,11 @@ func (m *Metrics) AddTLS(figures func() TLS) {
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: namespace, Subsystem: "tls", Name: "certificate_not_after_timestamp_seconds",
-			Help: "When the certificate of the listeners expires.",
+			Help: "End of the certificate of the listeners, in seconds of the Unix time.",
 		}, func() float64 { return float64(figures().NotAfter.Unix()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: "tls", Name: "reload_failures_total",
-			Help: "Times that a change of the TLS files could not be loaded, so that what was there stayed.",
+			Help: "Failed reloads of the TLS files; the previous ones stay.",
 		}, func() float64 { return float64(figures().ReloadFailures) }),
 	)
 }
@@ -271,7 +271,7 @@ func (m *Metrics) AddConnections(listener string, most int, open func() int) {
 	}
 	m.registry.MustRegister(
 		prometheus.NewGaugeFunc(opts("http_connections", "Open connections, by listener."), func() float64 { return float64(open()) }),
-		prometheus.NewGaugeFunc(opts("http_max_connections", "Connections that may be open, by listener."), func() float64 { return float64(most) }))
+		prometheus.NewGaugeFunc(opts("http_max_connections", "Limit of open connections, by listener."), func() float64 { return float64(most) }))
 }
 
 // ProtocolError records that a client broke the protocol of HTTP/2.
