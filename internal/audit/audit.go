@@ -1,17 +1,16 @@
-// Package audit records who changed or fetched ticket keys, and who was refused
-// what: one line of JSON an event, on a stream of its own.
+// Package audit records who changed or exported ticket keys, and which requests were
+// denied: one line of JSON per event, in a log of its own.
 //
-// An event is recorded before what it tells of is done. Where that fails, it must
-// not be done: nothing passes unrecorded. A line holds no secret. Session IDs
-// are in it as a keyed hash, so that lines about one session can be told to be
-// that, and nobody is followed around by them.
+// An event is recorded before the change or export that it describes. If recording
+// fails, the caller must not make the change. A line holds no secret. Session IDs are
+// keyed hashes: lines about the same session have the same hash, and nobody learns the
+// ID.
 //
-// Anybody can be denied something, and who may fetch keys can fetch them, as often
-// as they like. [Log.Deny] and [Log.Export] therefore bound what that writes, and sum
-// up the rest. When the disk is full all the same, changes have a reserve on it.
+// Clients can cause any number of denials and exports. [Log.Deny] and [Log.Export]
+// therefore limit the lines that these write, and summarize the rest. Changes have
+// reserved space for the case that the disk is full.
 //
-// A disk or a reader that hangs holds nobody up for long: an event that is not
-// recorded within some seconds is one that cannot be recorded.
+// If the disk or the reader hangs, recording fails after a few seconds.
 //
 //	log, err := audit.Open("/var/log/sessapi/audit.log")
 //	…
@@ -39,19 +38,19 @@ import (
 // Stderr is the path that stands for the standard error stream.
 const Stderr = "stderr"
 
-// patience bounds how long an event may take to be recorded. A disk that is
-// busy takes a second; who asked for a change waits no longer than for this.
+// patience is how long an event may take to be recorded. A busy disk takes about a
+// second.
 const patience = 5 * time.Second
 
 var (
-	// ErrLocked reports a log that another process writes to, or another [Log].
+	// ErrLocked reports that another process or another [Log] has the file open.
 	ErrLocked = errors.New("is in use by another process; give each its own")
-	// ErrStuck reports an event that was not recorded in time, or that came
-	// while another one was not.
+	// ErrStuck reports that an event was not recorded in time, or that an earlier one
+	// still hangs.
 	ErrStuck = errors.New("audit: writing to the log hangs")
 )
 
-// Outcome is what came of an operation.
+// Outcome is the result of an operation.
 type Outcome string
 
 // The outcomes.
@@ -59,7 +58,7 @@ const (
 	Applied  Outcome = "applied"  // the change is about to be made
 	Exported Outcome = "exported" // the keys are about to be sent
 	Denied   Outcome = "denied"   // the request was refused
-	Failed   Outcome = "failed"   // what a line before this one, or part of one, says of the same was not done
+	Failed   Outcome = "failed"   // the operation that an earlier line, or part of one, announced was not done
 )
 
 // Event is one line. Members that are zero are left out.
@@ -68,16 +67,16 @@ type Event struct {
 	Operation string  `json:"operation"`
 	Outcome   Outcome `json:"outcome"`
 	Identity  string  `json:"identity,omitempty"`
-	Source    string  `json:"source,omitempty"` // address of the client, or what else acts
+	Source    string  `json:"source,omitempty"` // address of the client, or the part of the service that acts
 	RequestID string  `json:"request_id,omitempty"`
-	Code      string  `json:"code,omitempty"`    // of the problem that a denial was answered with
-	Reason    string  `json:"reason,omitempty"`  // what was wrong with the credentials of a denial
-	Format    string  `json:"format,omitempty"`  // that keys were exported in
+	Code      string  `json:"code,omitempty"`    // of the problem document of a denial
+	Reason    string  `json:"reason,omitempty"`  // why the credentials of a denial were refused
+	Format    string  `json:"format,omitempty"`  // of exported keys
 	Session   string  `json:"session,omitempty"` // see [Log.Session]
 	Detail    string  `json:"detail,omitempty"`
 
-	// Of a line that sums up denials or exports: how many, and when the first and the last
-	// one was.
+	// Only in a line that summarizes denials or exports: how many there were, and the
+	// times of the first and the last one.
 	Count uint64 `json:"count,omitempty"`
 	First Time   `json:"first,omitzero"`
 	Last  Time   `json:"last,omitzero"`
@@ -106,8 +105,8 @@ type Keys struct {
 	Fingerprints []string `json:"fingerprints"` // current, next, previous from the newest on
 }
 
-// Log writes events. All methods are safe for concurrent use, and none waits for
-// longer than some seconds.
+// Log writes events. All methods are safe for concurrent use. None blocks for longer
+// than a few seconds.
 type Log struct {
 	path    string
 	idKey   [sha256.Size]byte // of Session; fresh in each process
@@ -126,9 +125,9 @@ type Log struct {
 	room  int64         // up to where it is allocated on the disk, as far as is known
 }
 
-// Open opens the file, of mode 0600 if it has to be made, to add to it; [Stderr]
-// is the standard error stream. A named pipe needs somebody who reads it. The
-// error of a file that another Log has open is [ErrLocked]. Its owner calls Close.
+// Open opens the file for appending, or creates it with mode 0600. The path [Stderr] is
+// the standard error stream. A named pipe must have a reader. If another Log has the
+// file open, the error is [ErrLocked]. The caller must call Close.
 func Open(path string) (*Log, error) {
 	l := &Log{path: path, turn: make(chan struct{}, 1)}
 	_, _ = rand.Read(l.idKey[:]) // it never fails
@@ -171,12 +170,12 @@ func open(path string) (file *os.File, info os.FileInfo, err error) {
 	return file, info, err
 }
 
-// Reopen lets go of a file that who rotates logs has renamed. The next event
-// would do so, too.
+// Reopen closes the file if it was renamed, as log rotation does. The next event would
+// do the same.
 func (l *Log) Reopen() error { return l.inTurn(l.follow, func() {}) }
 
-// Close sums up the denials and exports that have no line yet, and closes the file. An
-// event that is recorded later fails.
+// Close writes the summaries of denials and exports that are due, and closes the file.
+// Recording an event later fails.
 func (l *Log) Close() error {
 	l.sumUp(&l.denials)
 	l.sumUp(&l.exports)
@@ -191,10 +190,10 @@ func (l *Log) Close() error {
 	}, func() {})
 }
 
-// Record writes the event. That of a change is on the disk when it returns. After
-// an error, of which [ErrStuck] is one, the line may be there nonetheless; that
-// of a change or an export is followed by one with [Failed] as soon as the log
-// takes any.
+// Record writes the event. The event of a change is on the disk when Record returns.
+// After an error, such as [ErrStuck], the line may have been written all the same. If
+// it was a change or an export, a line with [Failed] follows as soon as the log can be
+// written.
 func (l *Log) Record(e Event) error {
 	e.Time = now()
 	spares := e.spares()
@@ -213,7 +212,7 @@ func (l *Log) Record(e Event) error {
 	return nil
 }
 
-// Health says why the log is not as it should be; "" when it is.
+// Health returns why the log is degraded; "" if it is not.
 func (l *Log) Health() string {
 	if l.failing.Load() {
 		return "cannot be written; ticket keys neither change nor leave"
@@ -322,16 +321,16 @@ func (l *Log) write(e Event, spares int64) error {
 	return nil
 }
 
-// Session is what stands for a session ID in a line: the same for the same ID,
-// until the process ends.
+// Session returns the keyed hash that stands for a session ID in a line. The key lives
+// as long as the process.
 func (l *Log) Session(id []byte) string {
 	mac := hmac.New(sha256.New, l.idKey[:])
 	mac.Write(id)
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
 
-// Events is how many were recorded.
+// Events returns the number of events recorded.
 func (l *Log) Events() uint64 { return l.events.Load() }
 
-// Failures is how many could not be.
+// Failures returns the number of events that could not be recorded.
 func (l *Log) Failures() uint64 { return l.failed.Load() }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// What denials may write: within a window, ownLines lines for each of maxSources
-// networks, and at its end one for each of these that had more and one for all
-// others. At the largest that is 705 lines a minute, some 250 MB a day.
+// Limits on the lines of denials. In a window each of maxSources networks has ownLines
+// lines. At its end there is one line for each network that had more, and one for all
+// other networks. That is at most 705 lines a minute, about 250 MB a day.
 const (
 	window     = time.Minute
 	ownLines   = 10
@@ -19,27 +19,27 @@ const (
 // others stands for all networks beyond maxSources.
 const others = "others"
 
-// maxExports bounds the memory of exports that were recorded within a window, at
-// some 500 bytes each. Beyond it each export has its own line.
+// maxExports limits the groups of exports remembered in a window; each takes about 500
+// bytes. Beyond it each export has its own line.
 const maxExports = 4096
 
 // repeats counts, within a window, the events of a group that have no line of their
 // own. The zero value has none.
 type repeats struct {
-	summed atomic.Uint64 // all of them, in all windows
+	summed atomic.Uint64 // total over all windows
 
 	mu     sync.Mutex        // guards what follows
 	groups map[string]*tally // nil between windows, which begin with an event
 	end    *time.Timer       // of the window
 }
 
-// tally is the events of one group in a window.
+// tally counts the events of one group in a window.
 type tally struct {
-	lines int   // that events have of their own
-	sum   Event // the line of the others; its Count is 0 while there are none
+	lines int   // lines of their own that events have
+	sum   Event // summary line of the other events; its Count is 0 without any
 }
 
-// add makes a group, with the line that sums it up. mu is held.
+// add makes a group with its summary line. The caller holds mu.
 func (r *repeats) add(group string, sum Event, l *Log) *tally {
 	if r.groups == nil {
 		r.groups = make(map[string]*tally)
@@ -50,7 +50,7 @@ func (r *repeats) add(group string, sum Event, l *Log) *tally {
 	return t
 }
 
-// count counts an event that has no line of its own. mu is held.
+// count counts an event that has no line of its own. The caller holds mu.
 func (r *repeats) count(t *tally) {
 	t.sum.Last = now()
 	if t.sum.Count == 0 {
@@ -60,9 +60,9 @@ func (r *repeats) count(t *tally) {
 	r.summed.Add(1)
 }
 
-// Deny records an event that is a denial, and what network it came from: as a
-// line of its own or, when the network had many lately, in one that sums up the
-// others of the minute. A denial that is only counted yet is no error.
+// Deny records a denial of a request from the network. If the network had many denials
+// in this minute, Deny only counts the event, for the summary at the end of the minute,
+// and returns nil.
 func (l *Log) Deny(e Event, network string) error {
 	e.Outcome = Denied
 	if !l.ownDenial(network) {
@@ -71,7 +71,7 @@ func (l *Log) Deny(e Event, network string) error {
 	return l.Record(e)
 }
 
-// ownDenial counts a denial. It returns true for one that is to have its own line.
+// ownDenial counts a denial and reports whether it has a line of its own.
 func (l *Log) ownDenial(network string) bool {
 	d := &l.denials
 	d.mu.Lock()
@@ -91,10 +91,10 @@ func (l *Log) ownDenial(network string) bool {
 	return false
 }
 
-// Export records an event that is an export of the keys After, and who gets them:
-// an identity, or a network where nobody has one. The first one in a minute of who,
-// format and generation has a line of its own, which is there when Export returns;
-// the others have one that sums them up when the minute is over.
+// Export records an export of the keys After. who receives them: an identity or,
+// without identities, a network. In each minute the first export of who, format and
+// generation has a line of its own, which is written when Export returns. The others
+// are counted for the summary at the end of the minute.
 func (l *Log) Export(e Event, who string) error {
 	e.Outcome = Exported
 	group := fmt.Sprintf("%d %s %s", e.After.Generation, e.Format, who)
@@ -146,8 +146,8 @@ func (l *Log) sumUp(r *repeats) {
 	}
 }
 
-// Summed is how many denials have no line of their own.
+// Summed returns the number of denials without a line of their own.
 func (l *Log) Summed() uint64 { return l.denials.summed.Load() }
 
-// ExportsSummed is how many exports have no line of their own.
+// ExportsSummed returns the number of exports without a line of their own.
 func (l *Log) ExportsSummed() uint64 { return l.exports.summed.Load() }

@@ -1,10 +1,9 @@
 // Package metrics shows the service to Prometheus: the session cache, the
 // ticket keys, the requests, the build, the Go runtime and the process.
 //
-// The cache and the ring count for themselves; their collectors read the
-// figures when they are scraped, so that a scrape costs something and a request
-// does not. No metric has a session ID or a key name as a label. docs/metrics.md
-// lists all of them.
+// The parts of the service keep their own figures, and collectors read them at each
+// scrape, so that requests do not pay for metrics. No metric has a session ID or a key
+// name as a label. docs/metrics.md lists all metrics.
 package metrics
 
 import (
