@@ -1,29 +1,24 @@
 // Package fleet shares sessions and ticket keys among any number of nodes through
 // Redis or Valkey.
 //
-// There is no leader: each node talks to Redis alone, and Redis puts what they do
-// in one order. [Sessions] is a cache in front of it, [KeyStore] keeps the active
-// set of ticket keys for a [keys.Ring].
+// There is no leader: nodes talk to Redis only, and Redis puts their writes in one
+// order. [Sessions] is a cache in front of Redis. [KeyStore] keeps the active set of
+// ticket keys for a [keys.Ring].
 //
-// What it promises:
-//   - A session whose Put has returned is found through every node, and one whose
-//     Delete has returned through none, as soon as Redis has told them, which it
-//     does without being asked (client tracking). A node that does not hear from
-//     Redis goes by what it has for Config.MaxStale at most.
-//   - After a connection was lost, what was learnt through it is dropped before
-//     anything learnt through the next one is trusted.
-//   - A read waits for Redis for Config.ReadTimeout at most, and then misses. It
-//     never fails.
-//   - A write that Redis has not confirmed fails with [ErrUnavailable]. It may have
-//     been made all the same.
-//   - Every update of the ticket keys is a compare-and-set of the whole record, so
-//     that the generations of all nodes are in one order and none is lost. A set
-//     that Redis has lost, or has an older one of, is put back by whoever has it.
-//   - Everything in Redis is sealed, bound to the namespace and, a session, to its
-//     ID. What does not open is counted and treated as missing.
+// What it promises: - Once Put has returned, every node finds the session; once Delete
+// has returned, none does. Nodes drop their cached copy when Redis notifies them
+// (client tracking). A node that does not hear from Redis serves its cache for at most
+// Config.MaxStale. - When a connection is lost, the node empties its cache before it
+// trusts the next connection. - A read waits at most Config.ReadTimeout for Redis, then
+// it is a miss. It never fails. - A write that Redis does not confirm fails with
+// [ErrUnavailable]. It may have been made all the same. - Every update of the ticket
+// keys is a compare-and-set of the whole record. So all updates have one order, and
+// none is lost. If Redis loses a set or returns to an older one, the nodes restore
+// theirs: see [KeyStore]. - Every record in Redis is sealed and bound to the namespace,
+// a session also to its ID. Records that cannot be unsealed are counted. Such a session
+// is missing; such ticket keys are neither loaded nor replaced.
 //
-// Durations are measured by each node, times of ticket keys are those of the clock
-// of Redis.
+// Each node measures durations itself. Times of ticket keys follow the clock of Redis.
 package fleet
 
 import (
@@ -47,25 +42,25 @@ import (
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
-// ErrUnavailable reports that Redis did not confirm a write. Such an error is an
+// ErrUnavailable reports that Redis did not confirm a write. The error is an
 // [*UnavailableError].
 var ErrUnavailable = errors.New("fleet: Redis did not confirm")
 
-// ErrRefused is a cause of [ErrUnavailable]: Redis answered that it does not make
-// the change, for it is full, a replica, or does not permit it.
+// ErrRefused is a cause of [ErrUnavailable]: Redis refused the write because it is
+// full, a replica, or does not permit it.
 var ErrRefused = errors.New("it refuses")
 
 // errUnexpected is why an answer of Redis is not used.
 var errUnexpected = errors.New("an answer that is not what was asked for")
 
-// ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, for Redis did
-// not answer lately. The node logs that when it begins.
+// ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, because Redis is
+// down. The node has logged that.
 var ErrNotConnected = errors.New("it does not answer")
 
-// UnavailableError is a write that Redis did not confirm.
+// UnavailableError reports a write that Redis did not confirm.
 type UnavailableError struct{ cause error }
 
-// unavailable makes an error of Redis, or nil, the package's.
+// unavailable turns an error of Redis into one of the package; nil stays nil.
 func unavailable(err error) error {
 	if err == nil {
 		return nil
@@ -75,10 +70,10 @@ func unavailable(err error) error {
 
 func (e *UnavailableError) Error() string { return ErrUnavailable.Error() + ": " + e.cause.Error() }
 
-// Unwrap returns the cause, too.
+// Unwrap returns [ErrUnavailable] and the cause.
 func (e *UnavailableError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
 
-// Outcome tells a client what became of the write.
+// Outcome tells a client whether the write was made.
 func (e *UnavailableError) Outcome() string {
 	switch {
 	case errors.Is(e.cause, ErrNotConnected):
@@ -89,7 +84,7 @@ func (e *UnavailableError) Outcome() string {
 	return "Redis did not confirm the change in time; whether it was made is not known."
 }
 
-// RetryAfter is how long a client waits at least.
+// RetryAfter is how long a client should wait.
 func (e *UnavailableError) RetryAfter() time.Duration { return time.Second }
 
 // Logged reports whether the node has logged the cause.
@@ -131,28 +126,26 @@ const (
 // Config says where Redis is and how it is used. Everything but AuthFile, TLS and
 // PollEvery must be set.
 type Config struct {
-	// URL is redis://[user@]host:port[/db], rediss:// with TLS, or
-	// unix:///path. With ?addr=host:port for each further one it has several
-	// nodes of a cluster, or, with &master_set=name, Sentinels.
+	// URL is redis://[user@]host:port[/db], rediss:// with TLS, or unix:///path.
+	// ?addr=host:port adds a cluster node, or a Sentinel if there is &master_set=name.
 	URL string
-	// AuthFile has the user and the password of Redis on lines of their own, or the
-	// password alone when URL names the user or the user is the default one. Without a
-	// user in URL, "USER PASSWORD" on one line will do, too. It is read for each connection; with Sentinels, who are
-	// asked without, when the link is first made.
+	// AuthFile holds the password of Redis, or user and password on two lines or, if URL
+	// names no user, separated by a space. It is read for each connection. With
+	// Sentinels it is read once, and Sentinels get no password.
 	AuthFile string
-	// TLS is how to know the server and what to show it, with rediss://; nil is
-	// the authorities of the system.
+	// TLS holds the CAs of Redis and the client certificate, for rediss://; nil is the
+	// CAs of the system.
 	TLS *tls.Config
-	// Namespace is in front of all keys in Redis, and seals are bound to it.
+	// Namespace is the prefix of all keys in Redis. Seals are bound to it.
 	Namespace string
 	// ReadTimeout is how long a read waits for Redis.
 	ReadTimeout time.Duration
-	// MaxStale is how long a node serves what it has without hearing from Redis.
+	// MaxStale is how long a node serves its cache without hearing from Redis.
 	MaxStale time.Duration
-	// PollEvery is how often the node looks for ticket keys that it was not told of; 0
-	// is every 3 s. All nodes of a fleet have the same.
+	// PollEvery is how often the node reads the ticket keys, beside notifications; 0 is
+	// 3 s. All nodes of a fleet must have the same.
 	PollEvery time.Duration
-	// Seal seals everything that goes to Redis.
+	// Seal seals everything that is stored in Redis.
 	Seal *seal.Keys
 	Log  *slog.Logger
 }
@@ -193,9 +186,8 @@ type counts struct {
 	violations                                        atomic.Uint64
 }
 
-// New returns a node that is not linked to Redis yet: [Node.Connect] and
-// [Node.Run] do that. The error is one of the settings, or of the
-// file of credentials. Its owner calls Close.
+// New returns a node that is not connected yet: call [Node.Connect] and [Node.Run].
+// Errors are those of the settings and of AuthFile. The caller must call Close.
 func New(c Config) (*Node, error) {
 	if c.PollEvery == 0 {
 		c.PollEvery = pollEvery
@@ -354,13 +346,13 @@ func refusal(err error) error {
 	return err
 }
 
-// Connect links the node to Redis, or says why it cannot be now.
+// Connect connects the node to Redis.
 func (n *Node) Connect(ctx context.Context) error { return n.beat(ctx) }
 
-// Namespace is that of the configuration.
+// Namespace returns Config.Namespace.
 func (n *Node) Namespace() string { return n.cfg.Namespace }
 
-// Close ends the link. Run must have returned.
+// Close closes the connections. Run must have returned.
 func (n *Node) Close() {
 	n.closed.Store(true)
 	n.up.Store(false)
@@ -369,9 +361,9 @@ func (n *Node) Close() {
 	}
 }
 
-// Now is the time by the clock of Redis, as far as it is known, so that all nodes have
-// the same. It is at most maxClockOffset from that of the node: a clock of Redis that is
-// wrong by more would make keys that are years old, or rotate no more.
+// Now returns the time by the clock of Redis, so that all nodes agree. It differs from
+// the node's own by at most maxClockOffset: otherwise a wrong clock of Redis could make
+// keys years old, or stop their rotation.
 func (n *Node) Now() time.Time {
 	return time.Now().Add(min(max(n.offset(), -maxClockOffset), maxClockOffset))
 }
@@ -698,7 +690,7 @@ func isRefusal(err error) bool {
 	return ok
 }
 
-// Health says why the link is not as it should be; "" when it is.
+// Health returns why the node is degraded; "" if it is not.
 func (n *Node) Health() string {
 	switch s := n.Stats(); {
 	case !s.Connected:
@@ -709,30 +701,30 @@ func (n *Node) Health() string {
 	return ""
 }
 
-// Stats is the state of a node and what happened in it since it was made.
+// Stats holds the state of a node, and counts since it was made.
 type Stats struct {
-	Refusing  bool          // whether Redis refused the last write within a minute, or the ticket keys in it do not open
-	Connected bool          // whether any server answered the last beat
-	Since     time.Time     // since when that is so
-	Age       time.Duration // of what the local cache was last known to agree with; 0 before the first time
+	Refusing  bool          // Redis refused the last write, within a minute, or its ticket keys cannot be unsealed
+	Connected bool          // some server answered the last beat
+	Since     time.Time     // when Connected last changed
+	Age       time.Duration // since the local cache was last known to agree with Redis; 0 before the first time
 
-	LocalHits  uint64 // lookups that the local cache answered
-	RemoteHits uint64 // that Redis did
-	Misses     uint64 // that nobody did
-	Coalesced  uint64 // that waited for another one's answer from Redis
-	Timeouts   uint64 // reads that Redis did not answer in time; they missed
-	Failures   uint64 // other reads that it did not answer; they missed
+	LocalHits  uint64 // lookups answered by the local cache
+	RemoteHits uint64 // lookups answered by Redis
+	Misses     uint64 // lookups that found no session
+	Coalesced  uint64 // lookups that shared the answer of a concurrent one
+	Timeouts   uint64 // reads that Redis did not answer in time; they are misses
+	Failures   uint64 // reads that failed otherwise; they are misses
 
-	Invalidations uint64 // changes by other nodes that Redis told of
-	Connections   uint64 // connections that were made
-	Conflicts     uint64 // writes that came after another node's, and were tried again
+	Invalidations uint64 // changes by other nodes, as Redis reported them
+	Connections   uint64 // connections made
+	Conflicts     uint64 // writes retried because another node wrote first
 
-	Violations                   uint64 // connections that were closed for what Redis sent
-	RefusedSessions, RefusedKeys uint64 // records that do not open
-	RestoredKeys                 uint64 // how often Redis had no ticket keys, or older ones, and got those of this node
+	Violations                   uint64 // connections closed because a reply was malformed or too large
+	RefusedSessions, RefusedKeys uint64 // records that cannot be unsealed
+	RestoredKeys                 uint64 // ticket keys restored to Redis, which had none or older ones
 }
 
-// Stats returns the state and the counts.
+// Stats returns the current figures.
 func (n *Node) Stats() Stats {
 	n.mu.Lock()
 	since := n.since

@@ -21,14 +21,14 @@ const keysKind = "fleet: ticket keys"
 // errUnreadable is why a record of ticket keys is not taken, nor replaced.
 var errUnreadable = errors.New("the record of the ticket keys in Redis does not open; with the right seal keys, remove it to have a node put its own set in its place")
 
-// KeyStore keeps the state of a ring in Redis, for all nodes, and a copy of it in
-// a store of the node. It implements keys.SharedStore, whose calls come one at a time.
+// KeyStore keeps the state of a ring in Redis for all nodes, and a copy in the node's
+// own store. It implements keys.SharedStore, whose methods are not called concurrently.
 //
-// Redis may lose what it had: it starts empty, or from an older file, or another
-// server takes its place. Beside the record is therefore a mark, which says what server
-// it was that the nodes looked at last, and whether that had a record. When either is
-// different now, or a node puts back a newer record than there is, a grace period
-// begins. Until it is over nodes put back what they have, and Redis takes no update.
+// Redis may lose data: it starts empty or from an older file, or another server
+// replaces it. A mark beside the record therefore says which server the nodes saw last,
+// and whether it had a record. A grace period begins when either has changed, or when a
+// node restores a newer record. Until it ends, nodes restore their copies, and updates
+// fail with [keys.ErrUnsettled].
 type KeyStore struct {
 	node   *Node
 	local  keys.Store  // nil for none
@@ -48,7 +48,8 @@ type KeyStore struct {
 // then each node may put back something newer.
 const maxGracePeriods = 5
 
-// UnsettledError is [keys.ErrUnsettled] of a Redis that may have lost updates.
+// UnsettledError reports a grace period: Redis may have lost updates. It wraps
+// [keys.ErrUnsettled].
 type UnsettledError struct{ left time.Duration }
 
 func (e *UnsettledError) Error() string { return keys.ErrUnsettled.Error() }
@@ -56,26 +57,26 @@ func (e *UnsettledError) Error() string { return keys.ErrUnsettled.Error() }
 // Unwrap returns [keys.ErrUnsettled].
 func (e *UnsettledError) Unwrap() error { return keys.ErrUnsettled }
 
-// Outcome tells a client what became of the update.
+// Outcome tells a client that the update was not made, and why.
 func (e *UnsettledError) Outcome() string {
 	return "Redis may have lost updates; ticket keys can be updated again in some seconds; nothing was changed."
 }
 
-// Logged reports that the node has logged when it began.
+// Logged reports that the node has logged the grace period.
 func (e *UnsettledError) Logged() bool { return true }
 
-// RetryAfter is what is left of the grace period.
+// RetryAfter is the rest of the grace period.
 func (e *UnsettledError) RetryAfter() time.Duration { return e.left }
 
-// KeyStore returns the store of the fleet's ticket keys. local is that of this
-// node alone, nil for none: it gets a copy of every set, and has the keys that an
-// empty fleet starts with, or the node when Redis does not answer at first.
+// KeyStore returns the store of the fleet's ticket keys. local is the node's own store,
+// or nil. It gets a copy of every set. Its keys are used when the fleet is empty, and
+// when Redis is down at the start.
 func (n *Node) KeyStore(local keys.Store) *KeyStore {
 	return &KeyStore{node: n, local: local}
 }
 
-// Found reports whether the fleet had ticket keys when this node came to it, or,
-// for Redis did not say, may have had.
+// Found reports whether the fleet had ticket keys when this node joined. It is true
+// also if Redis did not answer.
 func (s *KeyStore) Found() bool { return s.found.Load() }
 
 func (n *Node) keysName() string { return n.cfg.Namespace + ":ticket-keys" }
@@ -162,7 +163,7 @@ func (s *KeyStore) run(op, expected, value string) (rueidis.RedisMessage, error)
 // looks within one and a half of PollEvery, and at once when it is told.
 func (s *KeyStore) gracePeriod() time.Duration { return 2 * s.node.cfg.PollEvery }
 
-// Copy returns the state that the node keeps for itself.
+// Copy returns the state in the node's own store; nil without one.
 func (s *KeyStore) Copy() ([]byte, error) {
 	if s.local == nil {
 		return nil, nil
@@ -174,7 +175,7 @@ func (s *KeyStore) Copy() ([]byte, error) {
 	return state, err
 }
 
-// Load returns the state that Redis has, nil for none.
+// Load returns the state in Redis; nil if there is none.
 func (s *KeyStore) Load() ([]byte, error) {
 	record, err := s.look()
 	if err != nil || record != "" {
@@ -247,7 +248,7 @@ func (s *KeyStore) note(left time.Duration) {
 	}
 }
 
-// Settled returns why Redis takes no updates, or nil.
+// Settled returns why updates would fail now, or nil.
 func (s *KeyStore) Settled() error {
 	switch {
 	case s.refusal != "":
@@ -258,12 +259,12 @@ func (s *KeyStore) Settled() error {
 	return nil
 }
 
-// Save replaces the state that was read or written last. The error is
-// [keys.ErrConflict] when Redis has another one, and [keys.ErrUnsettled] in a grace
-// period.
+// Save replaces the state that was read or written last. If Redis has another one, the
+// error is [keys.ErrConflict]; in a grace period, [keys.ErrUnsettled].
 func (s *KeyStore) Save(state []byte) error { return s.replace(opUpdate, state) }
 
-// Restore is Save in a grace period, or begins one.
+// Restore is Save for a state that Redis has lost. It works in a grace period, and else
+// begins one.
 func (s *KeyStore) Restore(state []byte) error {
 	err := s.replace(opRestore, state)
 	if err == nil {

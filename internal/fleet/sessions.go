@@ -36,9 +36,9 @@ type Sessions struct {
 	observe func(took time.Duration)
 }
 
-// Sessions makes local the local cache of the fleet's sessions: nobody else may
-// write to it. Its bounds are those of a session. observe is told how long each
-// read of Redis took. Sessions is called once, before Connect.
+// Sessions returns the fleet's sessions with local as the cache in front of them.
+// Nobody else may write to local; its limits on a session apply. observe is called with
+// the duration of each read from Redis. Call Sessions once, before Connect.
 func (n *Node) Sessions(local *cache.Cache, observe func(took time.Duration)) *Sessions {
 	s := &Sessions{node: n, local: local, observe: observe}
 	s.table.init(local)
@@ -115,8 +115,8 @@ func (n *Node) open(dst []byte, id cache.ID, record string) (data []byte, e cach
 	return data, e, true
 }
 
-// Get is [cache.Cache.Get] for the fleet. What Redis does not answer in time is
-// missing.
+// Get is [cache.Cache.Get] for the fleet. If Redis does not answer in time, it is a
+// miss.
 func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
 	if s.node.fresh() {
 		if data, e, ok = s.local.Get(dst, id); ok {
@@ -179,8 +179,8 @@ func (n *Node) get(timeout time.Duration, key string) (string, error) {
 	return m.ToString()
 }
 
-// Put is [cache.Cache.Put] for the fleet: Redis has the session when it returns,
-// unless the error is [ErrUnavailable].
+// Put is [cache.Cache.Put] for the fleet. Redis has stored the session when it returns
+// nil; the error may also be [ErrUnavailable].
 func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error) {
 	if err := s.local.Check(id, len(data), o.ExpiresAt); err != nil {
 		return false, err
@@ -266,8 +266,8 @@ end
 return 1`)
 })
 
-// Delete is [cache.Cache.Delete] for the fleet: Redis has no such session any more
-// when it returns, unless the error is [ErrUnavailable].
+// Delete is [cache.Cache.Delete] for the fleet. Redis has removed the session when it
+// returns nil; the error may also be [ErrUnavailable].
 func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 	s.table.begin(id)
 	defer s.table.end(id, nil, cache.Entry{})
@@ -324,13 +324,14 @@ func (s *Sessions) swap(id cache.ID, record string, end time.Time, cond cache.Co
 	return false, unavailable(errors.New("others write the same session"))
 }
 
-// List is [cache.Cache.List] of the sessions that this node has.
+// List is [cache.Cache.List] of the node's own cache.
 func (s *Sessions) List(after cache.ID, limit int) (page []cache.Listed, more bool) {
 	return s.local.List(after, limit)
 }
 
-// Flush removes the sessions of the whole fleet and returns how many there were. A
-// session that is stored meanwhile may stay. After an error some may be gone.
+// Flush removes the sessions of the whole fleet and returns how many it removed.
+// Sessions stored meanwhile may stay. After an error, some sessions may have been
+// removed.
 func (s *Sessions) Flush() (removed int, err error) {
 	n := s.node
 	client := n.client.Load()

@@ -1,9 +1,9 @@
 // Package metrics shows the service to Prometheus: the session cache, the
 // ticket keys, the requests, the build, the Go runtime and the process.
 //
-// The parts of the service keep their own figures, and collectors read them at each
-// scrape, so that requests do not pay for metrics. No metric has a session ID or a key
-// name as a label. docs/metrics.md lists all metrics.
+// The cache, the ring and the other parts count for themselves; collectors read their
+// figures at each scrape. No metric has a session ID or a key name as a label.
+// docs/metrics.md lists all metrics.
 package metrics
 
 import (
@@ -159,7 +159,7 @@ func (m *Metrics) AddAudit(l *audit.Log) {
 			func() float64 { return float64(l.ExportsSummed()) }))
 }
 
-// AddPolicy adds how the policy's file is doing.
+// AddPolicy adds the figures of the policy file.
 func (m *Metrics) AddPolicy(f *auth.File) {
 	opts := func(name, help string) prometheus.Opts {
 		return prometheus.Opts{Namespace: namespace, Subsystem: "policy", Name: name, Help: help}
@@ -234,7 +234,7 @@ func (m *Metrics) AddRequests(open, waiting func() int) {
 		}, func() float64 { return float64(waiting()) }))
 }
 
-// TLS is how the TLS of the listeners is doing.
+// TLS holds the figures of the listeners' TLS.
 type TLS struct {
 	NotAfter       time.Time // end of the certificate
 	ReloadFailures uint64    // how often a change of the files could not be loaded
@@ -254,7 +254,7 @@ func (m *Metrics) AddTLS(figures func() TLS) {
 	)
 }
 
-// SetInsecureListen says whether the service may be reached without credentials.
+// SetInsecureListen sets whether the service runs with --insecure-listen.
 func (m *Metrics) SetInsecureListen(insecure bool) {
 	value := 0.0
 	if insecure {
@@ -263,7 +263,7 @@ func (m *Metrics) SetInsecureListen(insecure bool) {
 	m.insecureListen.Set(value)
 }
 
-// AddConnections adds how many connections of a listener are open, of how many.
+// AddConnections adds the number of open connections of a listener, and its limit.
 func (m *Metrics) AddConnections(listener string, most int, open func() int) {
 	opts := func(name, help string) prometheus.GaugeOpts {
 		return prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help, ConstLabels: prometheus.Labels{"listener": listener}}
@@ -273,7 +273,7 @@ func (m *Metrics) AddConnections(listener string, most int, open func() int) {
 		prometheus.NewGaugeFunc(opts("http_max_connections", "Limit of open connections, by listener."), func() float64 { return float64(most) }))
 }
 
-// ProtocolError records that a client broke the protocol of HTTP/2.
+// ProtocolError records that a client violated HTTP/2.
 func (m *Metrics) ProtocolError(string) { m.protocolErrors.Inc() }
 
 // Handler answers scrapes, in the format that the scraper asks for.
@@ -307,7 +307,7 @@ func (m *Metrics) Request(route, method string, status int, took time.Duration) 
 	m.duration.WithLabelValues(route, method, code).Observe(took.Seconds())
 }
 
-// Problem records that a problem of the code was answered.
+// Problem records that a problem document with the code was sent.
 func (m *Metrics) Problem(code string) { m.problems.WithLabelValues(code).Inc() }
 
 // desc describes a metric of the domain.
