@@ -11,7 +11,7 @@ import (
 // its keys take.
 const maxKeyFile = 64 << 10
 
-// ReadKeys reads a key file, and returns its mode too. See [ParseKeys].
+// ReadKeys reads a key file, as [ParseKeys] does, and returns its mode.
 func ReadKeys(path string) (*Keys, fs.FileMode, error) {
 	data, mode, err := files.ReadText(path, maxKeyFile)
 	if err != nil {

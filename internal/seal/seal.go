@@ -1,22 +1,20 @@
-// Package seal encrypts what leaves the process, so that who reads a disk or a
-// shared store learns nothing and who writes to it is found out.
+// Package seal encrypts and authenticates data that leaves the process. Whoever reads
+// the disk or the shared store learns nothing, and changes are detected.
 //
-// A [Keys] seals with the first of its keys and opens with all, so that a key is
-// replaced by putting the new one in front. [Keys.Seal] makes a record of bytes
-// that are in memory, [Keys.NewWriter] a stream of any length. Both are bound to
-// what they are: with another [Binding] they do not open. What has the same binding
-// and key, such as an older version of a file, does.
+// A [Keys] seals with its first key and opens with all of them: to replace a key, put
+// the new one in front. [Keys.Seal] seals bytes in memory as a record, [Keys.NewWriter]
+// seals a stream of any length. Both are bound to a [Binding], and do not open with
+// another one. Anything with the same binding and key opens, for example an older
+// version of a file.
 //
-// What it promises:
-//   - The cipher is XChaCha20-Poly1305 with random nonces of 24 bytes: 10,000
-//     records a second for 100 years repeat one with a probability of 2^-103.
-//   - A record that was changed, cut off, or put in the place of one with another
-//     binding does not open, nor does a stream that lacks a part, has one more, or has them in
-//     another order. What a reader of a stream has returned by then was at that
-//     place in the stream; only io.EOF says that it was all.
-//   - Input is bounded: opening takes no more memory than what is opened, or two
-//     chunks of a stream.
-//   - No error holds bytes of keys or of what is sealed.
+// What it promises: - The cipher is XChaCha20-Poly1305 with random nonces of 24 bytes:
+// after 10,000 records a second for 100 years, the probability that a nonce was
+// repeated is 2^-103. - A record that was changed, cut off, or moved to the place of
+// one with another binding does not open. Neither does a stream with a part missing,
+// added or moved. Data that a reader returns before the error is authentic and in its
+// place; only io.EOF says that the stream is complete. - Memory is bounded: opening
+// takes at most the size of the record, or two chunks of a stream. - No error holds
+// bytes of keys or of sealed data.
 //
 // Go's ciphers keep copies of keys that cannot be wiped.
 package seal
@@ -38,12 +36,11 @@ import (
 
 // Why something does not open.
 var (
-	// ErrUnknownKey reports something sealed with a key that is not there.
+	// ErrUnknownKey reports that none of the keys is the one that sealed the data.
 	ErrUnknownKey = errors.New("seal: sealed with a key that is not among the given ones")
 	// ErrVersion reports a layout that this version does not know.
 	ErrVersion = errors.New("seal: not sealed by this program, or by a later version of it")
-	// ErrCorrupt reports something that is not as it was sealed, or is not what
-	// the binding says.
+	// ErrCorrupt reports data that was changed, or was sealed with another binding.
 	ErrCorrupt = errors.New("seal: changed, incomplete, or sealed as something else")
 )
 
@@ -57,7 +54,7 @@ const (
 	keyIDSize  = 8
 	headerSize = 1 + keyIDSize
 
-	// Overhead is by how many bytes a record is longer than what it holds.
+	// Overhead is the size of a record beyond its plaintext, in bytes.
 	Overhead = headerSize + chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
 )
 
@@ -68,16 +65,16 @@ const (
 	labelStream = "sessapi seal stream v1"
 )
 
-// Binding is what a record or stream is. It is authenticated, not stored: who
-// opens it has to know.
+// Binding identifies a record or stream. It is authenticated but not stored: to open
+// one, the caller must pass the same binding.
 type Binding struct {
 	Kind      string // of data, such as "ticket keys"
 	Namespace string // whose data; "" where there is but one
 	ID        []byte // which one of the kind; nil where there is but one
 }
 
-// Keys seals and opens. It is safe for concurrent use. It shows nothing of the
-// keys when it is printed.
+// Keys seals and opens. It is safe for concurrent use. Printing it does not show the
+// keys.
 type Keys struct {
 	// A pointer to a pointer, for fmt follows one.
 	keys **[]key
@@ -106,9 +103,9 @@ func GenerateKey() []byte {
 	return append(line, '\n')
 }
 
-// ParseKeys reads a key file: a key a line, as [GenerateKey] writes it, the first
-// one to seal with. Blank lines and those that start with # are skipped. data
-// stays the caller's.
+// ParseKeys parses a key file: one key per line, as [GenerateKey] writes it; the first
+// one seals. Blank lines and lines that start with # are skipped. data stays the
+// caller's.
 func ParseKeys(data []byte) (*Keys, error) {
 	var keys []key
 	number := 0
@@ -205,9 +202,9 @@ func (b *Binding) appendTo(dst, header []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(b.ID))), b.ID...)
 }
 
-// Seal appends a record of plaintext to dst and returns the extended slice, which
-// is the caller's. The memory behind dst and plaintext must not overlap. Seal
-// does not allocate when dst has room for [Overhead] bytes more than plaintext.
+// Seal appends a record of plaintext to dst and returns the extended slice, which is
+// the caller's. The memory of dst and plaintext must not overlap. Seal does not
+// allocate if dst has room for plaintext and [Overhead].
 func (k *Keys) Seal(dst, plaintext []byte, b Binding) []byte {
 	key := &k.list()[0]
 	start := len(dst)
@@ -221,9 +218,9 @@ func (k *Keys) Seal(dst, plaintext []byte, b Binding) []byte {
 	return key.record.Seal(dst, nonce, plaintext, *ad)
 }
 
-// Open appends what the record sealed holds to dst and returns the extended
-// slice, which is the caller's to wipe. The memory behind dst and sealed must not
-// overlap. Open does not allocate when dst has the room.
+// Open appends the content of the record sealed to dst and returns the extended slice,
+// which the caller must wipe. The memory of dst and sealed must not overlap. Open does
+// not allocate if dst has enough capacity.
 //
 // The errors are [ErrUnknownKey], [ErrVersion] and [ErrCorrupt]; nothing is
 // appended then.

@@ -69,10 +69,10 @@ type writer struct {
 	err    error // every later call returns it
 }
 
-// NewWriter returns a writer that seals what is written to it and writes that to
-// w. Close writes the rest; without it the stream does not open. It does not
-// close w. The writer is for one goroutine at a time, holds one chunk of 64 KiB,
-// and wipes it.
+// NewWriter returns a writer that seals its input and writes it to w. Close writes the
+// rest, and must be called: an unfinished stream does not open. It does not close w.
+// The writer is for one goroutine at a time. It holds one chunk of 64 KiB, and wipes
+// it.
 func (k *Keys) NewWriter(w io.Writer, b Binding) (io.WriteCloser, error) {
 	key := &k.list()[0]
 	header := append(key.appendHeader(make([]byte, 0, streamHeader)), make([]byte, saltSize)...)
@@ -134,13 +134,13 @@ type reader struct {
 	err    error // what Read returns once all is read
 }
 
-// NewReader returns a reader of what the stream in r holds. A read fails with
-// [ErrCorrupt] at the first chunk that is not as it was written, where the stream
-// ends too early, and where something is behind its end. The errors of NewReader
-// are [ErrUnknownKey], [ErrVersion], [ErrCorrupt] and those of r.
+// NewReader returns a reader of the data in the stream r. A read fails with
+// [ErrCorrupt] at the first chunk that was changed, if the stream ends too early, and
+// if anything follows its end. The errors of NewReader are [ErrUnknownKey],
+// [ErrVersion], [ErrCorrupt] and those of r.
 //
-// The reader is for one goroutine at a time. It wipes what it holds when it comes
-// to the end or fails.
+// The reader is for one goroutine at a time. It wipes its buffer at the end of the
+// stream and after an error.
 func (k *Keys) NewReader(r io.Reader, b Binding) (io.Reader, error) {
 	header := make([]byte, streamHeader)
 	if _, err := io.ReadFull(r, header); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {

@@ -1,26 +1,22 @@
 // Package state keeps the ticket keys and the sessions in sealed files, so that
 // a restart loses neither.
 //
-// The ticket keys are in the file at Path. It is replaced as a whole by each
-// update: a new file is written, synced and renamed over it, and the directory
-// synced, before the update is acknowledged. The sessions are in a second file,
-// Path with .sessions behind it, that [File.SaveSessions] replaces in the same
-// way. A third, .lock, keeps a second process away.
+// The ticket keys are in the file at the path. Each update replaces it as a whole:
+// before the update is acknowledged, a new file is written, synced and renamed over the
+// old one, and the directory is synced. The sessions are in a second file with the
+// suffix .sessions, which [File.SaveSessions] replaces in the same way. A third one,
+// .lock, keeps a second process away.
 //
-// What it promises:
-//   - After a crash at any instant each file is as it was before a save or after
-//     it, never in between.
-//   - A file that does not open, for its key, its content or its version, is never
-//     replaced: [File.Load] and [File.RestoreSessions] fail, and the service does
-//     not start.
-//   - Sessions are streamed both ways. A snapshot is not of one instant, but each
-//     session in it is whole, and one that is there all the while is in it.
-//   - What [File.FlushSessions] removed is gone for good, also from a save that was
-//     under way.
-//   - Everything is sealed, and bound to being ticket keys or sessions; see package
-//     seal. The files are not bound to one another or to a service: what was sealed
-//     with the same seal key opens, also another service's or an older file. What a
-//     buffer held is wiped.
+// What it promises: - After a crash at any instant each file is as before the save or
+// as after it, never in between. - A file that cannot be unsealed, because of its key,
+// content or version, is never replaced. [File.Load] and [File.RestoreSessions] fail,
+// so the service does not start. - Sessions are streamed both ways. A snapshot is not
+// of one instant, but each session in it is whole, and a session that exists during the
+// whole save is in it. - Sessions removed by [File.FlushSessions] do not come back, not
+// even from a save in progress. - Everything is sealed, and bound to its kind: ticket
+// keys or sessions. It is not bound to a service or to the other file: an older file,
+// or that of another service with the same seal key, can be unsealed, too. Buffers are
+// wiped.
 package state
 
 import (
@@ -70,7 +66,7 @@ var ErrLocked = errors.New("is in use by another process; give each its own")
 // errFlushed reports that the sessions were flushed while they were written.
 var errFlushed = errors.New("state: the sessions were flushed")
 
-// File is the state of one service. Its methods are safe for concurrent use.
+// File holds the state of one service. Its methods are safe for concurrent use.
 type File struct {
 	path string // absolute
 	keys *seal.Keys
@@ -88,25 +84,24 @@ type File struct {
 	status Status
 }
 
-// Status is how the files are doing.
+// Status holds the figures of both files.
 type Status struct {
 	Keys, Sessions FileStatus
 }
 
-// FileStatus is how one file is doing.
+// FileStatus holds the figures of one file.
 type FileStatus struct {
-	SavedAt  time.Time // zero when it was not yet
-	Failures uint64    // how often it could not be saved, or removed by a flush
-	Failing  bool      // the last time
-	// NotUndone is how often what could not be saved could not be undone for
-	// certain either: a crash may bring it back until the next save. It is zero for
-	// the sessions.
+	SavedAt  time.Time // zero before the first save
+	Failures uint64    // failed saves, and failed removals by a flush
+	Failing  bool      // the last attempt failed
+	// NotUndone counts failed saves that may not have been undone on the disk: a crash
+	// before the next save may bring one back. It is zero for the sessions.
 	NotUndone uint64
 }
 
-// Open locks the files at path, for this process alone, and removes what a crash
-// left half-written. It warns of files that others can read or write. A relative
-// path is one of the working directory as it is now. The errors are [ErrLocked] and those of the file system.
+// Open locks the files at path for this process, and removes half-written files that a
+// crash left. It logs a warning for files that others can read or write. A relative
+// path is resolved now. The errors are [ErrLocked] and those of the file system.
 func Open(path string, keys *seal.Keys, log *slog.Logger) (*File, error) {
 	return open(path, keys, log, files.OS{})
 }
@@ -139,8 +134,8 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d files.Disk) (*File, 
 	return f, nil
 }
 
-// Check returns why a service could not start with the ticket keys at path, as
-// [File.Load] does. It changes nothing, and locks nothing.
+// Check returns the error with which [File.Load] would fail for the ticket keys at
+// path. It changes and locks nothing.
 func Check(path string, keys *seal.Keys) error {
 	f := File{path: path, keys: keys}
 	state, err := f.Load()
@@ -148,9 +143,9 @@ func Check(path string, keys *seal.Keys) error {
 	return err
 }
 
-// CheckSessions returns why a service could not start with the sessions at path,
-// as far as their beginning shows: that tells whether there is the key, but not
-// whether all of a large file is whole. It changes nothing, and locks nothing.
+// CheckSessions returns why the sessions at path cannot be loaded. It reads only the
+// beginning of the file: that shows whether the seal key is there, but not whether a
+// large file is complete. It changes and locks nothing.
 func CheckSessions(path string, keys *seal.Keys) error {
 	f := File{path: path, keys: keys}
 	file, stream, err := f.openSessions()
@@ -164,23 +159,23 @@ func CheckSessions(path string, keys *seal.Keys) error {
 	return nil
 }
 
-// Close lets another process have the files.
+// Close unlocks the files.
 func (f *File) Close() error { return f.lock.Close() }
 
-// Status returns how the files are doing.
+// Status returns the figures of both files.
 func (f *File) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.status
 }
 
-// Failing reports whether a file could not be saved the last time.
+// Failing reports whether the last save of a file failed.
 func (f *File) Failing() bool {
 	s := f.Status()
 	return s.Keys.Failing || s.Sessions.Failing
 }
 
-// Health says why the files are not as they should be; "" when they are.
+// Health returns why the files are degraded; "" if they are not.
 func (f *File) Health() string {
 	if f.Failing() {
 		return "could not be saved; a restart may go on from an older state"
@@ -214,8 +209,8 @@ func unreadable(path string, err error) error {
 	return fmt.Errorf("%s: %w; %s", path, err, advice)
 }
 
-// Load returns the state of the ticket keys, for the caller to wipe, or nil when
-// there is no file. It implements keys.Store.
+// Load returns the state of the ticket keys, or nil if there is no file. The caller
+// must wipe it. It implements keys.Store.
 func (f *File) Load() ([]byte, error) {
 	file, err := os.Open(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -237,9 +232,9 @@ func (f *File) Load() ([]byte, error) {
 	return state, nil
 }
 
-// Save replaces the state of the ticket keys. It implements keys.Store, whose
-// calls come one at a time. After an error that says so the refused state may be
-// what a crash leaves.
+// Save replaces the state of the ticket keys. It implements keys.Store, whose methods
+// are not called concurrently. If the failed save could not be undone, the error says
+// so: a crash may then leave the refused state.
 func (f *File) Save(state []byte) error {
 	sealed := f.keys.Seal(nil, state, keysBinding)
 	renamed, err := f.replaceKeys(sealed)
@@ -282,9 +277,9 @@ const (
 	maxSession      = sessionHeader + 32 + cache.MaxSize
 )
 
-// SaveSessions replaces the file of the sessions by those that are in the cache,
-// unless ctx ends before. It holds one session at a time in memory, and a page of
-// their IDs. When they are flushed meanwhile it begins again.
+// SaveSessions writes the sessions of the cache to the file, unless ctx ends first. It
+// holds one session and a page of IDs in memory. If the sessions are flushed meanwhile,
+// it starts again.
 func (f *File) SaveSessions(ctx context.Context, c *cache.Cache) error {
 	f.saving.Lock()
 	defer f.saving.Unlock()
@@ -328,12 +323,12 @@ func (f *File) saveSessions(ctx context.Context, c *cache.Cache) error {
 	return err
 }
 
-// FlushSessions removes all sessions, from the file first and then by flush, whose
-// result it returns. No restart brings one of them back. It does not wait for a save
-// that is under way.
+// FlushSessions removes the file of the sessions, then calls flush and returns its
+// result. No restart brings a flushed session back. It does not wait for a save in
+// progress.
 //
-// After an error of the file flush was not called. The file may be gone already: then a
-// crash before the next save loses the sessions, which is what was asked for.
+// If the file cannot be removed, flush is not called. The file may be gone all the
+// same; then a crash before the next save loses the sessions.
 func (f *File) FlushSessions(flush func() (int, error)) (removed int, err error) {
 	f.flushing.Lock()
 	defer f.flushing.Unlock()
@@ -386,10 +381,10 @@ func writeSessions(w io.Writer, c *cache.Cache, goOn func() error) error {
 	return nil
 }
 
-// RestoreSessions puts the sessions of the file into the cache, those that have
-// not expired and are not larger than it takes, and returns how many. A session
-// ends maxTTL after it was stored at the latest, which may be less than when it
-// was stored. Without a file there are none.
+// RestoreSessions loads the sessions of the file into the cache and returns their
+// number. It skips expired sessions, and those too large for the cache. A session
+// expires at most maxTTL after it was stored, even if the limit was higher then.
+// Without a file it returns 0.
 func (f *File) RestoreSessions(c *cache.Cache, maxTTL time.Duration) (n int, err error) {
 	file, stream, err := f.openSessions()
 	if file == nil {
@@ -472,8 +467,8 @@ func endsEarly(err error) error {
 	return err
 }
 
-// KeepSessions saves the sessions every [SaveSessionsEvery] until ctx ends. A
-// failure is logged and counted; the next time comes all the same.
+// KeepSessions saves the sessions every [SaveSessionsEvery] until ctx ends. Failures
+// are logged and counted.
 func (f *File) KeepSessions(ctx context.Context, c *cache.Cache) {
 	tick := time.NewTicker(SaveSessionsEvery)
 	defer tick.Stop()
