@@ -1,26 +1,20 @@
 // Package cache keeps TLS sessions by session ID, in memory, for any number of
 // goroutines at once.
 //
-// What it promises:
-//   - A session is returned whole, as it was stored last under its ID, or not
-//     at all. From its end on it is not returned.
-//   - Bytes are copied in and copied out: no memory is shared with callers.
-//   - Index and data together never take more than Config.Memory, not even for
-//     an instant, and sessions are never more than Config.MaxSessions. The
-//     memory is taken from the system once, outside the Go heap, and is spent
-//     when it is first written to. It is kept out of core dumps and, where the
-//     limits of the process allow it, out of swap.
-//   - When room is needed, the sessions that were not used for longest are evicted,
-//     nearly as by an LRU cache. Room that sessions left that ended early is used
-//     first. See docs/design/cache.md.
-//   - The bytes of a session that was removed, replaced, evicted or flushed are
-//     zeroed in that very call, those of an expired one at most a second after
-//     its end.
-//   - No call is skipped for a lock that is taken: it waits, and is counted.
-//     A lock is held for a copy or hash of one session, for a bounded number
-//     of them by the sweep and List, and by Flush for the wiping of one shard.
-//   - The shard and the place in it come from a hash with a seed of the
-//     process, so that chosen IDs do not gather in one place.
+// What it promises: - A session is returned whole, as last stored under its ID, or not
+// at all. An expired session is never returned. - Bytes are copied in and out: no
+// memory is shared with callers. - Index and data together never exceed Config.Memory,
+// not even for an instant, and the number of sessions never exceeds Config.MaxSessions.
+// The memory is reserved once, outside the Go heap, and becomes resident when it is
+// first written to. It stays out of core dumps and, if the limits of the process allow
+// it, out of swap. - A full cache evicts the least recently used sessions, nearly as
+// LRU does. It first reuses the space of sessions that were removed, replaced or
+// expired. See docs/design/cache.md. - The bytes of a removed, replaced, evicted or
+// flushed session are zeroed in that very call, those of an expired one within a second
+// of its expiry. - No call fails because a lock is taken: it waits, and the wait is
+// counted. A lock is held while one session is copied or hashed; by the sweep and List
+// for a bounded number of sessions; by Flush while one shard is wiped. - The hash of an
+// ID has a seed per process, so clients cannot choose IDs that collide.
 package cache
 
 import (
@@ -47,7 +41,7 @@ const (
 // MaxPage is the largest page that List returns.
 const MaxPage = 1000
 
-// Why a call did nothing.
+// Reasons why a call changed nothing.
 var (
 	ErrNotFound     = errors.New("cache: no such session")
 	ErrPrecondition = errors.New("cache: the condition does not hold")
@@ -63,17 +57,16 @@ type Config struct {
 	// MinMemory to MaxMemory.
 	Memory int64
 
-	// MaxSessions bounds the number of sessions too; 0 is no bound.
+	// MaxSessions limits the number of sessions; 0 is no limit.
 	MaxSessions int
 
-	// MaxSessionBytes is the size of the largest session taken, from 1 to
-	// MaxSize. A session of that size always fits, when need be in place of
-	// others.
+	// MaxSessionBytes is the size of the largest session accepted, from 1 to MaxSize. A
+	// session of that size always fits; others are evicted if necessary.
 	MaxSessionBytes int
 
-	// Now is the clock; nil is the system's, also in a synctest bubble. It may
-	// be called by several goroutines at once, and with a lock held: it must not
-	// call the cache. The cache goes by its wall time.
+	// Now is the clock, of which the cache uses the wall time; nil is the system's,
+	// also in a synctest bubble. It is called concurrently and with a lock held, so it
+	// must not call the cache.
 	Now func() time.Time
 }
 
@@ -103,35 +96,33 @@ type Listed struct {
 // Time is a wall time in milliseconds since 1970.
 type Time int64
 
-// UTC returns the time as Go has it.
+// UTC returns the time as a time.Time.
 func (t Time) UTC() time.Time { return time.UnixMilli(int64(t)).UTC() }
 
-// Condition decides whether a write goes ahead. It gets the tag of the session
-// that is there, or false when there is none. It is called with a lock held, in
-// one step with the write, and must not call the cache. A Put that has to make
-// room first calls it again.
+// Condition decides whether a write is made. It gets the tag of the current session, or
+// exists is false. It is called with a lock held, in one step with the write, so it
+// must not call the cache. A Put that has to make room calls it again.
 type Condition func(current Tag, exists bool) bool
 
 // PutOptions say how Put stores a session.
 type PutOptions struct {
-	// ExpiresAt is the end of the session. It is kept to the millisecond,
-	// rounded down; an end after the year 2526 is kept as that.
+	// ExpiresAt is the expiry of the session, rounded down to the millisecond. It is
+	// capped in the year 2526.
 	ExpiresAt time.Time
 
-	// StoredAt is when the session was first stored, of one that comes back
-	// from elsewhere; zero, or later than now, is now. It is kept like
-	// ExpiresAt.
+	// StoredAt is when the session was first stored, for one that is restored; zero, or
+	// a later time than now, is now. It is rounded like ExpiresAt.
 	StoredAt time.Time
 
-	// Mark is the caller's own, and returned as it is.
+	// Mark is a value of the caller, returned unchanged.
 	Mark uint8
 
-	// Tag is TagOf of the session, from a caller who has it; the zero Tag has Put
-	// compute it if need be.
+	// Tag is TagOf of the session, if the caller knows it; with the zero Tag, Put
+	// computes it if necessary.
 	Tag Tag
 
-	// If must hold for the session to be stored; nil always does. The tag of
-	// the session that is there is computed only for it.
+	// If must hold for the session to be stored; nil always does. Only then the tag of
+	// the current session is computed.
 	If Condition
 }
 
@@ -242,8 +233,8 @@ func New(cfg Config) (*Cache, error) {
 // powerOfTwo returns the largest power of two up to n, or 1.
 func powerOfTwo(n int64) int64 { return 1 << (bits.Len64(uint64(max(n, 1))) - 1) }
 
-// Close stops the sweep, waits for it, wipes all sessions and gives the memory
-// back. From then on the cache is empty and Put fails with ErrClosed.
+// Close stops the sweep, wipes all sessions and releases the memory. Afterwards the
+// cache is empty, and Put fails with ErrClosed.
 func (c *Cache) Close() {
 	c.close.Do(func() {
 		close(c.closing)
@@ -256,16 +247,16 @@ func (c *Cache) Close() {
 	})
 }
 
-// Locked reports whether the memory of the cache is kept out of swap. It depends
-// on the system and on the limit of the process (RLIMIT_MEMLOCK).
+// Locked reports whether the memory of the cache stays out of swap. That depends on the
+// system and on the limit of the process (RLIMIT_MEMLOCK).
 func (c *Cache) Locked() bool { return c.memory.locked }
 
-// Dumpable reports whether the memory of the cache would be in a core dump of
-// the process, which depends on the system.
+// Dumpable reports whether a core dump of the process would contain the memory of the
+// cache. That depends on the system.
 func (c *Cache) Dumpable() bool { return !c.memory.undumped }
 
-// Flush removes and wipes the sessions that are there, and returns how many
-// of them were live. A session that is stored meanwhile may stay.
+// Flush removes and wipes all sessions, and returns how many had not expired. Sessions
+// stored meanwhile may stay.
 func (c *Cache) Flush() int { return c.flush(false) }
 
 // flush empties shard by shard, and closes them if that is asked for.
@@ -289,9 +280,9 @@ func (c *Cache) flush(closing bool) int {
 	return live
 }
 
-// Get appends the bytes of the session to dst and returns the extended slice,
-// which is the caller's, and the description. Without such a session ok is
-// false and data is dst. Get does not allocate when dst has the room.
+// Get appends the bytes of the session to dst. It returns the extended slice, which is
+// the caller's, and the description. If there is no such session, ok is false and data
+// is dst. Get does not allocate if dst has enough capacity.
 func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	s, half := c.place(&id)
 	now := c.now()
@@ -307,8 +298,8 @@ func (c *Cache) Get(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	return append(dst, s.data(r)...), s.entry(r), true
 }
 
-// Peek is Get for callers that copy the cache: it counts as no lookup, and keeps no
-// session from being evicted.
+// Peek is Get for copying the cache: it does not count as a lookup, and does not make
+// the session recently used.
 func (c *Cache) Peek(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	s, half := c.place(&id)
 	now := c.now()
@@ -321,14 +312,14 @@ func (c *Cache) Peek(dst []byte, id ID) (data []byte, e Entry, ok bool) {
 	return append(dst, s.data(r)...), s.entry(r), true
 }
 
-// Put stores a copy of data under id, in place of what is there; that is wiped
-// first. It reports whether there was a session to replace.
+// Put stores a copy of data under id. It wipes a session that it replaces, and reports
+// whether there was one.
 //
-// The errors are ErrInvalidID for the zero ID, ErrEmpty, ErrTooLarge for more
-// than Config.MaxSessionBytes, ErrExpired when o.ExpiresAt is not in the
-// future, ErrPrecondition and ErrClosed. A Put that fails changes nothing and
-// evicts nothing, with one exception: when o.If held, others had to make room,
-// and another writer of the same ID was faster, they are evicted all the same.
+// The errors are ErrInvalidID for the zero ID, ErrEmpty, ErrTooLarge for more than
+// Config.MaxSessionBytes, ErrExpired when o.ExpiresAt is not in the future,
+// ErrPrecondition and ErrClosed. A Put that fails changes and evicts nothing, with one
+// exception: if it evicted sessions to make room while o.If held, and then another
+// writer of the same ID was faster, these stay evicted.
 func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error) {
 	s, half := c.place(&id)
 	now, end := c.now(), milliseconds(o.ExpiresAt)
@@ -351,8 +342,8 @@ func (c *Cache) Put(id ID, data []byte, o PutOptions) (replaced bool, err error)
 	}
 }
 
-// Check returns, and counts, the error that a Put of such a session would fail
-// with, whatever the cache holds.
+// Check returns the error with which Put would fail for such a session, whatever the
+// cache holds. It counts as a rejection.
 func (c *Cache) Check(id ID, size int, expiresAt time.Time) error {
 	return c.check(&id, size, milliseconds(expiresAt), c.now())
 }
@@ -441,12 +432,11 @@ func (c *Cache) Delete(id ID, cond Condition) error {
 	return nil
 }
 
-// List returns up to limit sessions, at most MaxPage, and whether there are
-// more. The zero ID starts a listing; it goes on after the last ID of the page
-// before, whether that session is still there or not. The order is fixed for
-// the life of the cache and otherwise unspecified. A session that is there from
-// start to end of a listing is listed exactly once, whatever is written
-// meanwhile. Expired sessions are not listed.
+// List returns up to limit sessions, at most MaxPage, and whether there are more. The
+// zero ID starts a listing. To continue, pass the last ID of the previous page, whether
+// or not that session still exists. The order is fixed for the life of the cache, and
+// otherwise unspecified. A session that exists during the whole listing is listed
+// exactly once, whatever is written meanwhile. Expired sessions are not listed.
 func (c *Cache) List(after ID, limit int) (page []Listed, more bool) {
 	// The order is by shard, then as in the index: a position that follows
 	// from the ID alone. One session more than asked for tells whether there

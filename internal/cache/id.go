@@ -12,8 +12,8 @@ import (
 // of SessionID in RFC 5246, section 7.4.1.2.
 const maxIDLen = 32
 
-// ErrInvalidID reports a session ID of the wrong length or, as text, with
-// something in it that is not a hex digit.
+// ErrInvalidID reports a session ID of the wrong length or, as text, with a character
+// that is not a hex digit.
 var ErrInvalidID = errors.New("cache: a session ID is 1 to 32 bytes, in text 2 to 64 hex digits")
 
 // ID is a TLS session ID of 1 to 32 bytes. IDs compare with ==. The zero ID is
@@ -53,8 +53,8 @@ func (id ID) String() string { return hex.EncodeToString(id.b[:id.n]) }
 // Bytes returns the bytes of the ID in a slice that the caller owns.
 func (id ID) Bytes() []byte { return bytes.Clone(id.b[:id.n]) }
 
-// Tag is a strong validator of a session's content: equal tags mean equal bytes
-// (RFC 9110, section 8.8.1). It tells nothing of the bytes themselves.
+// Tag is a strong validator of a session's content: equal tags mean equal bytes (RFC
+// 9110, section 8.8.1). It does not reveal the bytes.
 type Tag struct{ hi, lo uint64 } // not an array, which Go returns in no registers
 
 // TagOf returns the tag of data: the first 16 bytes of its SHA-256.

@@ -5,14 +5,13 @@ import (
 	"sync/atomic"
 )
 
-// Stats is the state of a cache and what happened in it since New.
+// Stats holds the state of a cache, and counts since New.
 //
-// Every session that was stored ends in exactly one way, so that while nothing
-// is being written
+// Every stored session ends in exactly one way, so while nothing is being written
 //
 //	Stored = Entries + Replaced + Removed + Expired + Flushed + Evicted.Memory + Evicted.Sessions
 //
-// While others write, each figure is right but they are not all of one instant.
+// During writes each figure is right, but they are not all of one instant.
 type Stats struct {
 	// Hits counts Get calls that returned a session, Misses those that did not.
 	Hits, Misses uint64
@@ -20,25 +19,25 @@ type Stats struct {
 	// Stored counts Put calls that succeeded.
 	Stored uint64
 
-	// Replaced counts sessions that a Put of the same ID ended.
+	// Replaced counts sessions replaced by a Put of the same ID.
 	Replaced uint64
-	// Removed counts sessions that Delete ended.
+	// Removed counts sessions removed by Delete.
 	Removed uint64
-	// Expired counts sessions that were there at their end and were dropped
-	// for it, by the sweep or by the call that came across them.
+	// Expired counts expired sessions, dropped by the sweep or by the call that found
+	// them.
 	Expired uint64
-	// Flushed counts live sessions that Flush or Close ended.
+	// Flushed counts live sessions removed by Flush or Close.
 	Flushed uint64
-	// Evicted counts sessions that had to make room.
+	// Evicted counts sessions evicted to make room.
 	Evicted Evicted
-	// Idle is the distribution of the idle times of evicted sessions, since they
-	// were last stored, or returned by Get.
+	// Idle is the distribution of the times since evicted sessions were last stored, or
+	// returned by Get.
 	Idle Idle
 
 	// Rejected counts Put calls that stored nothing.
 	Rejected Rejected
 
-	// Contended counts how often a lock was found taken and waited for.
+	// Contended counts waits for a lock.
 	Contended uint64
 
 	// Sizes is the distribution of the sizes that were stored.
@@ -47,8 +46,8 @@ type Stats struct {
 	// Entries is the number of sessions held. It includes those that expired
 	// since the last sweep; it never exceeds MaxSessions.
 	Entries int
-	// Bytes is the memory in use for index and data. An empty cache has its
-	// fixed index; it never exceeds Capacity.
+	// Bytes is the memory in use for index and data. It never exceeds Capacity; in an
+	// empty cache it is the fixed index.
 	Bytes int64
 	// DataBytes is the sum of the sizes of the sessions held.
 	DataBytes int64
@@ -58,7 +57,7 @@ type Stats struct {
 	MaxSessions int
 }
 
-// Evicted counts evictions by the bound that made them necessary.
+// Evicted counts evictions by the limit that caused them.
 type Evicted struct {
 	Memory   uint64 // Config.Memory
 	Sessions uint64 // Config.MaxSessions

@@ -1,11 +1,10 @@
-// Package files reads, follows and replaces the small files that a service takes secrets
-// and rules from: key files, certificates.
+// Package files reads, follows and replaces small files with secrets and settings: key
+// files, certificates, policies.
 //
-// [Read] takes no more memory than it is told to, and never waits for a writer.
-// [Followed] notices every change within a second, however it comes about: also
-// through symbolic links and on file systems that tell of no changes. A file
-// should be replaced by renaming a new one over it, for one that is written in
-// place can be read half-written.
+// [Read] takes no more memory than its limit, and never waits for a writer. [Followed]
+// notices every change within a second, also through symbolic links and on file systems
+// that do not report changes. Replace a file by renaming a new one over it: a file that
+// is written in place can be read half-written.
 package files
 
 import (
@@ -18,7 +17,7 @@ import (
 	"syscall"
 )
 
-// ErrTooLarge is the error of a file that is larger than the limit.
+// ErrTooLarge reports a file that is larger than the limit.
 var ErrTooLarge = errors.New("is too large")
 
 // Read returns the content of a regular file of at most limit bytes, which the
@@ -59,14 +58,14 @@ func withoutPath(err error) error {
 	return err
 }
 
-// The permissions that others than its owner should not have of a file.
+// Permissions that only the owner of a file should have.
 const (
 	Secret  fs.FileMode = 0o066 // of a file that nobody else may read or replace the content of
 	Trusted fs.FileMode = 0o022 // of a file that everybody may read, but nobody else may change
 )
 
-// WarnLoose logs a warning when others than its owner have one of the permissions,
-// [Secret] or [Trusted], of a file of this mode. The name says which file it is.
+// WarnLoose logs a warning if the mode gives others than the owner one of the
+// permissions, [Secret] or [Trusted]. The name says in the log which file it is.
 func WarnLoose(log *slog.Logger, name, path string, mode, permissions fs.FileMode) {
 	if mode.Perm()&permissions == 0 {
 		return

@@ -12,11 +12,12 @@ import (
 // less than knowing of every way in which they can change.
 const pollEvery = time.Second
 
-// ErrPostponed is why content is not taken now, but will be soon: nothing failed.
+// ErrPostponed reports that a changed file will be loaded soon, but not now. It is no
+// failure.
 var ErrPostponed = errors.New("postponed")
 
-// Followed has the content of files taken when it changes. While that fails, what
-// was taken before stays, and a failure that goes on is counted and logged once.
+// Followed reloads files when their content changes. While reloading fails, the
+// previous content stays in use; a failure that persists is counted and logged once.
 // All methods are safe for concurrent use.
 type Followed struct {
 	name string
@@ -29,17 +30,17 @@ type Followed struct {
 	status Status
 }
 
-// Status is how files are doing.
+// Status is the state of followed files.
 type Status struct {
 	LastError string    // why their content cannot be taken now; empty when it can
 	FailedAt  time.Time // when that was found; zero when LastError is empty
 	Failures  uint64    // how often a failure was found or, with Reload, found again
 }
 
-// Follow returns files that take reads, of which one call runs at a time. It has
-// taken them once; when that failed, its error is returned. take tells whether
-// their content is another than it took before, and logs what it has taken. The
-// name says in the log which files they are.
+// Follow loads the files by calling take, and returns its error if that fails. take
+// loads the files, logs what it has loaded, and reports whether their content has
+// changed since the last call. Calls of take never overlap. The name says in the log
+// which files they are.
 func Follow(log *slog.Logger, name string, take func() (changed bool, err error)) (*Followed, error) {
 	if _, err := take(); err != nil {
 		return nil, err
@@ -47,7 +48,7 @@ func Follow(log *slog.Logger, name string, take func() (changed bool, err error)
 	return &Followed{name: name, log: log, take: take}, nil
 }
 
-// Watch has the files taken whenever they change, within a second, until ctx ends.
+// Watch reloads the files within a second of each change, until ctx ends.
 func (f *Followed) Watch(ctx context.Context) {
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
@@ -61,11 +62,11 @@ func (f *Followed) Watch(ctx context.Context) {
 	}
 }
 
-// Check has the files taken now if they have changed.
+// Check reloads the files now, if they have changed.
 func (f *Followed) Check() { f.check(false) }
 
-// Reload is Check for who asked for it, and so is told also that nothing has
-// changed, or of a failure that goes on.
+// Reload is Check on request, as by SIGHUP: it also logs that nothing has changed, and
+// a failure that persists.
 func (f *Followed) Reload() { f.check(true) }
 
 func (f *Followed) check(tell bool) {
@@ -97,7 +98,7 @@ func (f *Followed) set(change func(*Status)) {
 	change(&f.status)
 }
 
-// Status returns how the files are doing.
+// Status returns the state of the files.
 func (f *Followed) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,13 +8,13 @@ import (
 	"unicode"
 )
 
-// ErrControlCharacter is the error of text with a character that editors and readers
-// do not agree on.
+// ErrControlCharacter reports a character in a text that editors and parsers may treat
+// differently.
 var ErrControlCharacter = errors.New("has a control character")
 
-// ControlCharacter finds the first control character other than LF, CRLF and tab, or
-// line or paragraph separator of Unicode: what an editor shows as one line, a parser
-// may take for two.
+// ControlCharacter finds the first line or paragraph separator of Unicode, or control
+// character other than LF, CRLF and tab: an editor may show one line where a parser
+// reads two.
 func ControlCharacter(data []byte) (line int, r rune, found bool) {
 	line = 1
 	for i, r := range string(data) {
@@ -29,7 +29,7 @@ func ControlCharacter(data []byte) (line int, r rune, found bool) {
 	return 0, 0, false
 }
 
-// ReadText is [Read] for a file of text, without a [ControlCharacter].
+// ReadText is [Read] for a text file, which must have no [ControlCharacter].
 func ReadText(path string, limit int) ([]byte, fs.FileMode, error) {
 	data, mode, err := Read(path, limit)
 	if err != nil {

@@ -13,19 +13,18 @@ import (
 // temporaryPrefix and temporarySuffix make the name of the temporary file of a path.
 const temporaryPrefix, temporarySuffix = ".", ".tmp"
 
-// Temporary is the one name beside path for what is not path yet.
+// Temporary returns the name of the temporary file beside path.
 func Temporary(path string) string {
 	return filepath.Join(filepath.Dir(path), temporaryPrefix+filepath.Base(path)+temporarySuffix)
 }
 
-// Replace puts a file of mode 0600 in place of the one at path, if any, for good: who
-// reads it meanwhile sees the one or the other, whole. A link is replaced by the
-// file. One process at a time may replace a path.
+// Replace atomically replaces the file at path, if any, by a durable one of mode 0600:
+// readers see either the old or the new file. A symbolic link is replaced by the file.
+// Only one process at a time may replace a path.
 //
-// A process that is killed meanwhile leaves nothing behind where the system has files
-// without a name (Linux, on most file systems), but for the moment between giving it
-// a name and renaming it; elsewhere one file of a fixed name, which the next call or
-// [RemoveTemporary] removes.
+// A process that is killed meanwhile may leave a temporary file of a fixed name, which
+// the next call or [RemoveTemporary] removes. On Linux, with most file systems, the
+// file has no name until just before it is renamed, so that this is rare.
 func Replace(path string, data []byte) error {
 	return ReplaceAs(path, data, Attributes{Mode: 0o600, UID: -1, GID: -1})
 }
@@ -55,7 +54,8 @@ func ReplaceAs(path string, data []byte, a Attributes) error {
 	return err
 }
 
-// Make is Replace for a path where nothing is; else the error is [fs.ErrExist].
+// Make is [Replace] for a path that does not exist; if it exists, the error is
+// [fs.ErrExist].
 func Make(path string, data []byte) error {
 	dir := filepath.Dir(path)
 	if file := openUnnamed(dir); file != nil {
@@ -74,8 +74,8 @@ func Make(path string, data []byte) error {
 	return OS{}.SyncDir(dir)
 }
 
-// RemoveTemporary removes what a process that was killed while it replaced the path
-// has left. It is for the start of who writes it.
+// RemoveTemporary removes the temporary file of a process that was killed while it
+// replaced the path. Call it before the first write.
 func RemoveTemporary(path string) error { return OS{}.Remove(Temporary(path)) }
 
 func content(data []byte) func(io.Writer) error {
@@ -85,10 +85,10 @@ func content(data []byte) func(io.Writer) error {
 	}
 }
 
-// Disk is what writing a file for good needs of a file system.
+// Disk is the part of a file system that durable writing needs.
 type Disk interface {
-	// Create makes a new file that only its owner can read. What has the name is
-	// removed.
+	// Create makes a new file that only its owner can read. An existing file of that
+	// name is removed.
 	Create(name string) (DiskFile, error)
 	Rename(from, to string) error
 	// Remove removes the file, if there is one.
@@ -103,7 +103,7 @@ type DiskFile interface {
 	Sync() error
 }
 
-// Write makes a new file with that content, for good. After an error there is none.
+// Write makes a new durable file with the content. After an error there is no file.
 func Write(d Disk, path string, content func(io.Writer) error) error {
 	file, err := d.Create(path)
 	if err != nil {
@@ -124,9 +124,9 @@ func fill(file DiskFile, content func(io.Writer) error) error {
 	return errors.Join(err, file.Close())
 }
 
-// Move renames the temporary file to path in the same directory, for good. After an
-// error the file at path is as it was, unless it was renamed already: then it is
-// new, but may be the old one again after a crash.
+// Move renames the temporary file to path, in the same directory, and makes that
+// durable. After an error the file at path is the old one, unless renamed is true: then
+// it is the new one, but after a crash it may be the old one again.
 func Move(d Disk, temporary, path string) (renamed bool, err error) {
 	if err := d.Rename(temporary, path); err != nil {
 		return false, errors.Join(err, d.Remove(temporary))
@@ -168,10 +168,10 @@ type New struct {
 	synced  bool
 }
 
-// Create makes a new file that gets the name when it is closed, if it was synced, or
-// has it from the start where the system has no files without a name. What has the
-// name is removed: it is left from a process that was killed, and never opened, for it
-// might be a link.
+// Create makes a new file. If the system has files without a name, the file gets its
+// name when it is closed after Sync; else it has it from the start. An existing file of
+// that name was left by a process that was killed: it is removed, and never opened,
+// because it might be a link.
 func Create(name string) (*New, error) {
 	if err := (OS{}).Remove(name); err != nil {
 		return nil, err
@@ -186,15 +186,15 @@ func Create(name string) (*New, error) {
 	return &New{File: file, name: name}, nil
 }
 
-// Sync makes the content durable, which is complete then.
+// Sync makes the content durable. The content must be complete.
 func (n *New) Sync() error {
 	err := n.File.Sync()
 	n.synced = err == nil
 	return err
 }
 
-// Close closes the file. One that was not synced is gone then, or has to be removed
-// where it has a name.
+// Close closes the file. A file without Sync is gone then; if it has a name already,
+// the caller must remove it.
 func (n *New) Close() error {
 	var err error
 	if n.unnamed && n.synced {

@@ -1,8 +1,8 @@
-// Package server listens: TCP addresses and Unix sockets, with TLS or without,
-// HTTP/1.1 and HTTP/2. It limits what a client can use, and drains.
+// Package server serves HTTP/1.1 and HTTP/2 on TCP addresses, with or without TLS, and
+// on Unix sockets. It limits the resources of clients, and drains.
 //
-// Each limit but the first is net/http's own. Together they bound the time that
-// anything is waited for, and the memory that a connection can hold.
+// All limits but the first are net/http's own. Together they bound every wait, and the
+// memory of a connection.
 //
 //	limit                     default          protects against                  set by
 //	open connections          4096 (ops: 256)  running out of files and memory   limitListener
@@ -18,14 +18,13 @@
 //	                                                                             MaxReceiveBufferPerStream
 //	HTTP/2 stuck connection   5 s              peers that read nothing           WriteByteTimeout
 //
-// How many requests are served at a time, and how large a body may be, are for the
-// handler to decide: internal/handlers has a semaphore for the former, and the
-// length of each kind of body for the latter. A waiting request moves its own
-// deadlines, by [http.ResponseController].
+// The handler limits the number of requests being served, and the size of bodies: see
+// internal/handlers. A request that waits moves its own deadlines, by
+// [http.ResponseController].
 //
-// These are enough for what a single host can send: whatever it sends, the process
-// stays within its memory and goes on once it is over. They do not share
-// CPU or bandwidth between clients; the network in front of the service does.
+// These limits are enough against a single host: whatever it sends, the process stays
+// within its memory, and recovers afterwards. They do not share CPU or bandwidth among
+// clients; the network in front of the service must do that.
 package server
 
 import (
@@ -118,7 +117,7 @@ func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 // TLS reports whether connections are encrypted.
 func (s *Server) TLS() bool { return s.tls }
 
-// Connections is how many are open.
+// Connections returns the number of open connections.
 func (s *Server) Connections() int { return int(s.listener.open.Load()) }
 
 // Serve serves until Stop is called, and then returns nil.

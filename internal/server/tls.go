@@ -22,8 +22,9 @@ type TLSFiles struct {
 	ClientCA string // certificates that sign those of clients; empty without any
 }
 
-// TLS is the TLS of servers, from files that are reloaded when their content
-// changes; a reload that fails keeps the previous version. It is safe for concurrent use.
+// TLS holds certificate, key and client CAs. It reloads the files when their content
+// changes; if that fails, the previous version stays in use. It is safe for concurrent
+// use.
 //
 // Session tickets are sealed with keys that crypto/tls makes for each listener
 // and rotates daily. The keys of the ring are never among them: whoever has one
@@ -39,8 +40,8 @@ type TLS struct {
 	roots   atomic.Pointer[map[string]bool] // the certificates of clientCA, by their DER
 }
 
-// OpenTLS loads the files. record, if it is not nil, is called with what they are
-// before they are served; when it fails, they are not.
+// OpenTLS loads the files. If record is not nil, it is called with a description of
+// each new version before that is used; if record fails, the version is not used.
 func OpenTLS(f TLSFiles, log *slog.Logger, record func(detail string) error) (*TLS, error) {
 	t := &TLS{files: f, log: log, record: record}
 	var err error
@@ -65,14 +66,14 @@ func (t *TLS) config() *tls.Config {
 	return c
 }
 
-// Leaf is the certificate that is served.
+// Leaf returns the certificate in use.
 func (t *TLS) Leaf() *x509.Certificate { return t.current.Load().Certificates[0].Leaf }
 
-// Names are the DNS names of the certificate.
+// Names returns the DNS names of the certificate.
 func (t *TLS) Names() []string { return t.Leaf().DNSNames }
 
-// Trusts reports whether one of the chains, by which the certificate of a client was
-// verified when it connected, ends in what is a client CA now.
+// Trusts reports whether a client certificate is still trusted: whether one of the
+// chains, which verified it when the client connected, ends in a current client CA.
 func (t *TLS) Trusts(chains [][]*x509.Certificate) bool {
 	roots := *t.roots.Load()
 	return slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool {
