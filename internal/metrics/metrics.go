@@ -180,7 +180,7 @@ func (m *Metrics) AddPolicy(f *auth.File) {
 			func() float64 { return float64(f.Policy().Identities()) }),
 		tokenExpiries{
 			file: f,
-			desc: desc("policy", "token_expiry_timestamp_seconds", "When the first token of the identity expires, or has expired.", "identity"),
+			desc: desc("policy", "token_expiry_timestamp_seconds", "End of the identity's token that expires first, in seconds of the Unix time.", "identity"),
 		},
 	)
 }
