@@ -13,6 +13,54 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Defines values for ConsumerReportState.
+const (
+	ReportApplying ConsumerReportState = "applying"
+	ReportCurrent  ConsumerReportState = "current"
+	ReportFailed   ConsumerReportState = "failed"
+)
+
+// Valid indicates whether the value is a known member of the ConsumerReportState enum.
+func (e ConsumerReportState) Valid() bool {
+	switch e {
+	case ReportApplying:
+		return true
+	case ReportCurrent:
+		return true
+	case ReportFailed:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ConsumerState.
+const (
+	ConsumerApplying ConsumerState = "applying"
+	ConsumerCurrent  ConsumerState = "current"
+	ConsumerFailed   ConsumerState = "failed"
+	ConsumerMissing  ConsumerState = "missing"
+	ConsumerStale    ConsumerState = "stale"
+)
+
+// Valid indicates whether the value is a known member of the ConsumerState enum.
+func (e ConsumerState) Valid() bool {
+	switch e {
+	case ConsumerApplying:
+		return true
+	case ConsumerCurrent:
+		return true
+	case ConsumerFailed:
+		return true
+	case ConsumerMissing:
+		return true
+	case ConsumerStale:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	Degraded HealthStatus = "degraded"
@@ -38,6 +86,7 @@ func (e HealthStatus) Valid() bool {
 const (
 	ProblemCodeBackendUnavailable   ProblemCode = "backend_unavailable"
 	ProblemCodeCacheDisabled        ProblemCode = "cache_disabled"
+	ProblemCodeConsumerNotFound     ProblemCode = "consumer_not_found"
 	ProblemCodeForbidden            ProblemCode = "forbidden"
 	ProblemCodeInternal             ProblemCode = "internal"
 	ProblemCodeInvalidRequest       ProblemCode = "invalid_request"
@@ -53,6 +102,7 @@ const (
 	ProblemCodeRouteNotFound        ProblemCode = "route_not_found"
 	ProblemCodeSessionNotFound      ProblemCode = "session_not_found"
 	ProblemCodeSessionTooLarge      ProblemCode = "session_too_large"
+	ProblemCodeTooManyConsumers     ProblemCode = "too_many_consumers"
 	ProblemCodeTooManyRequests      ProblemCode = "too_many_requests"
 	ProblemCodeUnauthenticated      ProblemCode = "unauthenticated"
 	ProblemCodeUnsupportedMediaType ProblemCode = "unsupported_media_type"
@@ -64,6 +114,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeBackendUnavailable:
 		return true
 	case ProblemCodeCacheDisabled:
+		return true
+	case ProblemCodeConsumerNotFound:
 		return true
 	case ProblemCodeForbidden:
 		return true
@@ -94,6 +146,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeSessionNotFound:
 		return true
 	case ProblemCodeSessionTooLarge:
+		return true
+	case ProblemCodeTooManyConsumers:
 		return true
 	case ProblemCodeTooManyRequests:
 		return true
@@ -265,6 +319,70 @@ type CacheStatus struct {
 	Removed      *uint64 `json:"removed,omitempty"`
 	Replaced     *uint64 `json:"replaced,omitempty"`
 	Stored       *uint64 `json:"stored,omitempty"`
+}
+
+// Consumer defines model for Consumer.
+type Consumer struct {
+	// Behind Whether that generation is older than the active one.
+	Behind bool    `json:"behind"`
+	Detail *string `json:"detail,omitempty"`
+
+	// ExpiresAt When its last report expires, or did.
+	ExpiresAt time.Time `json:"expires_at"`
+
+	// Generation The generation that it reported last.
+	Generation uint64 `json:"generation"`
+
+	// Identity The identity that reported; absent when the service has no policy.
+	Identity *string      `json:"identity,omitempty"`
+	Kind     ConsumerWord `json:"kind"`
+
+	// Name The host and the target, with a slash between.
+	Name string `json:"name"`
+
+	// ReportedAt When it reported last.
+	ReportedAt time.Time `json:"reported_at"`
+
+	// Since Since when it is in that state; of a `stale` one, since when there are keys that it does not hold.
+	Since time.Time `json:"since"`
+
+	// State `current` holds the active generation, `stale` an older one; `applying` and `failed` are as reported; the report of a `missing` one has expired.
+	State ConsumerState `json:"state"`
+}
+
+// ConsumerReport defines model for ConsumerReport.
+type ConsumerReport struct {
+	// Detail Text for people, 256 bytes at most and without control characters.
+	Detail *string `json:"detail,omitempty"`
+
+	// ExpiresInSeconds After how long without another report the consumer is `missing`.
+	ExpiresInSeconds int64 `json:"expires_in_seconds"`
+
+	// Generation The generation of the ticket keys that the consumer holds, 0 for none.
+	Generation uint64 `json:"generation"`
+
+	// Kind The kind of server, such as `nginx`.
+	Kind ConsumerWord `json:"kind"`
+
+	// State `current` when the consumer holds the keys of that generation, `applying` while it changes to others, `failed` when it could not.
+	State ConsumerReportState `json:"state"`
+}
+
+// ConsumerReportState `current` when the consumer holds the keys of that generation, `applying` while it changes to others, `failed` when it could not.
+type ConsumerReportState string
+
+// ConsumerState `current` holds the active generation, `stale` an older one; `applying` and `failed` are as reported; the report of a `missing` one has expired.
+type ConsumerState string
+
+// ConsumerWord defines model for ConsumerWord.
+type ConsumerWord = string
+
+// Consumers defines model for Consumers.
+type Consumers struct {
+	Consumers []Consumer `json:"consumers"`
+
+	// Generation The generation of the active set.
+	Generation uint64 `json:"generation"`
 }
 
 // FieldError defines model for FieldError.
@@ -523,6 +641,12 @@ type TicketKeys struct {
 	UpdatedAt time.Time       `json:"updated_at"`
 }
 
+// ConsumerHost defines model for ConsumerHost.
+type ConsumerHost = ConsumerWord
+
+// ConsumerTarget defines model for ConsumerTarget.
+type ConsumerTarget = ConsumerWord
+
 // IfGeneration defines model for IfGeneration.
 type IfGeneration = string
 
@@ -540,6 +664,9 @@ type SessionID = string
 
 // TTLSeconds defines model for TTLSeconds.
 type TTLSeconds = int64
+
+// ConsumerNotFound defines model for ConsumerNotFound.
+type ConsumerNotFound = Problem
 
 // Forbidden defines model for Forbidden.
 type Forbidden = Problem
@@ -583,6 +710,9 @@ type SessionTooLarge = Problem
 // SessionsUnavailable defines model for SessionsUnavailable.
 type SessionsUnavailable = Problem
 
+// TooManyConsumers defines model for TooManyConsumers.
+type TooManyConsumers = Problem
+
 // TooManyRequests defines model for TooManyRequests.
 type TooManyRequests = Problem
 
@@ -591,6 +721,12 @@ type Unauthenticated = Problem
 
 // UnsupportedMediaType defines model for UnsupportedMediaType.
 type UnsupportedMediaType = Problem
+
+// ListConsumersParams defines parameters for ListConsumers.
+type ListConsumersParams struct {
+	// State Only the consumers in this state.
+	State *ConsumerState `form:"state,omitempty" json:"state,omitempty"`
+}
 
 // ListSessionsParams defines parameters for ListSessions.
 type ListSessionsParams struct {
@@ -751,6 +887,9 @@ type RevokeTicketKeyParams struct {
 	IfMatch *IfGeneration `json:"If-Match,omitempty"`
 }
 
+// ReportConsumerJSONRequestBody defines body for ReportConsumer for application/json ContentType.
+type ReportConsumerJSONRequestBody = ConsumerReport
+
 // PutSessionJSONRequestBody defines body for PutSession for application/json ContentType.
 type PutSessionJSONRequestBody = SessionUpload
 
@@ -765,6 +904,15 @@ type ServerInterface interface {
 	// GetRoot To the documentation
 	// (GET /)
 	GetRoot(w http.ResponseWriter, r *http.Request)
+	// ListConsumers List the consumers of the ticket keys
+	// (GET /consumers)
+	ListConsumers(w http.ResponseWriter, r *http.Request, params ListConsumersParams)
+	// ForgetConsumer Forget a consumer
+	// (DELETE /consumers/{host}/{target})
+	ForgetConsumer(w http.ResponseWriter, r *http.Request, host ConsumerHost, target ConsumerTarget)
+	// ReportConsumer Report what a consumer holds
+	// (PUT /consumers/{host}/{target})
+	ReportConsumer(w http.ResponseWriter, r *http.Request, host ConsumerHost, target ConsumerTarget)
 	// GetDocs This document as a page to read
 	// (GET /docs)
 	GetDocs(w http.ResponseWriter, r *http.Request)
@@ -828,6 +976,24 @@ type Unimplemented struct{}
 // GetRoot To the documentation
 // (GET /)
 func (_ Unimplemented) GetRoot(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ListConsumers List the consumers of the ticket keys
+// (GET /consumers)
+func (_ Unimplemented) ListConsumers(w http.ResponseWriter, r *http.Request, params ListConsumersParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ForgetConsumer Forget a consumer
+// (DELETE /consumers/{host}/{target})
+func (_ Unimplemented) ForgetConsumer(w http.ResponseWriter, r *http.Request, host ConsumerHost, target ConsumerTarget) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// ReportConsumer Report what a consumer holds
+// (PUT /consumers/{host}/{target})
+func (_ Unimplemented) ReportConsumer(w http.ResponseWriter, r *http.Request, host ConsumerHost, target ConsumerTarget) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -953,6 +1119,109 @@ func (siw *ServerInterfaceWrapper) GetRoot(w http.ResponseWriter, r *http.Reques
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetRoot(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ListConsumers operation middleware
+func (siw *ServerInterfaceWrapper) ListConsumers(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListConsumersParams
+
+	// ------------- Optional query parameter "state" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "state", r.URL.Query(), &params.State, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "state"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "state", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ListConsumers(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ForgetConsumer operation middleware
+func (siw *ServerInterfaceWrapper) ForgetConsumer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "host" -------------
+	var host ConsumerHost
+
+	err = runtime.BindStyledParameterWithOptions("simple", "host", chi.URLParam(r, "host"), &host, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "host", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "target" -------------
+	var target ConsumerTarget
+
+	err = runtime.BindStyledParameterWithOptions("simple", "target", chi.URLParam(r, "target"), &target, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "target", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ForgetConsumer(w, r, host, target)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// ReportConsumer operation middleware
+func (siw *ServerInterfaceWrapper) ReportConsumer(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "host" -------------
+	var host ConsumerHost
+
+	err = runtime.BindStyledParameterWithOptions("simple", "host", chi.URLParam(r, "host"), &host, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "host", Err: err})
+		return
+	}
+
+	// ------------- Path parameter "target" -------------
+	var target ConsumerTarget
+
+	err = runtime.BindStyledParameterWithOptions("simple", "target", chi.URLParam(r, "target"), &target, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "target", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ReportConsumer(w, r, host, target)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1853,6 +2122,15 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/ticket-keys/{name}", wrapper.RevokeTicketKey)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/consumers", wrapper.ListConsumers)
+	})
+	r.Group(func(r chi.Router) {
+		r.Delete(options.BaseURL+"/consumers/{host}/{target}", wrapper.ForgetConsumer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Put(options.BaseURL+"/consumers/{host}/{target}", wrapper.ReportConsumer)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/status", wrapper.GetStatus)

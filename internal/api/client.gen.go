@@ -90,6 +90,53 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// ListConsumers List the consumers of the ticket keys
+	//
+	// Lists who holds which generation of the ticket keys, ordered by name. A consumer
+	// is anything that holds ticket keys and reports it: a target of `sessapi agent`,
+	// or a server with a script of its own.
+	//
+	// Corresponds with GET /consumers (the `ListConsumers` operationId).
+	ListConsumers(ctx context.Context, params *ListConsumersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ForgetConsumer Forget a consumer
+	//
+	// Forgets a consumer that is gone for good. One that still reports comes back
+	// with its next report.
+	//
+	// Corresponds with DELETE /consumers/{host}/{target} (the `ForgetConsumer` operationId).
+	ForgetConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportConsumerWithBody Report what a consumer holds
+	//
+	// Reports which generation of the ticket keys the consumer holds. Send a report
+	// after each change, and again before the last one expires. A consumer whose
+	// report has expired is `missing` for 24 hours and is then forgotten.
+	//
+	// A name belongs to the identity that reported it, until that report expires:
+	// a report by another identity is answered 403. The service keeps 4096 consumers
+	// at most.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /consumers/{host}/{target} (the `ReportConsumer` operationId).
+	ReportConsumerWithBody(ctx context.Context, host ConsumerHost, target ConsumerTarget, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportConsumer Report what a consumer holds
+	//
+	// Reports which generation of the ticket keys the consumer holds. Send a report
+	// after each change, and again before the last one expires. A consumer whose
+	// report has expired is `missing` for 24 hours and is then forgotten.
+	//
+	// A name belongs to the identity that reported it, until that report expires:
+	// a report by another identity is answered 403. The service keeps 4096 consumers
+	// at most.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /consumers/{host}/{target} (the `ReportConsumer` operationId).
+	ReportConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, body ReportConsumerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// FlushSessions Remove all sessions
 	//
 	// Removes and wipes every session. Ticket keys stay. With a state file no restart
@@ -252,6 +299,93 @@ type ClientInterface interface {
 	//
 	// Corresponds with DELETE /ticket-keys/{name} (the `RevokeTicketKey` operationId).
 	RevokeTicketKey(ctx context.Context, name string, params *RevokeTicketKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// ListConsumers List the consumers of the ticket keys
+//
+// Lists who holds which generation of the ticket keys, ordered by name. A consumer
+// is anything that holds ticket keys and reports it: a target of `sessapi agent`,
+// or a server with a script of its own.
+//
+// Corresponds with GET /consumers (the `ListConsumers` operationId).
+func (c *Client) ListConsumers(ctx context.Context, params *ListConsumersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListConsumersRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ForgetConsumer Forget a consumer
+//
+// Forgets a consumer that is gone for good. One that still reports comes back
+// with its next report.
+//
+// Corresponds with DELETE /consumers/{host}/{target} (the `ForgetConsumer` operationId).
+func (c *Client) ForgetConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewForgetConsumerRequest(c.Server, host, target)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportConsumerWithBody Report what a consumer holds
+//
+// Reports which generation of the ticket keys the consumer holds. Send a report
+// after each change, and again before the last one expires. A consumer whose
+// report has expired is `missing` for 24 hours and is then forgotten.
+//
+// A name belongs to the identity that reported it, until that report expires:
+// a report by another identity is answered 403. The service keeps 4096 consumers
+// at most.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /consumers/{host}/{target} (the `ReportConsumer` operationId).
+func (c *Client) ReportConsumerWithBody(ctx context.Context, host ConsumerHost, target ConsumerTarget, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportConsumerRequestWithBody(c.Server, host, target, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportConsumer Report what a consumer holds
+//
+// Reports which generation of the ticket keys the consumer holds. Send a report
+// after each change, and again before the last one expires. A consumer whose
+// report has expired is `missing` for 24 hours and is then forgotten.
+//
+// A name belongs to the identity that reported it, until that report expires:
+// a report by another identity is answered 403. The service keeps 4096 consumers
+// at most.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /consumers/{host}/{target} (the `ReportConsumer` operationId).
+func (c *Client) ReportConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, body ReportConsumerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportConsumerRequest(c.Server, host, target, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // FlushSessions Remove all sessions
@@ -535,6 +669,155 @@ func (c *Client) RevokeTicketKey(ctx context.Context, name string, params *Revok
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewListConsumersRequest constructs an http.Request for the ListConsumers method
+func NewListConsumersRequest(server string, params *ListConsumersParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/consumers")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.State != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "state", *params.State, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewForgetConsumerRequest constructs an http.Request for the ForgetConsumer method
+func NewForgetConsumerRequest(server string, host ConsumerHost, target ConsumerTarget) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "host", host, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "target", target, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/consumers/%s/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewReportConsumerRequest calls the generic ReportConsumer builder with application/json body
+func NewReportConsumerRequest(server string, host ConsumerHost, target ConsumerTarget, body ReportConsumerJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewReportConsumerRequestWithBody(server, host, target, "application/json", bodyReader)
+}
+
+// NewReportConsumerRequestWithBody constructs an http.Request for the ReportConsumer method, with any body, and a specified content type
+func NewReportConsumerRequestWithBody(server string, host ConsumerHost, target ConsumerTarget, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "host", host, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	var pathParam1 string
+
+	pathParam1, err = runtime.StyleParamWithOptions("simple", false, "target", target, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/consumers/%s/%s", pathParam0, pathParam1)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
 }
 
 // NewFlushSessionsRequest constructs an http.Request for the FlushSessions method

@@ -21,6 +21,7 @@ import (
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -43,6 +44,9 @@ type Config struct {
 	Ring *keys.Ring
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
+
+	// Consumers are who holds the ticket keys; nil is a table of this node alone.
+	Consumers *consumers.Table
 
 	// Checks are what /readyz asks, beside whether the service is stopping.
 	Checks []Check
@@ -151,6 +155,9 @@ func New(c Config) *API {
 	}
 	if c.Sessions == nil && c.Cache != nil {
 		c.Sessions = Local(c.Cache)
+	}
+	if c.Consumers == nil {
+		c.Consumers = consumers.New(c.Now, nil)
 	}
 	a := &API{
 		cfg:      c,

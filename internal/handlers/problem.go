@@ -16,6 +16,7 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/handlers/headers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/sslsession"
@@ -48,6 +49,7 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeForbidden:            {status: 403, title: "Forbidden", detail: "The credentials do not permit this operation."},
 	api.ProblemCodeSessionNotFound:      {status: 404, title: "Session not found", detail: "There is no such session, or it has expired."},
 	api.ProblemCodeKeyNotFound:          {status: 404, title: "Ticket key not found", detail: "The active set has no ticket key of that name."},
+	api.ProblemCodeConsumerNotFound:     {status: 404, title: "Consumer not found", detail: "There is no consumer of that name."},
 	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "There is no such path here."},
 	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not take this method."},
 	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "Nothing that Accept admits can be sent."},
@@ -58,10 +60,15 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeInvalidSession:       {status: 422, title: "Invalid session", detail: "The body is not a session that can be stored."},
 	api.ProblemCodeInvalidTicketKeys:    {status: 422, title: "Invalid ticket keys", detail: "The set is refused; the active set stays."},
 	api.ProblemCodeTooManyRequests:      {status: 429, title: "Too many requests", detail: "This source is asking too often.", header: [2]string{"Retry-After", "1"}},
-	api.ProblemCodeInternal:             {status: 500, title: "Internal error", detail: "Something failed inside; the log has the cause under the request ID."},
-	api.ProblemCodeOverloaded:           {status: 503, title: "Overloaded", detail: "As many requests as the service takes at once are under way.", header: [2]string{"Retry-After", "1"}},
-	api.ProblemCodeCacheDisabled:        {status: 503, title: "Cache disabled", detail: "The service runs with --cache=off and keeps no sessions."},
-	api.ProblemCodeBackendUnavailable:   {status: 503, title: "Backend unavailable", detail: "The change could not be stored; nothing was changed. The log has the cause under the request ID.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeTooManyConsumers: {
+		status: 429, title: "Too many consumers",
+		detail: fmt.Sprintf("There are %d consumers already. DELETE /consumers/{host}/{target} forgets one.", consumers.Max),
+		header: [2]string{"Retry-After", "60"},
+	},
+	api.ProblemCodeInternal:           {status: 500, title: "Internal error", detail: "Something failed inside; the log has the cause under the request ID."},
+	api.ProblemCodeOverloaded:         {status: 503, title: "Overloaded", detail: "As many requests as the service takes at once are under way.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeCacheDisabled:      {status: 503, title: "Cache disabled", detail: "The service runs with --cache=off and keeps no sessions."},
+	api.ProblemCodeBackendUnavailable: {status: 503, title: "Backend unavailable", detail: "The change could not be stored; nothing was changed. The log has the cause under the request ID.", header: [2]string{"Retry-After", "1"}},
 }
 
 // ProblemCodes are the codes of all problems.
@@ -101,6 +108,7 @@ func (a *API) asProblem(err error) *problem {
 	keysErr, isKeysErr := errors.AsType[*keys.InvalidError](err)
 	tooManyValues, isTooManyValues := errors.AsType[*api.TooManyValuesForParamError](err)
 	unavailable, isUnavailable := errors.AsType[Unavailable](err)
+	invalidReport, isInvalidReport := errors.AsType[*consumers.InvalidError](err)
 	malformed, isMalformed := errors.AsType[*headers.MalformedError](err)
 	badParam, isBadParam := errors.AsType[*api.InvalidParamFormatError](err)
 	switch {
@@ -134,6 +142,14 @@ func (a *API) asProblem(err error) *problem {
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
 		return &problem{code: api.ProblemCodeKeyNotFound}
+	case errors.Is(err, consumers.ErrNotFound):
+		return &problem{code: api.ProblemCodeConsumerNotFound}
+	case errors.Is(err, consumers.ErrTooMany):
+		return &problem{code: api.ProblemCodeTooManyConsumers}
+	case errors.Is(err, consumers.ErrOwned):
+		return &problem{code: api.ProblemCodeForbidden, detail: "Another identity reports this consumer, and its report has not expired."}
+	case isInvalidReport:
+		return invalidRequest("%s", invalidReport)
 	case isUnavailable:
 		seconds := max(1, int(math.Ceil(unavailable.RetryAfter().Seconds())))
 		return &problem{

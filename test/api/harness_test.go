@@ -20,6 +20,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/logtest"
@@ -45,6 +46,8 @@ type service struct {
 	ring  *keys.Ring
 	log   *logtest.Buffer
 	clock *clock
+
+	consumers *consumers.Table
 }
 
 // clock is the time of a service, which a test moves.
@@ -80,10 +83,11 @@ func startService(tb testing.TB, configure ...func(*handlers.Config)) *service {
 	m := metrics.New("v0.0.0-test")
 	m.AddCache(s.cache)
 	m.AddTicketKeys(s.ring)
+	s.consumers = consumers.New(s.clock.Now, nil)
 	config := handlers.Config{
 		Cache: s.cache, MaxSessionBytes: maxSession,
 		DefaultTTL: 300 * time.Second, MaxTTL: 168 * time.Hour,
-		Ring: s.ring, Version: "v0.0.0-test", Now: s.clock.Now,
+		Ring: s.ring, Consumers: s.consumers, Version: "v0.0.0-test", Now: s.clock.Now,
 		Log:      slog.New(slog.NewJSONHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Recorder: m, Metrics: m.Handler(),
 		AllowedHosts: []string{"example.com", "sessapi.test"}, // which requests of tests are to

@@ -25,6 +25,7 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/test/contract"
 )
@@ -81,7 +82,7 @@ func TestPolicyMatrix(t *testing.T) {
 	name := func() string { return s.ring.Description().Keys[0].Name.String() }
 	anyone := append([]string{""}, policyRoles...)
 	sessionJSON, keysJSON := []string{"session-read", "observe"}, []string{"key-publish", "key-consume", "observe"}
-	covered := map[string]bool{}
+	covered, consumer := map[string]bool{}, 0
 	for _, test := range []struct {
 		method, route, query string
 		headers              []string
@@ -108,6 +109,9 @@ func TestPolicyMatrix(t *testing.T) {
 		{method: "POST", route: "/ticket-keys", headers: []string{"Content-Type", typeBytes}, body: record(), permitted: []string{"key-publish"}},
 		{method: "POST", route: "/ticket-keys/rotate", permitted: []string{"key-publish"}},
 		{method: "DELETE", route: "/ticket-keys/{name}", permitted: []string{"key-publish"}},
+		{method: "GET", route: "/consumers", permitted: []string{"key-consume", "observe"}},
+		{method: "PUT", route: "/consumers/{host}/{target}", headers: []string{"Content-Type", typeJSON}, body: reportBody("nginx", 1, "current", 10), permitted: []string{"key-consume"}},
+		{method: "DELETE", route: "/consumers/{host}/{target}"},
 		{method: "GET", route: "/status", permitted: []string{"observe"}},
 		{method: "GET", route: "/metrics", permitted: []string{"observe"}},
 		{method: "GET", route: "/openapi.yaml", permitted: anyone},
@@ -128,7 +132,14 @@ func TestPolicyMatrix(t *testing.T) {
 			if _, err := s.cache.Put(id, []byte("opaque"), cache.PutOptions{ExpiresAt: s.clock.Now().Add(time.Hour)}); err != nil {
 				t.Fatal(err)
 			}
-			path := strings.NewReplacer("{id}", "01", "{name}", name(), "{file}", "redoc.standalone.js").Replace(test.route) + test.query
+			consumer++ // each of its own, for names have owners
+			host := strconv.Itoa(consumer)
+			if test.method == "DELETE" {
+				if err := s.consumers.Put(host+"/web", "", consumers.Report{Kind: "nginx", State: consumers.Current, ExpiresIn: time.Minute}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			path := strings.NewReplacer("{id}", "01", "{name}", name(), "{file}", "redoc.standalone.js", "{host}", host, "{target}", "web").Replace(test.route) + test.query
 			headers := test.headers
 			if token != "" {
 				headers = append(slices.Clone(headers), "Authorization", "Bearer "+token)

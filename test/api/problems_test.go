@@ -53,6 +53,7 @@ func TestProblems(t *testing.T) {
 		{method: "PUT", path: "/sessions/01", body: `{"` + hex.EncodeToString([]byte(secret)) + `":1}`, headers: []string{"Content-Type", typeJSON}, status: 400, code: api.ProblemCodeInvalidRequest},
 		{method: "GET", path: "/sessions/02", status: 404, code: api.ProblemCodeSessionNotFound},
 		{method: "DELETE", path: "/ticket-keys/" + strings.Repeat("0", 32), status: 404, code: api.ProblemCodeKeyNotFound},
+		{method: "DELETE", path: "/consumers/edge/web", status: 404, code: api.ProblemCodeConsumerNotFound},
 		{method: "GET", path: "/nothing", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/sessions/", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/docs/nothing.js", status: 404, code: api.ProblemCodeRouteNotFound},
@@ -108,7 +109,7 @@ func TestProblems(t *testing.T) {
 
 	beside := []api.ProblemCode{
 		api.ProblemCodeUnauthenticated, api.ProblemCodeForbidden,
-		api.ProblemCodeTooManyRequests, api.ProblemCodeBackendUnavailable,
+		api.ProblemCodeTooManyRequests, api.ProblemCodeTooManyConsumers, api.ProblemCodeBackendUnavailable,
 	}
 	for _, code := range contract.Load(t).Doc.Components.Schemas["ProblemCode"].Value.Enum {
 		code := api.ProblemCode(code.(string))

@@ -1,0 +1,320 @@
+// Package consumers knows who holds which generation of the ticket keys.
+//
+// A consumer is anything that holds ticket keys and reports it. A [Table] keeps the
+// last report of each. A name belongs to the identity that reported it until that
+// report expires. From then on the consumer is missing, and after [MissingFor] it is
+// forgotten.
+//
+// Nodes that share a [Store] have the same table: each keeps a copy, and of two
+// records of a name the newer one counts.
+package consumers
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+const (
+	// Max is how many consumers a table keeps.
+	Max = 4096
+	// MissingFor is how long a consumer is missing before it is forgotten.
+	MissingFor = 24 * time.Hour
+	// MinExpiry and MaxExpiry bound [Report.ExpiresIn].
+	MinExpiry, MaxExpiry = 10 * time.Second, time.Hour
+
+	maxDetail = 256 // bytes
+	// maxRecords bounds a table with the records of consumers that were forgotten.
+	maxRecords = 2 * Max
+)
+
+var (
+	// ErrNotFound reports that there is no consumer of that name.
+	ErrNotFound = errors.New("consumers: no consumer of that name")
+	// ErrTooMany reports a new consumer when there are [Max].
+	ErrTooMany = fmt.Errorf("consumers: there are %d consumers already", Max)
+	// ErrOwned reports a name that another identity reports.
+	ErrOwned = errors.New("consumers: another identity reports this consumer")
+)
+
+// InvalidError says what is wrong with a name or a report.
+type InvalidError struct{ Field, Reason string }
+
+func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
+
+// State is how a consumer is doing.
+type State string
+
+// The states of consumers. The first three are reported.
+const (
+	Current  State = "current"  // holds the active generation
+	Applying State = "applying" // changes to other keys
+	Failed   State = "failed"   // could not change
+	Stale    State = "stale"    // was current, and its generation is not the active one any more
+	Missing  State = "missing"  // its report has expired
+)
+
+// States are all states.
+func States() []State { return []State{Current, Stale, Applying, Failed, Missing} }
+
+// Report is what a consumer says of itself.
+type Report struct {
+	Kind       string        `json:"kind"`
+	Generation uint64        `json:"generation"` // of the keys that it holds; 0 for none
+	State      State         `json:"state"`
+	Detail     string        `json:"detail,omitempty"`
+	ExpiresIn  time.Duration `json:"expires_in"`
+}
+
+var wordPattern = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+
+func (r *Report) check() error {
+	switch {
+	case !wordPattern.MatchString(r.Kind):
+		return &InvalidError{"kind", wordReason}
+	case r.State != Current && r.State != Applying && r.State != Failed:
+		return &InvalidError{"state", "must be current, applying or failed"}
+	case len(r.Detail) > maxDetail || !utf8.ValidString(r.Detail) || strings.ContainsFunc(r.Detail, unicode.IsControl):
+		return &InvalidError{"detail", fmt.Sprintf("must be text of %d bytes at most, without control characters", maxDetail)}
+	case r.ExpiresIn < MinExpiry || r.ExpiresIn > MaxExpiry:
+		return &InvalidError{"expires_in_seconds", fmt.Sprintf("must be from %d to %d", MinExpiry/time.Second, MaxExpiry/time.Second)}
+	}
+	return nil
+}
+
+const wordReason = "must be 1 to 64 of letters, digits and ._:-"
+
+// MakeName is the name of the consumer target on host.
+func MakeName(host, target string) (string, error) {
+	if !wordPattern.MatchString(host) {
+		return "", &InvalidError{"host", wordReason}
+	}
+	if !wordPattern.MatchString(target) {
+		return "", &InvalidError{"target", wordReason}
+	}
+	return host + "/" + target, nil
+}
+
+// isName reports whether MakeName returns the name for anything.
+func isName(name string) bool {
+	host, target, found := strings.Cut(name, "/")
+	return found && wordPattern.MatchString(host) && wordPattern.MatchString(target)
+}
+
+// Record is what is kept of a consumer.
+type Record struct {
+	Report
+	Identity   string    `json:"identity,omitempty"` // who reported; "" when nobody has one
+	ReportedAt time.Time `json:"reported_at"`
+	Since      time.Time `json:"since"` // when this state and generation were first reported
+	ExpiresAt  time.Time `json:"expires_at"`
+	// Forgotten marks a consumer that is to be forgotten by every node that still knows
+	// it; ReportedAt and ExpiresAt are then when that was asked for.
+	Forgotten bool `json:"forgotten,omitempty"`
+}
+
+// Until is when the record is dropped.
+func (r Record) Until() time.Time { return r.ExpiresAt.Add(MissingFor) }
+
+// known reports whether there is the consumer.
+func (r Record) known(now time.Time) bool {
+	return !r.ReportedAt.IsZero() && !r.Forgotten && now.Before(r.Until())
+}
+
+// live reports whether the consumer is there and not missing.
+func (r Record) live(now time.Time) bool { return !r.Forgotten && now.Before(r.ExpiresAt) }
+
+// Store shares records with the tables of other nodes.
+type Store interface {
+	// Update replaces the record of the name by what change makes of it, and returns
+	// that. change gets the zero Record when there is none. It may be called several
+	// times; its error ends the update.
+	Update(name string, change func(old Record) (Record, error)) (Record, error)
+}
+
+// Table keeps the consumers. It is safe for concurrent use.
+type Table struct {
+	now   func() time.Time
+	store Store // nil without one
+
+	mu      sync.Mutex // guards records
+	records map[string]Record
+}
+
+// New returns an empty table. now is the clock, the same for all nodes that share
+// store, which may be nil.
+func New(now func() time.Time, store Store) *Table {
+	return &Table{now: now, store: store, records: make(map[string]Record)}
+}
+
+// Put notes a report. The error is [ErrOwned], [ErrTooMany], an [*InvalidError] or one
+// of the store; the record from before stays.
+func (t *Table) Put(name, identity string, r Report) error {
+	if err := r.check(); err != nil {
+		return err
+	}
+	return t.update(name, func(old Record) (Record, error) {
+		now := t.now().Round(0).UTC()
+		known := old.live(now)
+		if known && old.Identity != identity {
+			return Record{}, ErrOwned
+		}
+		fresh := Record{Report: r, Identity: identity, ReportedAt: now, Since: now, ExpiresAt: now.Add(r.ExpiresIn)}
+		if known && old.State == r.State && old.Generation == r.Generation {
+			fresh.Since = old.Since
+		}
+		return fresh, nil
+	})
+}
+
+// Has reports whether there is a consumer of that name.
+func (t *Table) Has(name string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.records[name].known(t.now())
+}
+
+// Delete forgets a consumer. The error is [ErrNotFound] or one of the store.
+func (t *Table) Delete(name string) error {
+	return t.update(name, func(old Record) (Record, error) {
+		now := t.now().Round(0).UTC()
+		if !old.known(now) {
+			return Record{}, ErrNotFound
+		}
+		return Record{ReportedAt: now, ExpiresAt: now, Forgotten: true}, nil
+	})
+}
+
+// update changes a record, in the store first.
+func (t *Table) update(name string, change func(old Record) (Record, error)) error {
+	if t.store == nil {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		fresh, err := change(t.records[name])
+		if err != nil {
+			return err
+		}
+		if fresh.Forgotten {
+			delete(t.records, name)
+			return nil
+		}
+		return t.keep(name, fresh)
+	}
+	t.mu.Lock()
+	err := t.room(name)
+	t.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	fresh, err := t.store.Update(name, change)
+	if err == nil {
+		t.Merge(name, fresh)
+	}
+	return err
+}
+
+// keep keeps a record, if there is room for it. The table is locked.
+func (t *Table) keep(name string, r Record) error {
+	if err := t.room(name); err != nil {
+		return err
+	}
+	t.records[name] = r
+	return nil
+}
+
+// room returns nil or why there is none for one more consumer. The table is locked.
+func (t *Table) room(name string) error {
+	if old, found := t.records[name]; found && !old.Forgotten || len(t.records) < Max {
+		return nil
+	}
+	t.sweep()
+	consumers := 0
+	for _, r := range t.records {
+		if !r.Forgotten {
+			consumers++
+		}
+	}
+	if consumers >= Max {
+		return ErrTooMany
+	}
+	return nil
+}
+
+// sweep drops what is over. The table is locked.
+func (t *Table) sweep() {
+	now := t.now()
+	for name, r := range t.records {
+		if !now.Before(r.Until()) {
+			delete(t.records, name)
+		}
+	}
+}
+
+// Merge takes a record from the store, unless the table has a newer one.
+func (t *Table) Merge(name string, r Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if old, found := t.records[name]; found && !r.ReportedAt.After(old.ReportedAt) {
+		return
+	}
+	if r.Forgotten && len(t.records) >= maxRecords {
+		delete(t.records, name)
+		return
+	}
+	_ = t.keep(name, r) // beyond the limit the others keep it
+}
+
+// Consumer is a consumer as it is now.
+type Consumer struct {
+	Name string
+	Record
+	Behind bool // whether its generation is older than the active one
+}
+
+// List describes all consumers by name, beside the set that is active.
+func (t *Table) List(active keys.Description) []Consumer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweep()
+	now := t.now()
+	list := make([]Consumer, 0, len(t.records))
+	for name, r := range t.records {
+		if !r.Forgotten {
+			list = append(list, look(name, r, active, now))
+		}
+	}
+	slices.SortFunc(list, func(a, b Consumer) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// look is how a consumer is doing.
+func look(name string, r Record, active keys.Description, now time.Time) Consumer {
+	c := Consumer{Name: name, Record: r, Behind: r.Generation < active.Generation}
+	switch {
+	case !r.live(now):
+		c.State, c.Since = Missing, r.ExpiresAt
+	case r.State == Current && c.Behind:
+		c.State, c.Since = Stale, overtaken(r.Generation, active)
+	}
+	return c
+}
+
+// overtaken is since when there are keys that a consumer of the generation does not
+// hold: a generation is the time of a change in milliseconds.
+func overtaken(generation uint64, active keys.Description) time.Time {
+	since := active.UpdatedAt
+	for _, k := range active.Keys {
+		if uint64(max(0, k.CreatedAt.UnixMilli())) > generation && k.CreatedAt.Before(since) {
+			since = k.CreatedAt
+		}
+	}
+	return since
+}
