@@ -385,6 +385,15 @@ type Consumers struct {
 	Generation uint64 `json:"generation"`
 }
 
+// ConsumersStatus How many consumers of the ticket keys are in each state.
+type ConsumersStatus struct {
+	Applying int `json:"applying"`
+	Current  int `json:"current"`
+	Failed   int `json:"failed"`
+	Missing  int `json:"missing"`
+	Stale    int `json:"stale"`
+}
+
 // FieldError defines model for FieldError.
 type FieldError struct {
 	// Field Example: keys[1].aes_key
@@ -549,6 +558,9 @@ type StateFileStatus struct {
 // Status defines model for Status.
 type Status struct {
 	Cache CacheStatus `json:"cache"`
+
+	// Consumers How many consumers of the ticket keys are in each state.
+	Consumers ConsumersStatus `json:"consumers"`
 
 	// Fleet Of a node that shares sessions and ticket keys through Redis.
 	Fleet     *FleetStatus `json:"fleet,omitempty"`

@@ -97,6 +97,7 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		openCache,
 		openFleet,
 		openKeys,
+		openConsumers,
 		openKeyFile,
 		openTLS,
 		openPolicy,

@@ -86,7 +86,7 @@ func (k *checker) state() {
 	}
 	err = writable(filepath.Dir(k.c.StateFile))
 	if sealKeys != nil {
-		err = errors.Join(err, state.Check(k.c.StateFile, sealKeys))
+		err = errors.Join(err, state.Check(k.c.StateFile, sealKeys), state.CheckConsumers(k.c.StateFile, sealKeys))
 		if k.c.Cache {
 			err = errors.Join(err, state.CheckSessions(k.c.StateFile, sealKeys))
 		}

@@ -145,8 +145,9 @@ type Table struct {
 	now   func() time.Time
 	store Store // nil without one
 
-	mu      sync.Mutex // guards records
+	mu      sync.Mutex // guards what follows
 	records map[string]Record
+	changes uint64 // of records
 }
 
 // New returns an empty table. now is the clock, the same for all nodes that share
@@ -162,13 +163,13 @@ func (t *Table) Put(name, identity string, r Report) error {
 		return err
 	}
 	return t.update(name, func(old Record) (Record, error) {
-		now := t.now().Round(0).UTC()
-		known := old.live(now)
-		if known && old.Identity != identity {
+		now := t.wall()
+		live := old.live(now)
+		if live && old.Identity != identity {
 			return Record{}, ErrOwned
 		}
-		fresh := Record{Report: r, Identity: identity, ReportedAt: now, Since: now, ExpiresAt: now.Add(r.ExpiresIn)}
-		if known && old.State == r.State && old.Generation == r.Generation {
+		fresh := Record{Report: r, Identity: identity, ReportedAt: after(now, old), Since: now, ExpiresAt: now.Add(r.ExpiresIn)}
+		if live && old.State == r.State && old.Generation == r.Generation {
 			fresh.Since = old.Since
 		}
 		return fresh, nil
@@ -185,12 +186,24 @@ func (t *Table) Has(name string) bool {
 // Delete forgets a consumer. The error is [ErrNotFound] or one of the store.
 func (t *Table) Delete(name string) error {
 	return t.update(name, func(old Record) (Record, error) {
-		now := t.now().Round(0).UTC()
+		now := t.wall()
 		if !old.known(now) {
 			return Record{}, ErrNotFound
 		}
-		return Record{ReportedAt: now, ExpiresAt: now, Forgotten: true}, nil
+		return Record{ReportedAt: after(now, old), ExpiresAt: now, Forgotten: true}, nil
 	})
+}
+
+// wall is the time without the monotonic clock, as it is stored.
+func (t *Table) wall() time.Time { return t.now().Round(0).UTC() }
+
+// after is now, or a little after the old record where that is later: a clock may be set
+// back, and those of nodes differ.
+func after(now time.Time, old Record) time.Time {
+	if !now.After(old.ReportedAt) {
+		return old.ReportedAt.Add(1)
+	}
+	return now
 }
 
 // update changes a record, in the store first.
@@ -204,6 +217,7 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 		}
 		if fresh.Forgotten {
 			delete(t.records, name)
+			t.changes++
 			return nil
 		}
 		return t.keep(name, fresh)
@@ -227,6 +241,7 @@ func (t *Table) keep(name string, r Record) error {
 		return err
 	}
 	t.records[name] = r
+	t.changes++
 	return nil
 }
 
@@ -317,4 +332,16 @@ func overtaken(generation uint64, active keys.Description) time.Time {
 		}
 	}
 	return since
+}
+
+// Count is how many consumers of a list are in each state. It has every state.
+func Count(list []Consumer) map[State]int {
+	count := make(map[State]int)
+	for _, state := range States() {
+		count[state] = 0
+	}
+	for _, c := range list {
+		count[c.State]++
+	}
+	return count
 }

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/consumers"
 )
 
 // GetStatus implements [api.ServerInterface].
@@ -20,6 +21,7 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 		Cache:         a.cacheStatus(),
 		TicketKeys:    describeKeys(a.cfg.Ring.Description()),
 		TicketKeyFile: a.keyFileStatus(),
+		Consumers:     a.consumersStatus(),
 	}
 	for _, add := range a.cfg.Status {
 		add(&status)
@@ -53,6 +55,14 @@ func (a *API) cacheStatus() api.CacheStatus {
 		status.MaxSessions = new(int64(s.MaxSessions))
 	}
 	return status
+}
+
+func (a *API) consumersStatus() api.ConsumersStatus {
+	count := consumers.Count(a.cfg.Consumers.List(a.cfg.Ring.Description()))
+	return api.ConsumersStatus{
+		Current: count[consumers.Current], Stale: count[consumers.Stale], Applying: count[consumers.Applying],
+		Failed: count[consumers.Failed], Missing: count[consumers.Missing],
+	}
 }
 
 func (a *API) keyFileStatus() *api.TicketKeyFileStatus {

@@ -22,6 +22,7 @@ import (
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/state"
 )
@@ -106,6 +107,11 @@ func (m *Metrics) AddCache(c *cache.Cache) { m.registry.MustRegister(newCacheCol
 // AddTicketKeys adds the figures of the ticket keys.
 func (m *Metrics) AddTicketKeys(r *keys.Ring) { m.registry.MustRegister(newKeysCollector(r)) }
 
+// AddConsumers adds the consumers of the ring's keys.
+func (m *Metrics) AddConsumers(t *consumers.Table, r *keys.Ring) {
+	m.registry.MustRegister(newConsumersCollector(t, r))
+}
+
 // AddTicketKeyFile adds the figures of the ticket-key file.
 func (m *Metrics) AddTicketKeyFile(f *keys.File) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -119,6 +125,7 @@ func (m *Metrics) AddState(f *state.File) {
 	files := map[string]func() state.FileStatus{
 		"ticket_keys": func() state.FileStatus { return f.Status().Keys },
 		"sessions":    func() state.FileStatus { return f.Status().Sessions },
+		"consumers":   func() state.FileStatus { return f.Status().Consumers },
 	}
 	for content, status := range files {
 		labels := prometheus.Labels{"content": content}

@@ -1,22 +1,25 @@
-// Package state keeps the ticket keys and the sessions in sealed files, so that
-// a restart loses neither.
+// Package state keeps the ticket keys, the sessions and the consumers in sealed files,
+// so that a restart loses none of them.
 //
 // The ticket keys are in the file at the path. Each update replaces it as a whole:
 // before the update is acknowledged, a new file is written, synced and renamed over the
 // old one, and the directory is synced. The sessions are in a second file with the
-// suffix .sessions, which [File.SaveSessions] replaces in the same way. A third one,
-// .lock, keeps a second process away.
+// suffix .sessions, which [File.SaveSessions] replaces in the same way, and the consumers
+// of the ticket keys in a third, .consumers. A fourth, .lock, keeps a second process away.
 //
-// What it promises: - After a crash at any instant each file is as before the save or
-// as after it, never in between. - A file that cannot be unsealed, because of its key,
-// content or version, is never replaced. [File.Load] and [File.RestoreSessions] fail,
-// so the service does not start. - Sessions are streamed both ways. A snapshot is not
-// of one instant, but each session in it is whole, and a session that exists during the
-// whole save is in it. - Sessions removed by [File.FlushSessions] do not come back, not
-// even from a save in progress. - Everything is sealed, and bound to its kind: ticket
-// keys or sessions. It is not bound to a service or to the other file: an older file,
-// or that of another service with the same seal key, can be unsealed, too. Buffers are
-// wiped.
+// What it promises:
+//   - After a crash at any instant each file is as before the save or as after it, never
+//     in between.
+//   - A file that cannot be unsealed, because of its key, content or version, is never
+//     replaced. [File.Load], [File.LoadConsumers] and [File.RestoreSessions] fail, so the
+//     service does not start.
+//   - Sessions are streamed both ways. A snapshot is not of one instant, but each session
+//     in it is whole, and a session that exists during the whole save is in it.
+//   - Sessions removed by [File.FlushSessions] do not come back, not even from a save in
+//     progress.
+//   - Everything is sealed, and bound to its kind: ticket keys, sessions or consumers. It
+//     is not bound to a service or to the other files: an older file, or that of another
+//     service with the same seal key, can be unsealed, too. Buffers are wiped.
 package state
 
 import (
@@ -44,20 +47,24 @@ import (
 const SaveSessionsEvery = 5 * time.Minute
 
 const (
-	sessionsSuffix = ".sessions"
-	lockSuffix     = ".lock"
+	sessionsSuffix  = ".sessions"
+	consumersSuffix = ".consumers"
+	lockSuffix      = ".lock"
 	// oldTemporarySuffix was that of a file that is being written, now
 	// [files.Temporary]: a crash of an earlier version may have left one.
 	oldTemporarySuffix = ".tmp"
 
 	// maxKeysFile is several times what 64 keys take.
 	maxKeysFile = 64 << 10
+	// maxConsumersFile is more than the most consumers take, some 1 KiB each.
+	maxConsumersFile = 16 << 20
 )
 
 // What the files are, for who opens them.
 var (
-	keysBinding     = seal.Binding{Kind: "state: ticket keys"}
-	sessionsBinding = seal.Binding{Kind: "state: sessions"}
+	keysBinding      = seal.Binding{Kind: "state: ticket keys"}
+	sessionsBinding  = seal.Binding{Kind: "state: sessions"}
+	consumersBinding = seal.Binding{Kind: "state: consumers"}
 )
 
 // ErrLocked reports that another process uses the files.
@@ -84,9 +91,9 @@ type File struct {
 	status Status
 }
 
-// Status holds the figures of both files.
+// Status holds the figures of the files.
 type Status struct {
-	Keys, Sessions FileStatus
+	Keys, Sessions, Consumers FileStatus
 }
 
 // FileStatus holds the figures of one file.
@@ -123,7 +130,7 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d files.Disk) (*File, 
 		return nil, fmt.Errorf("%s: %w", lock.Name(), err)
 	}
 	f := &File{path: path, keys: keys, log: log, disk: d, lock: lock}
-	for _, name := range []string{path, path + sessionsSuffix} {
+	for _, name := range []string{path, path + sessionsSuffix, path + consumersSuffix} {
 		if info, err := os.Stat(name); err == nil {
 			files.WarnLoose(log, "state file", name, info.Mode(), files.Secret)
 		}
@@ -140,6 +147,13 @@ func Check(path string, keys *seal.Keys) error {
 	f := File{path: path, keys: keys}
 	state, err := f.Load()
 	clear(state)
+	return err
+}
+
+// CheckConsumers is Check for the consumers.
+func CheckConsumers(path string, keys *seal.Keys) error {
+	f := File{path: path, keys: keys}
+	_, err := f.LoadConsumers()
 	return err
 }
 
@@ -172,7 +186,7 @@ func (f *File) Status() Status {
 // Failing reports whether the last save of a file failed.
 func (f *File) Failing() bool {
 	s := f.Status()
-	return s.Keys.Failing || s.Sessions.Failing
+	return s.Keys.Failing || s.Sessions.Failing || s.Consumers.Failing
 }
 
 // Health returns why the files are degraded; "" if they are not.
@@ -212,24 +226,46 @@ func unreadable(path string, err error) error {
 // Load returns the state of the ticket keys, or nil if there is no file. The caller
 // must wipe it. It implements keys.Store.
 func (f *File) Load() ([]byte, error) {
-	file, err := os.Open(f.path)
+	sealed, state, err := f.load(f.path, maxKeysFile, keysBinding)
+	if err == nil {
+		f.savedKeys = sealed
+	}
+	return state, err
+}
+
+// load reads a file that is sealed as a whole, and opens it. Without a file both are
+// nil.
+func (f *File) load(path string, limit int64, b seal.Binding) (sealed, state []byte, err error) {
+	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer file.Close()
-	sealed, err := io.ReadAll(io.LimitReader(file, maxKeysFile))
+	sealed, err = io.ReadAll(io.LimitReader(file, limit))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	state, err := f.keys.Open(nil, sealed, keysBinding)
+	state, err = f.keys.Open(nil, sealed, b)
 	if err != nil {
-		return nil, unreadable(f.path, err)
+		return nil, nil, unreadable(path, err)
 	}
-	f.savedKeys = sealed
-	return state, nil
+	return sealed, state, nil
+}
+
+// LoadConsumers returns the state of the consumers, or nil when there is no file.
+func (f *File) LoadConsumers() ([]byte, error) {
+	_, state, err := f.load(f.path+consumersSuffix, maxConsumersFile, consumersBinding)
+	return state, err
+}
+
+// SaveConsumers replaces the state of the consumers. Calls come one at a time.
+func (f *File) SaveConsumers(state []byte) error {
+	_, err := f.replace(f.path+consumersSuffix, f.keys.Seal(nil, state, consumersBinding))
+	f.count(&f.status.Consumers, err)
+	return err
 }
 
 // Save replaces the state of the ticket keys. It implements keys.Store, whose methods
@@ -237,13 +273,13 @@ func (f *File) Load() ([]byte, error) {
 // so: a crash may then leave the refused state.
 func (f *File) Save(state []byte) error {
 	sealed := f.keys.Seal(nil, state, keysBinding)
-	renamed, err := f.replaceKeys(sealed)
+	renamed, err := f.replace(f.path, sealed)
 	if err == nil {
 		f.savedKeys = sealed
 	} else if renamed && f.savedKeys != nil {
 		// The new file may be there after a crash, or may not. What was
 		// refused must not come back: the old content is put in its place.
-		if _, undone := f.replaceKeys(f.savedKeys); undone != nil {
+		if _, undone := f.replace(f.path, f.savedKeys); undone != nil {
 			err = fmt.Errorf("%w; nor can the file be put back as it was: %w; after a crash the refused update may be active", err, undone)
 			f.mu.Lock()
 			f.status.Keys.NotUndone++
@@ -254,15 +290,15 @@ func (f *File) Save(state []byte) error {
 	return err
 }
 
-func (f *File) replaceKeys(sealed []byte) (renamed bool, err error) {
-	err = files.Write(f.disk, files.Temporary(f.path), func(w io.Writer) error {
+func (f *File) replace(path string, sealed []byte) (renamed bool, err error) {
+	err = files.Write(f.disk, files.Temporary(path), func(w io.Writer) error {
 		_, err := w.Write(sealed)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	return files.Move(f.disk, files.Temporary(f.path), f.path)
+	return files.Move(f.disk, files.Temporary(path), path)
 }
 
 // The sessions are, in big-endian order, a version (1) and for each

@@ -1,0 +1,30 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/consumers"
+	"github.com/sessapi/sessapi/internal/metrics"
+)
+
+// openConsumers makes the table of the consumers, with those of the state file.
+func openConsumers(a *App) (part, error) {
+	table := consumers.New(time.Now, nil)
+	a.handlers.Consumers = table
+	p := part{name: "consumers", metrics: func(m *metrics.Metrics) { m.AddConsumers(table, a.handlers.Ring) }}
+	if a.state == nil {
+		return p, nil
+	}
+	state, err := a.state.LoadConsumers()
+	if err == nil && state != nil {
+		err = table.Restore(state)
+	}
+	if err != nil {
+		return part{}, fmt.Errorf("--state-file: the consumers: %w", err)
+	}
+	p.run = func(ctx context.Context) { table.SaveWhenChanged(ctx, a.state.SaveConsumers, a.log) }
+	p.stop = func(context.Context) error { return table.Save(a.state.SaveConsumers) }
+	return p, nil
+}

@@ -1,0 +1,120 @@
+package consumers
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// SaveEvery is how often [Table.SaveWhenChanged] saves.
+const SaveEvery = 10 * time.Second
+
+// ErrInvalidState reports that what was saved is not the state of a table.
+var ErrInvalidState = errors.New("consumers: not a state of consumers that this version can read")
+
+const stateVersion = 1
+
+// state is a table as it is saved.
+type state struct {
+	Version int               `json:"version"`
+	SavedAt time.Time         `json:"saved_at"`
+	Records map[string]Record `json:"records"`
+}
+
+// encode returns the state of the table, and how many changes are in it.
+func (t *Table) encode() (data []byte, changes uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweep()
+	data, err := json.Marshal(state{stateVersion, t.now(), t.records})
+	if err != nil { // a struct of texts, numbers and times always marshals
+		panic(err)
+	}
+	return data, t.changes
+}
+
+// Save saves the state of the table.
+func (t *Table) Save(save func(state []byte) error) error {
+	data, _ := t.encode()
+	return save(data)
+}
+
+// SaveWhenChanged saves every [SaveEvery], when something has changed, until ctx ends.
+func (t *Table) SaveWhenChanged(ctx context.Context, save func(state []byte) error, log *slog.Logger) {
+	tick := time.NewTicker(SaveEvery)
+	defer tick.Stop()
+	saved := t.changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if t.changed() == saved {
+			continue
+		}
+		data, changes := t.encode()
+		if err := save(data); err != nil {
+			log.Error("the consumers cannot be saved; the file from before stays", slog.String("error", err.Error()))
+			continue
+		}
+		saved = changes
+	}
+}
+
+func (t *Table) changed() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changes
+}
+
+// Restore adds what was saved. Consumers that were not missing then have the time of a
+// report to report again. The error is [ErrInvalidState]; then nothing is added.
+func (t *Table) Restore(data []byte) error {
+	var s state
+	if json.Unmarshal(data, &s) != nil || s.Version != stateVersion {
+		return ErrInvalidState
+	}
+	for name, r := range s.Records {
+		if !isName(name) || !r.valid() {
+			return ErrInvalidState
+		}
+	}
+	t.mu.Lock()
+	now := t.wall()
+	for name, r := range s.Records {
+		// The clock may have been ahead.
+		r.ReportedAt = earlier(r.ReportedAt, now)
+		r.ExpiresAt = earlier(r.ExpiresAt, now.Add(r.ExpiresIn))
+		_ = t.keep(name, r) // as many as there is room for
+	}
+	t.mu.Unlock()
+	t.Revive(s.SavedAt)
+	return nil
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// valid reports whether the record may be of a table.
+func (r Record) valid() bool { return !r.ReportedAt.IsZero() && (r.Forgotten || r.check() == nil) }
+
+// Revive gives consumers that were not missing at since the time of a report to report
+// again: from since until now the service could not be told.
+func (t *Table) Revive(since time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.wall()
+	for name, r := range t.records {
+		if again := now.Add(r.ExpiresIn); r.live(since) && again.After(r.ExpiresAt) {
+			r.ExpiresAt = again
+			t.records[name] = r
+		}
+	}
+}
