@@ -9,10 +9,13 @@ import (
 	"github.com/sessapi/sessapi/internal/metrics"
 )
 
-// openConsumers makes the table of the consumers, with those of the state file.
+// openConsumers makes the table of the consumers, unless the fleet has one, and adds
+// those of the state file.
 func openConsumers(a *App) (part, error) {
-	table := consumers.New(time.Now, nil)
-	a.handlers.Consumers = table
+	if a.handlers.Consumers == nil {
+		a.handlers.Consumers = consumers.New(time.Now, nil)
+	}
+	table := a.handlers.Consumers
 	p := part{name: "consumers", metrics: func(m *metrics.Metrics) { m.AddConsumers(table, a.handlers.Ring) }}
 	if a.state == nil {
 		return p, nil

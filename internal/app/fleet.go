@@ -41,6 +41,7 @@ func openFleet(a *App) (part, error) {
 	if a.handlers.Cache != nil {
 		a.handlers.Sessions = node.Sessions(a.handlers.Cache, a.metrics.FleetRead)
 	}
+	a.handlers.Consumers = node.Consumers()
 	p := part{
 		name: "fleet",
 		run:  func(ctx context.Context) { node.Run(ctx, a.handlers.Ring.Refresh) },

@@ -12,6 +12,7 @@ package consumers
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -228,7 +229,14 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 	if err != nil {
 		return err
 	}
-	fresh, err := t.store.Update(name, change)
+	fresh, err := t.store.Update(name, func(old Record) (Record, error) {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if known := t.records[name]; known.ReportedAt.After(old.ReportedAt) { // the store has lost it
+			old = known
+		}
+		return change(old)
+	})
 	if err == nil {
 		t.Merge(name, fresh)
 	}
@@ -285,6 +293,14 @@ func (t *Table) Merge(name string, r Record) {
 		return
 	}
 	_ = t.keep(name, r) // beyond the limit the others keep it
+}
+
+// Records returns all records, of forgotten consumers, too.
+func (t *Table) Records() map[string]Record {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.sweep()
+	return maps.Clone(t.records)
 }
 
 // Consumer is a consumer as it is now.

@@ -102,6 +102,23 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
+// Encode returns the record as a [Store] keeps it.
+func (r Record) Encode() []byte {
+	data, err := json.Marshal(r)
+	if err != nil { // a struct of texts, numbers and times always marshals
+		panic(err)
+	}
+	return data
+}
+
+// DecodeRecord is the reverse of [Record.Encode]. The error is [ErrInvalidState].
+func DecodeRecord(data []byte) (r Record, err error) {
+	if json.Unmarshal(data, &r) != nil || !r.valid() {
+		return Record{}, ErrInvalidState
+	}
+	return r, nil
+}
+
 // valid reports whether the record may be of a table.
 func (r Record) valid() bool { return !r.ReportedAt.IsZero() && (r.Forgotten || r.check() == nil) }
 

@@ -1,22 +1,28 @@
-// Package fleet shares sessions and ticket keys among any number of nodes through
-// Redis or Valkey.
+// Package fleet shares sessions, ticket keys and their consumers among any number of
+// nodes through Redis or Valkey.
 //
 // There is no leader: nodes talk to Redis only, and Redis puts their writes in one
 // order. [Sessions] is a cache in front of Redis. [KeyStore] keeps the active set of
-// ticket keys for a [keys.Ring].
+// ticket keys for a [keys.Ring]. [Node.Consumers] is a table that all nodes have.
 //
-// What it promises: - Once Put has returned, every node finds the session; once Delete
-// has returned, none does. Nodes drop their cached copy when Redis notifies them
-// (client tracking). A node that does not hear from Redis serves its cache for at most
-// Config.MaxStale. - When a connection is lost, the node empties its cache before it
-// trusts the next connection. - A read waits at most Config.ReadTimeout for Redis, then
-// it is a miss. It never fails. - A write that Redis does not confirm fails with
-// [ErrUnavailable]. It may have been made all the same. - Every update of the ticket
-// keys is a compare-and-set of the whole record. So all updates have one order, and
-// none is lost. If Redis loses a set or returns to an older one, the nodes restore
-// theirs: see [KeyStore]. - Every record in Redis is sealed and bound to the namespace,
-// a session also to its ID. Records that cannot be unsealed are counted. Such a session
-// is missing; such ticket keys are neither loaded nor replaced.
+// What it promises:
+//   - Once Put has returned, every node finds the session; once Delete has returned, none
+//     does. Nodes drop their cached copy when Redis notifies them (client tracking). A
+//     node that does not hear from Redis serves its cache for at most Config.MaxStale.
+//   - When a connection is lost, the node empties its cache before it trusts the next
+//     connection.
+//   - A read waits at most Config.ReadTimeout for Redis, then it is a miss. It never
+//     fails.
+//   - A write that Redis does not confirm fails with [ErrUnavailable]. It may have been
+//     made all the same.
+//   - Every update of the ticket keys is a compare-and-set of the whole record. So all
+//     updates have one order, and none is lost. If Redis loses a set or returns to an
+//     older one, the nodes restore theirs: see [KeyStore].
+//   - An acknowledged report of a consumer is in Redis. Each node has a copy of all, and
+//     restores what Redis has lost.
+//   - Every record in Redis is sealed and bound to the namespace, and that of a session
+//     or a consumer also to its ID. Records that cannot be unsealed are counted. Such a
+//     session or consumer is missing; such ticket keys are neither loaded nor replaced.
 //
 // Each node measures durations itself. Times of ticket keys follow the clock of Redis.
 package fleet
@@ -174,8 +180,9 @@ type Node struct {
 	mu    sync.Mutex // guards since
 	since time.Time  // when the link came to be as it is: up, or not
 
-	sessions *Sessions // nil until there are any; set before Run
-	counts   counts
+	sessions  *Sessions      // nil without any; set before Connect
+	consumers *consumerStore // the same
+	counts    counts
 }
 
 // counts are what Stats has that counts.
@@ -183,6 +190,7 @@ type counts struct {
 	remoteHits, misses, coalesced, timeouts, failures atomic.Uint64
 	invalidations, reconnects, conflicts              atomic.Uint64
 	refusedSessions, refusedKeys, restoredKeys        atomic.Uint64
+	refusedConsumers                                  atomic.Uint64
 	violations                                        atomic.Uint64
 }
 
@@ -401,6 +409,9 @@ func (n *Node) broke() {
 	if n.sessions != nil {
 		n.sessions.table.distrust()
 	}
+	if n.consumers != nil {
+		n.consumers.changed("")
+	}
 	notify(n.wake)
 }
 
@@ -415,9 +426,12 @@ func notify(c chan<- struct{}) {
 // local cache when it has to, and calls refresh, which is keys.Ring.Refresh, whenever
 // the ticket keys in Redis may have changed.
 func (n *Node) Run(ctx context.Context, refresh func() error) {
-	var keysRun sync.WaitGroup
-	keysRun.Go(func() { n.refreshKeys(ctx, refresh) })
-	defer keysRun.Wait()
+	var running sync.WaitGroup
+	running.Go(func() { n.refreshKeys(ctx, refresh) })
+	if n.consumers != nil {
+		running.Go(func() { n.consumers.run(ctx) })
+	}
+	defer running.Wait()
 	retry := firstRetry
 	for {
 		err := n.beat(ctx)
@@ -569,10 +583,14 @@ func (n *Node) setUp(up bool, cause error) {
 		return
 	}
 	n.mu.Lock()
+	since := n.since
 	n.since = time.Now()
 	n.mu.Unlock()
 	if up {
 		notify(n.keysWake)
+		if n.consumers != nil {
+			n.consumers.answers(since)
+		}
 		n.cfg.Log.Info("Redis answers", slog.String("namespace", n.cfg.Namespace))
 	} else {
 		n.cfg.Log.Error("Redis does not answer; sessions are served for a while and then missed, writes are refused, ticket keys stay",
@@ -627,6 +645,8 @@ func (n *Node) invalidated(changed []rueidis.RedisMessage) {
 			notify(n.keysWake)
 		} else if id, ok := n.sessionID(name); ok && n.sessions != nil {
 			n.sessions.table.invalidate(id)
+		} else if consumer, ok := strings.CutPrefix(name, n.consumerPrefix()); ok && n.consumers != nil {
+			n.consumers.changed(consumer)
 		}
 	}
 }
@@ -721,6 +741,7 @@ type Stats struct {
 
 	Violations                   uint64 // connections closed because a reply was malformed or too large
 	RefusedSessions, RefusedKeys uint64 // records that cannot be unsealed
+	RefusedConsumers             uint64 // the same
 	RestoredKeys                 uint64 // ticket keys restored to Redis, which had none or older ones
 }
 
@@ -736,6 +757,7 @@ func (n *Node) Stats() Stats {
 		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
 		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),
 		Violations: c.violations.Load(), RefusedSessions: c.refusedSessions.Load(), RefusedKeys: c.refusedKeys.Load(), RestoredKeys: c.restoredKeys.Load(),
+		RefusedConsumers: c.refusedConsumers.Load(),
 	}
 	if heard := n.heard.Load(); heard != 0 {
 		s.Age = time.Duration(n.elapsed() - heard)

@@ -20,10 +20,10 @@ const (
 	// maxSwaps is how often a conditional write is tried when others write the
 	// same session meanwhile.
 	maxSwaps = 16
-	// flushTimeout is how long removing all sessions may take.
-	flushTimeout = 25 * time.Second
-	// flushBatch is how many sessions are removed in one go.
-	flushBatch = 500
+	// scanTimeout is how long going through all keys may take.
+	scanTimeout = 25 * time.Second
+	// scanBatch is how many keys are asked for in one go.
+	scanBatch = 500
 )
 
 // Sessions are the sessions of the fleet, with a local cache in front of Redis. It
@@ -334,40 +334,53 @@ func (s *Sessions) List(after cache.ID, limit int) (page []cache.Listed, more bo
 // removed.
 func (s *Sessions) Flush() (removed int, err error) {
 	n := s.node
-	client := n.client.Load()
-	if client == nil || !n.up.Load() {
-		return 0, unavailable(ErrNotConnected)
-	}
 	// Redis does not tell a connection of what it did itself.
 	defer func() {
 		s.table.disturbAll()
 		s.local.Flush()
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	err = n.scan(n.sessionPrefix(), func(ctx context.Context, client rueidis.Client, keys []string) error {
+		unlinks := make(rueidis.Commands, len(keys))
+		for i, key := range keys {
+			unlinks[i] = client.B().Unlink().Key(key).Build()
+		}
+		for _, result := range client.DoMulti(ctx, unlinks...) {
+			gone, err := result.AsInt64()
+			if err != nil {
+				return err
+			}
+			removed += int(gone)
+		}
+		return nil
+	})
+	return removed, err
+}
+
+// scan calls take with the keys in Redis that begin with the prefix, some at a time. A
+// key that is there all the while is in one of the calls at least. The error is
+// [ErrUnavailable].
+func (n *Node) scan(prefix string, take func(ctx context.Context, client rueidis.Client, keys []string) error) error {
+	client := n.client.Load()
+	if client == nil || !n.up.Load() {
+		return unavailable(ErrNotConnected)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scanTimeout)
 	defer cancel()
 	for _, server := range (*client).Nodes() {
 		for cursor := uint64(0); ; {
-			page, err := server.Do(ctx, server.B().Scan().Cursor(cursor).Match(n.sessionPrefix()+"*").Count(flushBatch).Build()).AsScanEntry()
+			page, err := server.Do(ctx, server.B().Scan().Cursor(cursor).Match(prefix+"*").Count(scanBatch).Build()).AsScanEntry()
+			if err == nil && len(page.Elements) > 0 {
+				err = take(ctx, *client, page.Elements)
+			}
 			if err != nil {
-				return removed, unavailable(err)
-			}
-			unlinks := make(rueidis.Commands, len(page.Elements))
-			for i, key := range page.Elements {
-				unlinks[i] = (*client).B().Unlink().Key(key).Build()
-			}
-			for _, result := range (*client).DoMulti(ctx, unlinks...) {
-				gone, err := result.AsInt64()
-				if err != nil {
-					return removed, unavailable(err)
-				}
-				removed += int(gone)
+				return unavailable(err)
 			}
 			if cursor = page.Cursor; cursor == 0 {
 				break
 			}
 		}
 	}
-	return removed, nil
+	return nil
 }
 
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
