@@ -146,9 +146,10 @@ type Table struct {
 	now   func() time.Time
 	store Store // nil without one
 
-	mu      sync.Mutex // guards what follows
-	records map[string]Record
-	changes uint64 // of records
+	mu        sync.Mutex // guards what follows
+	records   map[string]Record
+	consumers int    // records of consumers that are not forgotten
+	changes   uint64 // of records
 }
 
 // New returns an empty table. now is the clock, the same for all nodes that share
@@ -216,9 +217,8 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 		if err != nil {
 			return err
 		}
-		if fresh.Forgotten {
-			delete(t.records, name)
-			t.changes++
+		if fresh.Forgotten { // nobody else has to be told
+			t.drop(name)
 			return nil
 		}
 		return t.keep(name, fresh)
@@ -243,32 +243,35 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 	return err
 }
 
-// keep keeps a record, if there is room for it. The table is locked.
+// keep keeps the record of a consumer, if there is room for it. The table is locked.
 func (t *Table) keep(name string, r Record) error {
 	if err := t.room(name); err != nil {
 		return err
 	}
+	t.drop(name)
 	t.records[name] = r
-	t.changes++
+	t.consumers++
 	return nil
 }
 
-// room returns nil or why there is none for one more consumer. The table is locked.
+// drop drops a record. The table is locked.
+func (t *Table) drop(name string) {
+	if old, found := t.records[name]; found && !old.Forgotten {
+		t.consumers--
+	}
+	delete(t.records, name)
+	t.changes++
+}
+
+// room returns nil or why there is none for the consumer. The table is locked.
 func (t *Table) room(name string) error {
-	if old, found := t.records[name]; found && !old.Forgotten || len(t.records) < Max {
+	if old, found := t.records[name]; found && !old.Forgotten || t.consumers < Max {
 		return nil
 	}
-	t.sweep()
-	consumers := 0
-	for _, r := range t.records {
-		if !r.Forgotten {
-			consumers++
-		}
+	if t.sweep(); t.consumers < Max {
+		return nil
 	}
-	if consumers >= Max {
-		return ErrTooMany
-	}
-	return nil
+	return ErrTooMany
 }
 
 // sweep drops what is over. The table is locked.
@@ -276,7 +279,7 @@ func (t *Table) sweep() {
 	now := t.now()
 	for name, r := range t.records {
 		if !now.Before(r.Until()) {
-			delete(t.records, name)
+			t.drop(name)
 		}
 	}
 }
@@ -288,11 +291,13 @@ func (t *Table) Merge(name string, r Record) {
 	if old, found := t.records[name]; found && !r.ReportedAt.After(old.ReportedAt) {
 		return
 	}
-	if r.Forgotten && len(t.records) >= maxRecords {
-		delete(t.records, name)
+	if !r.Forgotten {
+		_ = t.keep(name, r) // beyond the limit the others keep it
 		return
 	}
-	_ = t.keep(name, r) // beyond the limit the others keep it
+	if t.drop(name); len(t.records) < maxRecords {
+		t.records[name] = r
+	}
 }
 
 // Records returns all records, of forgotten consumers, too.

@@ -82,15 +82,13 @@ func (t *Table) Restore(data []byte) error {
 			return ErrInvalidState
 		}
 	}
-	t.mu.Lock()
 	now := t.wall()
 	for name, r := range s.Records {
 		// The clock may have been ahead.
 		r.ReportedAt = earlier(r.ReportedAt, now)
 		r.ExpiresAt = earlier(r.ExpiresAt, now.Add(r.ExpiresIn))
-		_ = t.keep(name, r) // as many as there is room for
+		t.Merge(name, r)
 	}
-	t.mu.Unlock()
 	t.Revive(s.SavedAt)
 	return nil
 }
