@@ -87,6 +87,7 @@ const (
 	ProblemCodeBackendUnavailable   ProblemCode = "backend_unavailable"
 	ProblemCodeCacheDisabled        ProblemCode = "cache_disabled"
 	ProblemCodeConsumerNotFound     ProblemCode = "consumer_not_found"
+	ProblemCodeConsumersBehind      ProblemCode = "consumers_behind"
 	ProblemCodeForbidden            ProblemCode = "forbidden"
 	ProblemCodeInternal             ProblemCode = "internal"
 	ProblemCodeInvalidRequest       ProblemCode = "invalid_request"
@@ -116,6 +117,8 @@ func (e ProblemCode) Valid() bool {
 	case ProblemCodeCacheDisabled:
 		return true
 	case ProblemCodeConsumerNotFound:
+		return true
+	case ProblemCodeConsumersBehind:
 		return true
 	case ProblemCodeForbidden:
 		return true
@@ -295,6 +298,21 @@ func (e TicketKeySource) Valid() bool {
 	}
 }
 
+// ActivationStatus How rotations wait for consumers; absent with `--activate-after=off`.
+type ActivationStatus struct {
+	// Behind The consumers that it waits for.
+	Behind *[]string `json:"behind,omitempty"`
+
+	// Timeouts How many rotations did not wait any longer.
+	Timeouts uint64 `json:"timeouts"`
+
+	// Until When it is made all the same.
+	Until *time.Time `json:"until,omitempty"`
+
+	// Waiting Whether a rotation is due and waits.
+	Waiting bool `json:"waiting"`
+}
+
 // CacheStatus defines model for CacheStatus.
 type CacheStatus struct {
 	// Bytes Memory in use, index and data together.
@@ -387,11 +405,13 @@ type Consumers struct {
 
 // ConsumersStatus How many consumers of the ticket keys are in each state.
 type ConsumersStatus struct {
-	Applying int `json:"applying"`
-	Current  int `json:"current"`
-	Failed   int `json:"failed"`
-	Missing  int `json:"missing"`
-	Stale    int `json:"stale"`
+	// Activation How rotations wait for consumers; absent with `--activate-after=off`.
+	Activation *ActivationStatus `json:"activation,omitempty"`
+	Applying   int               `json:"applying"`
+	Current    int               `json:"current"`
+	Failed     int               `json:"failed"`
+	Missing    int               `json:"missing"`
+	Stale      int               `json:"stale"`
 }
 
 // FieldError defines model for FieldError.
@@ -679,6 +699,9 @@ type TTLSeconds = int64
 
 // ConsumerNotFound defines model for ConsumerNotFound.
 type ConsumerNotFound = Problem
+
+// ConsumersBehind defines model for ConsumersBehind.
+type ConsumersBehind = Problem
 
 // Forbidden defines model for Forbidden.
 type Forbidden = Problem

@@ -288,6 +288,10 @@ type ClientInterface interface {
 	// without a `next`, which is what a pushed set usually is, the step adds
 	// the `next`, and the following step activates it.
 	//
+	// With `--activate-after=all` a step that would make `next` current is answered
+	// 409 `consumers_behind` until all consumers that are not `missing` hold it, for
+	// `--activate-timeout` at most since the first such request.
+	//
 	// Corresponds with POST /ticket-keys/rotate (the `RotateTicketKeys` operationId).
 	RotateTicketKeys(ctx context.Context, params *RotateTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
@@ -638,6 +642,10 @@ func (c *Client) ReplaceTicketKeysWithTextBody(ctx context.Context, params *Repl
 // more than are kept. A key is handed out before it encrypts: in a set
 // without a `next`, which is what a pushed set usually is, the step adds
 // the `next`, and the following step activates it.
+//
+// With `--activate-after=all` a step that would make `next` current is answered
+// 409 `consumers_behind` until all consumers that are not `missing` hold it, for
+// `--activate-timeout` at most since the first such request.
 //
 // Corresponds with POST /ticket-keys/rotate (the `RotateTicketKeys` operationId).
 func (c *Client) RotateTicketKeys(ctx context.Context, params *RotateTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {

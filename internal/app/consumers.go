@@ -16,6 +16,13 @@ func openConsumers(a *App) (part, error) {
 		a.handlers.Consumers = consumers.New(time.Now, nil)
 	}
 	table := a.handlers.Consumers
+	if a.cfg.ActivateAfter == "all" {
+		timeout := a.cfg.ActivateTimeout
+		if timeout == 0 {
+			timeout = a.cfg.RotateEvery / 10
+		}
+		a.handlers.Ring.ActivateAfter(table.Behind, timeout, a.log)
+	}
 	p := part{name: "consumers", metrics: func(m *metrics.Metrics) { m.AddConsumers(table, a.handlers.Ring) }}
 	if a.state == nil {
 		return p, nil

@@ -58,6 +58,9 @@ type Config struct {
 	RotateEvery    time.Duration `default:"12h" validate:"omitempty,min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
 	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"How long a ticket may be used. Keys are kept for as long."`
 
+	ActivateAfter   string        `default:"off" enum:"off,all" help:"Make the next ticket key current only when all consumers that report hold it: ${enum}."`
+	ActivateTimeout time.Duration `validate:"omitempty,min=1s" help:"How long a rotation waits for consumers. Default: a tenth of --rotate-every."`
+
 	StateFile   string `placeholder:"FILE" help:"File to keep the ticket keys in over a restart, and the sessions beside it. Needs --seal-key-file."`
 	SealKeyFile string `placeholder:"FILE" help:"Keys that the state is sealed with, as sessapi seal-key new makes them; the first seals, all open."`
 
@@ -144,6 +147,9 @@ func (c *Config) Problems() error {
 	}
 	if (c.StateFile != "" || c.Redis != "") != (c.SealKeyFile != "") {
 		wrong("seal-key-file", "--state-file or --redis, and --seal-key-file, need each other; sessapi seal-key new makes a key")
+	}
+	if c.ActivateAfter == "all" && c.RotateEvery == 0 && c.ActivateTimeout == 0 {
+		wrong("activate-timeout", "--activate-after=all needs --activate-timeout when --rotate-every is 0")
 	}
 	c.validateRedis(wrong)
 	c.validateTransport(wrong)
@@ -269,7 +275,7 @@ func (c *Config) Files() []File {
 		{Flag: "audit-log", Path: c.AuditLog, Written: true},
 	}
 	if c.StateFile != "" {
-		for _, suffix := range []string{"", ".sessions", ".lock"} {
+		for _, suffix := range []string{"", ".sessions", ".consumers", ".lock"} {
 			all = append(all, File{Flag: "state-file", Path: c.StateFile + suffix, Secret: true, Written: true})
 		}
 	}

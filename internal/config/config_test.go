@@ -51,6 +51,7 @@ func TestDefaults(t *testing.T) {
 		MaxConnections:    4096,
 		RotateEvery:       12 * time.Hour,
 		TicketLifetime:    24 * time.Hour,
+		ActivateAfter:     "off",
 		RedisReadTimeout:  50 * time.Millisecond,
 		RedisMaxStale:     5 * time.Second,
 		Namespace:         "sessapi",

@@ -139,6 +139,8 @@ type Store interface {
 	// that. change gets the zero Record when there is none. It may be called several
 	// times; its error ends the update.
 	Update(name string, change func(old Record) (Record, error)) (Record, error)
+	// Known reports whether the table has all that the others have reported.
+	Known() bool
 }
 
 // Table keeps the consumers. It is safe for concurrent use.
@@ -329,6 +331,17 @@ func (t *Table) List(active keys.Description) []Consumer {
 	}
 	slices.SortFunc(list, func(a, b Consumer) int { return strings.Compare(a.Name, b.Name) })
 	return list
+}
+
+// Behind returns the consumers that do not hold the active set and are not missing, and
+// whether the table has all consumers.
+func (t *Table) Behind(active keys.Description) (names []string, known bool) {
+	for _, c := range t.List(active) {
+		if c.State != Current && c.State != Missing {
+			names = append(names, c.Name)
+		}
+	}
+	return names, t.store == nil || t.store.Known()
 }
 
 // look is how a consumer is doing.

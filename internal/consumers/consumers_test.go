@@ -194,6 +194,8 @@ func (s sharing) Update(name string, change func(Record) (Record, error)) (Recor
 	return fresh, err
 }
 
+func (s sharing) Known() bool { return true }
+
 // Of two records the newer one counts, wherever it comes from and whatever the clocks of
 // the nodes say.
 func TestMerge(t *testing.T) {

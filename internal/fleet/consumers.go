@@ -31,6 +31,7 @@ type consumerStore struct {
 	wake  chan struct{} // has a token when something may have changed
 
 	mu    sync.Mutex // guards what follows
+	known bool       // all records were compared since any may have changed
 	all   bool       // all records may have changed
 	stale map[string]bool
 	down  time.Time // since when Redis did not answer; zero when nothing is to be done about it
@@ -100,7 +101,7 @@ func (s *consumerStore) Update(name string, change func(old consumers.Record) (c
 func (s *consumerStore) changed(name string) {
 	s.mu.Lock()
 	if name == "" || len(s.stale) >= maxStaleNames {
-		s.all = true
+		s.all, s.known = true, false
 	} else {
 		s.stale[name] = true
 	}
@@ -159,12 +160,18 @@ func (s *consumerStore) sync() (err error) {
 			}
 		}
 	}
-	if err != nil {
-		s.mu.Lock()
-		s.all = true
-		s.mu.Unlock()
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = s.all || err != nil
+	s.known = !s.all
 	return err
+}
+
+// Known implements [consumers.Store].
+func (s *consumerStore) Known() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.known
 }
 
 // fetch takes the record of a consumer from Redis, and returns it.

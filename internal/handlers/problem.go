@@ -53,6 +53,7 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "There is no such path here."},
 	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not take this method."},
 	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "Nothing that Accept admits can be sent."},
+	api.ProblemCodeConsumersBehind:      {status: 409, title: "Consumers are behind", detail: "Consumers do not hold the next key yet.", header: [2]string{"Retry-After", "1"}},
 	api.ProblemCodePreconditionFailed:   {status: 412, title: "Precondition failed", detail: "If-Match or If-None-Match does not hold."},
 	api.ProblemCodeSessionTooLarge:      {status: 413, title: "Session too large", detail: "The session is larger than the service takes."},
 	api.ProblemCodeUnsupportedMediaType: {status: 415, title: "Unsupported media type", detail: "The body's Content-Type is missing or not taken here."},
@@ -108,6 +109,7 @@ func (a *API) asProblem(err error) *problem {
 	keysErr, isKeysErr := errors.AsType[*keys.InvalidError](err)
 	tooManyValues, isTooManyValues := errors.AsType[*api.TooManyValuesForParamError](err)
 	unavailable, isUnavailable := errors.AsType[Unavailable](err)
+	held, isHeld := errors.AsType[*keys.HeldError](err)
 	invalidReport, isInvalidReport := errors.AsType[*consumers.InvalidError](err)
 	malformed, isMalformed := errors.AsType[*headers.MalformedError](err)
 	badParam, isBadParam := errors.AsType[*api.InvalidParamFormatError](err)
@@ -159,6 +161,12 @@ func (a *API) asProblem(err error) *problem {
 		}
 	case errors.Is(err, keys.ErrUnavailable), errors.Is(err, errUnrecorded), errors.Is(err, errNotFlushed):
 		return &problem{code: api.ProblemCodeBackendUnavailable}
+	case isHeld:
+		return &problem{
+			code: api.ProblemCodeConsumersBehind,
+			detail: fmt.Sprintf("The next key is not made current before all consumers hold it, or until %s (%d behind). Nothing was changed.",
+				held.Until.UTC().Format(time.RFC3339), len(held.Behind)),
+		}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
 	case isKeysErr:

@@ -59,10 +59,18 @@ func (a *API) cacheStatus() api.CacheStatus {
 
 func (a *API) consumersStatus() api.ConsumersStatus {
 	count := consumers.Count(a.cfg.Consumers.List(a.cfg.Ring.Description()))
-	return api.ConsumersStatus{
+	status := api.ConsumersStatus{
 		Current: count[consumers.Current], Stale: count[consumers.Stale], Applying: count[consumers.Applying],
 		Failed: count[consumers.Failed], Missing: count[consumers.Missing],
 	}
+	if activation := a.cfg.Ring.Activation(); activation != nil {
+		status.Activation = &api.ActivationStatus{Waiting: activation.Waiting != nil, Timeouts: activation.Timeouts}
+		if held := activation.Waiting; held != nil {
+			status.Activation.Behind = new(append([]string{}, held.Behind...))
+			status.Activation.Until = new(held.Until.UTC())
+		}
+	}
+	return status
 }
 
 func (a *API) keyFileStatus() *api.TicketKeyFileStatus {

@@ -122,6 +122,8 @@ type Ring struct {
 	unread   error             // why what the store has was not taken; nothing is saved over it
 	burnt    uint64            // the highest generation of a change that failed
 
+	activation *activation // nil when rotations wait for nobody
+
 	mu          sync.RWMutex // guards all that follows and the secrets of set; written to with updating held, too
 	set         Set
 	description Description        // of set, keys in the order of set.all, without NextRotationAt
@@ -130,7 +132,9 @@ type Ring struct {
 	changed     chan struct{}      // closed with the next change
 	updates     map[Source]uint64
 	invalid     map[Kind]uint64
-	unexpected  uint64 // updates whose condition did not hold
+	unexpected  uint64     // updates whose condition did not hold
+	waiting     *HeldError // see Activation
+	timeouts    uint64     // see Activation
 }
 
 // NewRing returns a ring with a current, a next and a previous key of 256 bits, fresh
@@ -212,11 +216,16 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey
 //
 // The step keeps [Lifecycle.Retention] keys, or as many as there were when those
 // are more, and those that a live ticket may be sealed with, up to [MaxKeys].
-// What falls out is the oldest previous key. The error is [ErrPrecondition] or
-// [ErrUnavailable].
+// What falls out is the oldest previous key. The error is [ErrPrecondition],
+// [ErrUnavailable] or, after [Ring.ActivateAfter], [ErrHeld].
 func (r *Ring) Rotate(u Update) (Description, error) {
 	u.Source = SourceRotation
-	return r.update(u, func(*Set) (*Set, bool, error) { return r.rotation(), r.pushed, nil })
+	return r.update(u, func(*Set) (*Set, bool, error) {
+		if err := r.held(); err != nil {
+			return nil, false, err
+		}
+		return r.rotation(), r.pushed, nil
+	})
 }
 
 // Revoke takes the key of that name out of the active set and returns the
@@ -402,6 +411,7 @@ func (r *Ring) install(c change) {
 	wipeAllBut(c.set, &r.set)
 	r.set, r.activations, r.pushed = *c.set, c.activations, c.pushed
 	r.description = c.description
+	r.waiting = nil
 	r.updates[c.description.Source]++
 	close(r.changed)
 	r.changed = make(chan struct{})

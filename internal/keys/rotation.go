@@ -34,6 +34,8 @@ const (
 	// rotateAgain is how long after a rotation that could not be stored it is
 	// tried again.
 	rotateAgain = 10 * time.Second
+	// lookAgain is how often a rotation that waits for consumers looks at them.
+	lookAgain = time.Second
 )
 
 // RotateWhenDue rotates the set at the end of each interval until ctx ends. Who
@@ -85,13 +87,20 @@ func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Durat
 		if err := r.current(); err != nil || notDue() {
 			return err
 		}
+		if err := r.held(); err != nil {
+			return err
+		}
 		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, record); err != nil {
 			return err
 		}
 		rotated = new(r.describe())
 		return nil
 	})
+	held, isHeld := errors.AsType[*HeldError](err)
 	switch {
+	case isHeld:
+		r.noteWaiting(held)
+		return nil, lookAgain, nil
 	case err != nil:
 		return nil, rotateAgain, err
 	case r.pushed:

@@ -12,6 +12,7 @@ type keysCollector struct {
 
 	generation, keys, activated           *prometheus.Desc
 	updated, updates, rejected, sourceNow *prometheus.Desc
+	waiting, timeouts                     *prometheus.Desc
 }
 
 func newKeysCollector(r *keys.Ring) *keysCollector {
@@ -26,12 +27,16 @@ func newKeysCollector(r *keys.Ring) *keysCollector {
 		updated:    d("last_update_timestamp_seconds", "When the active set last changed, in seconds of the Unix time."),
 		sourceNow:  d("source", "1 for the source of the active set, 0 for the others.", "source"),
 		updates:    d("updates_total", "Changes of the active set, by source.", "source"),
+		waiting:    d("activation_waiting", "1 while a rotation is due and waits for consumers."),
+		timeouts:   d("activation_timeouts_total", "Rotations made because --activate-timeout had passed."),
 		rejected:   d("updates_rejected_total", "Rejected updates, by reason; the active set stays.", "reason"),
 	}
 }
 
 func (c *keysCollector) Describe(ch chan<- *prometheus.Desc) {
 	prometheus.DescribeByCollect(c, ch)
+	ch <- c.waiting // which come with --activate-after=all
+	ch <- c.timeouts
 }
 
 func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
@@ -48,6 +53,14 @@ func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(c.activated, float64(s.ActivatedAt.UnixMilli())/1000)
 	gauge(c.updated, float64(s.UpdatedAt.UnixMilli())/1000)
+	if activation := c.ring.Activation(); activation != nil {
+		waiting := 0.0
+		if activation.Waiting != nil {
+			waiting = 1
+		}
+		gauge(c.waiting, waiting)
+		ch <- prometheus.MustNewConstMetric(c.timeouts, prometheus.CounterValue, float64(activation.Timeouts))
+	}
 	for source, n := range s.Updates {
 		active := 0.0
 		if source == s.Source {

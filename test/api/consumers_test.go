@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -180,5 +181,43 @@ func TestConsumerLimit(t *testing.T) {
 	list := s.listConsumers("")
 	if len(list.Consumers) != consumers.Max || !slices.IsSortedFunc(list.Consumers, func(a, b api.Consumer) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Errorf("%d consumers, sorted or not", len(list.Consumers))
+	}
+}
+
+// A step that would make a key current that a consumer does not have is refused, and
+// /status says so.
+func TestRotationBehindConsumers(t *testing.T) {
+	s := startService(t)
+	if status := decode[api.Status](t, s.get("/status", typeJSON)); status.Consumers.Activation != nil {
+		t.Errorf("%+v", status.Consumers)
+	}
+	s.ring.ActivateAfter(s.consumers.Behind, time.Hour, slog.New(slog.DiscardHandler))
+	s.report("edge-1/web", reportBody("nginx", s.ring.Generation(), "current", 3600))
+	s.report("edge-1/gone", reportBody("nginx", 1, "current", 10))
+	s.clock.advance(10 * time.Second) // which is missing, and so holds up nothing
+	rotate := func() answer { t.Helper(); return s.post("/ticket-keys/rotate", typeJSON, nil) }
+	rotate().want(t, http.StatusOK)
+	before := s.ring.Generation()
+	refused := rotate()
+	refused.wantProblem(t, http.StatusConflict, api.ProblemCodeConsumersBehind)
+	refused.wantHeader(t, "Retry-After", "1")
+	s.report("edge-1/web", reportBody("nginx", before, "failed", 3600))
+	rotate().wantProblem(t, http.StatusConflict, api.ProblemCodeConsumersBehind)
+	if s.ring.Generation() != before {
+		t.Error("a step that is refused changed the set")
+	}
+	status := decode[api.Status](t, s.get("/status", typeJSON))
+	if c := status.Consumers; c.Failed != 1 || c.Missing != 1 || c.Current+c.Stale+c.Applying != 0 || c.Activation == nil || c.Activation.Waiting {
+		t.Errorf("%+v", c)
+	}
+	s.report("edge-1/web", reportBody("nginx", before, "current", 3600))
+	rotate().want(t, http.StatusOK)
+	rotate().want(t, http.StatusConflict)
+	s.clock.advance(time.Hour)
+	s.report("edge-1/web", reportBody("nginx", before, "current", 3600))
+	rotate().want(t, http.StatusOK)
+	status = decode[api.Status](t, s.get("/status", typeJSON))
+	if c := status.Consumers; c.Activation.Timeouts != 1 {
+		t.Errorf("%+v", c)
 	}
 }

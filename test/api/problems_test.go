@@ -109,7 +109,7 @@ func TestProblems(t *testing.T) {
 
 	beside := []api.ProblemCode{
 		api.ProblemCodeUnauthenticated, api.ProblemCodeForbidden,
-		api.ProblemCodeTooManyRequests, api.ProblemCodeTooManyConsumers, api.ProblemCodeBackendUnavailable,
+		api.ProblemCodeTooManyRequests, api.ProblemCodeTooManyConsumers, api.ProblemCodeConsumersBehind, api.ProblemCodeBackendUnavailable,
 	}
 	for _, code := range contract.Load(t).Doc.Components.Schemas["ProblemCode"].Value.Enum {
 		code := api.ProblemCode(code.(string))
