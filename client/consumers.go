@@ -31,6 +31,15 @@ type Consumer = api.Consumer
 // ConsumerState is how a consumer is doing: current, stale, applying, failed or missing.
 type ConsumerState = api.ConsumerState
 
+// The states of consumers.
+const (
+	ConsumerCurrent  = api.ConsumerCurrent
+	ConsumerStale    = api.ConsumerStale
+	ConsumerApplying = api.ConsumerApplying
+	ConsumerFailed   = api.ConsumerFailed
+	ConsumerMissing  = api.ConsumerMissing
+)
+
 // ConsumerReport is what a consumer says of itself.
 type ConsumerReport = api.ConsumerReport
 

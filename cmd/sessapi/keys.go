@@ -19,7 +19,7 @@ type keysCommand struct {
 	Generate generateCommand `cmd:"" help:"Write fresh random keys."`
 	Inspect  inspectCommand  `cmd:"" help:"Show the keys of a file without their secrets; exit with 1 when they are weak or invalid."`
 	Convert  convertCommand  `cmd:"" help:"Write the keys of a file in another format."`
-	List     listCommand     `cmd:"" help:"Show the keys of the service."`
+	List     listCommand     `cmd:"" help:"Show the keys of the service, and which consumers hold them."`
 	Push     pushCommand     `cmd:"" help:"Replace the keys of the service."`
 	Pull     pullCommand     `cmd:"" help:"Fetch the keys of the service."`
 	Rotate   rotateCommand   `cmd:"" help:"Rotate the keys of the service by one step."`

@@ -81,10 +81,7 @@ func (r remote) update(env environment, do func(*client.Client) (*client.TicketK
 	if err != nil {
 		return r.explain(err)
 	}
-	if _, err := fmt.Fprintf(env.stdout, "generation %d\n", d.Generation); err != nil {
-		return err
-	}
-	return keyTable(env.stdout, d.Keys)
+	return writeSet(env, d)
 }
 
 // explain says of an error that is not the service's what to look at.
@@ -102,15 +99,6 @@ func (r remote) explain(err error) error {
 		return err
 	}
 	return fmt.Errorf("%w; is --server=%s the service, and does it run?", err, r.Server)
-}
-
-type listCommand struct {
-	remote
-}
-
-// Run writes a table of the keys of the service.
-func (c listCommand) Run(env environment) error {
-	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) { return service.TicketKeys(env.ctx) })
 }
 
 type pushCommand struct {
@@ -196,15 +184,6 @@ func (c pushCommand) pushFiles(env environment, options []client.UpdateOption) e
 	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
 		return service.PushKeys(env.ctx, upload, options...)
 	})
-}
-
-type rotateCommand struct {
-	remote
-}
-
-// Run rotates by one step.
-func (c rotateCommand) Run(env environment) error {
-	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) { return service.Rotate(env.ctx) })
 }
 
 // keyName is an argument that names a key.
