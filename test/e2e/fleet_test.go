@@ -680,7 +680,7 @@ func TestFleetWithTLSAndRights(t *testing.T) {
 	}
 }
 
-// useFleet does everything that there is to do, and leaves no session.
+// useFleet does everything that there is to do, and leaves no session and no consumer.
 func useFleet(t *testing.T, nodes []*service) {
 	t.Helper()
 	const sessions = 60
@@ -721,6 +721,23 @@ func useFleet(t *testing.T, nodes []*service) {
 			awaitGone(t, s, id, time.Now())
 		}
 	}
+
+	var consumers []string
+	for i, s := range nodes {
+		name := fmt.Sprintf("edge/%d", i)
+		if a := reportCurrent(t, s, name, 7); a.status != http.StatusNoContent {
+			t.Errorf("PUT /consumers/%s: %d %s", name, a.status, a.body)
+		}
+		consumers = append(consumers, name+"=7")
+	}
+	awaitConsumers(t, nodes, consumers...)
+	for i := range nodes {
+		path := fmt.Sprintf("/consumers/edge/%d", i)
+		if a := nodes[(i+1)%len(nodes)].ask(t, http.MethodDelete, path, nil); a.status != http.StatusNoContent {
+			t.Errorf("DELETE %s: %d %s", path, a.status, a.body)
+		}
+	}
+	awaitConsumers(t, nodes)
 
 	generation := uint64(0)
 	for _, s := range nodes {
