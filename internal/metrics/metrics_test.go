@@ -20,6 +20,7 @@ import (
 	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -57,6 +58,14 @@ func everything(t *testing.T) *Metrics {
 	}
 	if _, err := ring.Rotate(keys.Update{}); err != nil {
 		t.Fatal(err)
+	}
+	table := consumers.New(time.Now, nil)
+	m.AddConsumers(table, ring)
+	ring.ActivateAfter(table.Behind, time.Hour, slog.New(slog.DiscardHandler))
+	for name, state := range map[string]consumers.State{"edge-7/web": consumers.Current, "edge-7/api": consumers.Failed} {
+		if err := table.Put(name, "edge", consumers.Report{Kind: "nginx", Generation: 7, State: state, ExpiresIn: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	path := filepath.Join(t.TempDir(), "ticket.key")
 	set := make([]byte, 3*48)
@@ -172,6 +181,14 @@ func TestFigures(t *testing.T) {
 		`sessapi_ticket_keys_updates_rejected_total{reason="length"} 1`,
 		`sessapi_ticket_keys_waiting_requests 3`,
 		`sessapi_ticket_key_file_reload_failures_total 1`,
+		`sessapi_ticket_keys_activation_waiting 0`,
+		`sessapi_ticket_keys_activation_timeouts_total 0`,
+		`sessapi_consumers{state="current"} 0`,
+		`sessapi_consumers{state="failed"} 1`,
+		`sessapi_consumers{state="missing"} 0`,
+		`sessapi_consumers{state="stale"} 1`,
+		`sessapi_consumer_generation{consumer="edge-7/web",kind="nginx"} 7`,
+		`sessapi_consumer_last_report_timestamp_seconds{consumer="edge-7/api"} 1.`,
 		`sessapi_tls_certificate_not_after_timestamp_seconds 1.8e+09`,
 		`sessapi_tls_reload_failures_total 1`,
 		`sessapi_insecure_listen 1`,

@@ -107,6 +107,26 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+func TestConsumers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state")
+	f := openState(t, path, newKeys(t), files.OS{})
+	if state, err := f.LoadConsumers(); state != nil || err != nil { // an earlier version wrote none
+		t.Fatal(state, err)
+	}
+	large := bytes.Repeat([]byte("consumer"), 1<<19)
+	for _, want := range [][]byte{[]byte("first"), large, []byte("last")} {
+		if err := f.SaveConsumers(want); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := f.LoadConsumers(); !bytes.Equal(got, want) || err != nil {
+			t.Errorf("%.20s %v", got, err)
+		}
+	}
+	if s := f.Status(); s.Consumers.SavedAt.IsZero() || s.Consumers.Failures != 0 || f.Failing() {
+		t.Errorf("%+v", s)
+	}
+}
+
 // What does not open is refused with what to do, and left as it is.
 func TestUnreadable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
@@ -116,7 +136,7 @@ func TestUnreadable(t *testing.T) {
 	if _, err := c.Put(sessionID(1), []byte("session"), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Save([]byte("state")), f.SaveSessions(t.Context(), c), f.Close()); err != nil {
+	if err := errors.Join(f.Save([]byte("state")), f.SaveSessions(t.Context(), c), f.SaveConsumers([]byte("consumers")), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string) []byte {
@@ -127,30 +147,30 @@ func TestUnreadable(t *testing.T) {
 		return data
 	}
 	for _, path := range []string{path, path + "-missing"} {
-		if err := errors.Join(Check(path, sealKeys), CheckSessions(path, sealKeys)); err != nil {
+		if err := errors.Join(Check(path, sealKeys), CheckSessions(path, sealKeys), CheckConsumers(path, sealKeys)); err != nil {
 			t.Error(err)
 		}
 	}
-	whole, sessions := read(path), read(path+sessionsSuffix)
+	whole, sessions, consumers := read(path), read(path+sessionsSuffix), read(path+consumersSuffix)
 	flipped := func(b []byte, at int) []byte {
 		b = bytes.Clone(b)
 		b[at] ^= 1
 		return b
 	}
 	for _, test := range []struct {
-		name           string
-		keys, sessions []byte
-		with           *seal.Keys
-		want           error
+		name                      string
+		keys, sessions, consumers []byte
+		with                      *seal.Keys
+		want                      error
 	}{
-		{"wrong key", whole, sessions, newKeys(t), seal.ErrUnknownKey},
-		{"flipped bit", flipped(whole, len(whole)-20), flipped(sessions, len(sessions)-20), sealKeys, seal.ErrCorrupt},
-		{"cut off", whole[:len(whole)-1], sessions[:len(sessions)-1], sealKeys, seal.ErrCorrupt},
-		{"empty", nil, nil, sealKeys, seal.ErrCorrupt},
-		{"swapped", sessions, whole, sealKeys, seal.ErrCorrupt},
-		{"of the future", append([]byte{2}, whole[1:]...), append([]byte{2}, sessions[1:]...), sealKeys, seal.ErrVersion},
+		{"wrong key", whole, sessions, consumers, newKeys(t), seal.ErrUnknownKey},
+		{"flipped bit", flipped(whole, len(whole)-20), flipped(sessions, len(sessions)-20), flipped(consumers, len(consumers)-20), sealKeys, seal.ErrCorrupt},
+		{"cut off", whole[:len(whole)-1], sessions[:len(sessions)-1], consumers[:len(consumers)-1], sealKeys, seal.ErrCorrupt},
+		{"empty", nil, nil, nil, sealKeys, seal.ErrCorrupt},
+		{"swapped", consumers, whole, sessions, sealKeys, seal.ErrCorrupt},
+		{"of the future", append([]byte{2}, whole[1:]...), append([]byte{2}, sessions[1:]...), append([]byte{2}, consumers[1:]...), sealKeys, seal.ErrVersion},
 	} {
-		for name, data := range map[string][]byte{path: test.keys, path + sessionsSuffix: test.sessions} {
+		for name, data := range map[string][]byte{path: test.keys, path + sessionsSuffix: test.sessions, path + consumersSuffix: test.consumers} {
 			if err := os.WriteFile(name, data, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -158,12 +178,13 @@ func TestUnreadable(t *testing.T) {
 		f := openState(t, path, test.with, files.OS{})
 		_, err := keys.OpenRing(time.Now, keys.Lifecycle{}, f)
 		_, sessionsErr := f.RestoreSessions(newCache(t), maxTTL)
-		for _, err := range []error{err, sessionsErr, Check(path, test.with), CheckSessions(path, test.with)} {
+		_, consumersErr := f.LoadConsumers()
+		for _, err := range []error{err, sessionsErr, consumersErr, Check(path, test.with), CheckSessions(path, test.with), CheckConsumers(path, test.with)} {
 			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "move") {
 				t.Errorf("%s: %v", test.name, err)
 			}
 		}
-		if !bytes.Equal(read(path), test.keys) || !bytes.Equal(read(path+sessionsSuffix), test.sessions) {
+		if !bytes.Equal(read(path), test.keys) || !bytes.Equal(read(path+sessionsSuffix), test.sessions) || !bytes.Equal(read(path+consumersSuffix), test.consumers) {
 			t.Errorf("%s: written to", test.name)
 		}
 		if err := f.Close(); err != nil {
@@ -175,7 +196,7 @@ func TestUnreadable(t *testing.T) {
 func TestLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	var left []string
-	for _, path := range []string{path, path + sessionsSuffix} {
+	for _, path := range []string{path, path + sessionsSuffix, path + consumersSuffix} {
 		left = append(left, files.Temporary(path), path+oldTemporarySuffix)
 	}
 	for _, name := range left {
