@@ -164,7 +164,7 @@ func (w *waiting) consumers(generation uint64) (*client.Consumers, error) {
 		if answer, ok := errors.AsType[*client.Error](err); ok && answer.Status < 500 && answer.Status != http.StatusTooManyRequests {
 			return nil, err
 		}
-		return nil, nil //nolint:nilnil,nilerr // it may come back
+		return nil, nil // it may come back
 	}
 	if generation == 0 {
 		generation = list.Generation

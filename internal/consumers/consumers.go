@@ -29,8 +29,10 @@ const (
 	Max = 4096
 	// MissingFor is how long a consumer is missing before it is forgotten.
 	MissingFor = 24 * time.Hour
-	// MinExpiry and MaxExpiry bound [Report.ExpiresIn].
-	MinExpiry, MaxExpiry = 10 * time.Second, time.Hour
+	// MinExpiry is the least [Report.ExpiresIn].
+	MinExpiry = 10 * time.Second
+	// MaxExpiry is the longest.
+	MaxExpiry = time.Hour
 
 	maxDetail = 256 // bytes
 	// maxRecords bounds a table with the records of consumers that were forgotten.
@@ -117,8 +119,8 @@ type Record struct {
 	ReportedAt time.Time `json:"reported_at"`
 	Since      time.Time `json:"since"` // when this state and generation were first reported
 	ExpiresAt  time.Time `json:"expires_at"`
-	// Forgotten marks a consumer that is to be forgotten by every node that still knows
-	// it; ReportedAt and ExpiresAt are then when that was asked for.
+	// Forgotten marks a consumer that every node is to forget. ReportedAt is then when
+	// that was asked for. The mark outlives every copy of a report from before.
 	Forgotten bool `json:"forgotten,omitempty"`
 }
 
@@ -194,7 +196,7 @@ func (t *Table) Delete(name string) error {
 		if !old.known(now) {
 			return Record{}, ErrNotFound
 		}
-		return Record{ReportedAt: after(now, old), ExpiresAt: now, Forgotten: true}, nil
+		return Record{Report: Report{ExpiresIn: MaxExpiry}, ReportedAt: after(now, old), ExpiresAt: now.Add(MaxExpiry), Forgotten: true}, nil
 	})
 }
 

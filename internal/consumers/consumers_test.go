@@ -138,7 +138,6 @@ func compare(t *testing.T, table *Table, model map[string]modelled, active keys.
 			state, since = Missing, m.expires
 		case state == Current && m.report.Generation != active.Generation:
 			state = Stale // since the first generation that it does not have
-			since = active.UpdatedAt
 			if i := slices.Index(generations, m.report.Generation); i > 0 {
 				since = time.UnixMilli(int64(generations[i+1]))
 			} else { // it has no key of them

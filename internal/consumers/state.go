@@ -86,6 +86,7 @@ func (t *Table) Restore(data []byte) error {
 	for name, r := range s.Records {
 		// The clock may have been ahead.
 		r.ReportedAt = earlier(r.ReportedAt, now)
+		r.Since = earlier(r.Since, now)
 		r.ExpiresAt = earlier(r.ExpiresAt, now.Add(r.ExpiresIn))
 		t.Merge(name, r)
 	}

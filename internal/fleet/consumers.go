@@ -149,7 +149,7 @@ func (s *consumerStore) sync() (err error) {
 	s.all, s.stale, s.down = false, make(map[string]bool), time.Time{}
 	s.mu.Unlock()
 	if !down.IsZero() { // before newer reports arrive
-		s.table.Revive(down.Add(s.node.Now().Sub(time.Now())))
+		s.table.Revive(down.Add(time.Until(s.node.Now())))
 	}
 	if all {
 		err = s.compare()
