@@ -165,21 +165,20 @@ func TestConsumersWithoutRedis(t *testing.T) {
 // report.
 func TestConsumersOutliveOutage(t *testing.T) {
 	t.Parallel()
-	server, k := redistest.Start(t), newSeal(t)
-	table := startTable(t, server.URL(), k)
+	proxy := redistest.NewProxy(t, redistest.Start(t).Addr())
+	table := startTable(t, "redis://"+proxy.Addr(), newSeal(t))
 	short := reportOf(1)
 	short.ExpiresIn = consumers.MinExpiry
 	redistest.Await(t, "a report", func() error { return table.Put("edge/web", "edge", short) })
 	expires := table.List(keys.Description{})[0].ExpiresAt
-	server.Do("SAVE")
-	server.Kill()
+	proxy.Cut()
 	redistest.Await(t, "the report to expire", func() error {
 		if table.List(keys.Description{})[0].State != consumers.Missing {
 			return errors.New("it did not")
 		}
 		return nil
 	})
-	server.Restart()
+	proxy.Heal()
 	redistest.Await(t, "the consumer", func() error {
 		if c := table.List(keys.Description{})[0]; c.State != consumers.Current || !c.ExpiresAt.After(expires) {
 			return errors.New("it is missing")
