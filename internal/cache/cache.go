@@ -1,20 +1,23 @@
 // Package cache keeps TLS sessions by session ID, in memory, for any number of
 // goroutines at once.
 //
-// What it promises: - A session is returned whole, as last stored under its ID, or not
-// at all. An expired session is never returned. - Bytes are copied in and out: no
-// memory is shared with callers. - Index and data together never exceed Config.Memory,
-// not even for an instant, and the number of sessions never exceeds Config.MaxSessions.
-// The memory is reserved once, outside the Go heap, and becomes resident when it is
-// first written to. It stays out of core dumps and, if the limits of the process allow
-// it, out of swap. - A full cache evicts the least recently used sessions, nearly as
-// LRU does. It first reuses the space of sessions that were removed, replaced or
-// expired. See docs/design/cache.md. - The bytes of a removed, replaced, evicted or
-// flushed session are zeroed in that very call, those of an expired one within a second
-// of its expiry. - No call fails because a lock is taken: it waits, and the wait is
-// counted. A lock is held while one session is copied or hashed; by the sweep and List
-// for a bounded number of sessions; by Flush while one shard is wiped. - The hash of an
-// ID has a seed per process, so clients cannot choose IDs that collide.
+// What it promises:
+//   - A session is returned whole, as last stored under its ID, or not at all. An expired
+//     session is never returned.
+//   - Bytes are copied in and out: no memory is shared with callers.
+//   - Index and data together never exceed Config.Memory, not even for an instant, and the
+//     number of sessions never exceeds Config.MaxSessions. The memory is reserved once,
+//     outside the Go heap, and becomes resident when it is first written to. It stays out
+//     of core dumps and, if the limits of the process allow it, out of swap.
+//   - A full cache evicts the least recently used sessions, nearly as LRU does. It first
+//     reuses the space of sessions that were removed, replaced or expired. See
+//     docs/design/cache.md.
+//   - The bytes of a removed, replaced, evicted or flushed session are zeroed in that very
+//     call, those of an expired one within a second of its expiry.
+//   - No call fails because a lock is taken: it waits, and the wait is counted. A lock is
+//     held while one session is copied or hashed; by the sweep and List for a bounded
+//     number of sessions; by Flush while one shard is wiped.
+//   - The hash of an ID has a seed per process, so clients cannot choose IDs that collide.
 package cache
 
 import (

@@ -7,14 +7,16 @@
 // another one. Anything with the same binding and key opens, for example an older
 // version of a file.
 //
-// What it promises: - The cipher is XChaCha20-Poly1305 with random nonces of 24 bytes:
-// after 10,000 records a second for 100 years, the probability that a nonce was
-// repeated is 2^-103. - A record that was changed, cut off, or moved to the place of
-// one with another binding does not open. Neither does a stream with a part missing,
-// added or moved. Data that a reader returns before the error is authentic and in its
-// place; only io.EOF says that the stream is complete. - Memory is bounded: opening
-// takes at most the size of the record, or two chunks of a stream. - No error holds
-// bytes of keys or of sealed data.
+// What it promises:
+//   - The cipher is XChaCha20-Poly1305 with random nonces of 24 bytes: after 10,000
+//     records a second for 100 years, the probability that a nonce was repeated is 2^-103.
+//   - A record that was changed, cut off, or moved to the place of one with another
+//     binding does not open. Neither does a stream with a part missing, added or moved.
+//     Data that a reader returns before the error is authentic and in its place; only
+//     io.EOF says that the stream is complete.
+//   - Memory is bounded: opening takes at most the size of the record, or two chunks of a
+//     stream.
+//   - No error holds bytes of keys or of sealed data.
 //
 // Go's ciphers keep copies of keys that cannot be wiped.
 package seal
