@@ -329,7 +329,7 @@ func TestSessionBadBodies(t *testing.T) {
 	} {
 		got := s.put("/sessions/01"+test.query, test.contentType, []byte(test.body))
 		p := got.wantProblem(t, test.status, test.code)
-		if test.name == "base64 with line ends" && !strings.Contains(p.Detail, "without line ends") {
+		if test.name == "base64 with line ends" && !strings.Contains(p.Detail, "line ends") {
 			t.Errorf("%s: %s", test.name, p.Detail)
 		}
 		switch test.code {
