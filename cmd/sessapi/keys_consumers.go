@@ -34,15 +34,25 @@ func (c listCommand) Run(env environment) error {
 	if err := writeSet(env, keys); err != nil {
 		return err
 	}
+	list, err := c.consumers(env, service)
+	if err != nil {
+		return err
+	}
+	return consumerTable(env.stdout, list, keys.Generation)
+}
+
+// consumers lists the consumers; none, and a line that says so, when the service does
+// not show them to this client.
+func (r remote) consumers(env environment, service *client.Client) ([]client.Consumer, error) {
 	list, err := service.Consumers(env.ctx)
 	if answer, ok := errors.AsType[*client.Error](err); ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound) {
 		fmt.Fprintf(env.stderr, "the consumers are not shown: %v\n", answer)
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return c.explain(err)
+		return nil, r.explain(err)
 	}
-	return consumerTable(env.stdout, list.Consumers, keys.Generation)
+	return list.Consumers, nil
 }
 
 // writeSet writes the generation of a set and a table of its keys.

@@ -48,6 +48,7 @@ type environment struct {
 // commandLine is the grammar of the command line: one member a subcommand.
 type commandLine struct {
 	serviceCommands
+	Doctor   doctorCommand    `cmd:"" help:"Find out which TLS servers resume whose sessions, and why not."`
 	Keys     keysCommand      `cmd:"" help:"Work on ticket keys, in files and at a service."`
 	Sessions sessionsCommand  `cmd:"" help:"Work on the sessions of a service."`
 	SealKey  sealKeyCommand   `cmd:"" name:"seal-key" help:"Make keys that the state is sealed with."`

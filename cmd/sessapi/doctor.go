@@ -1,0 +1,213 @@
+package main
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/doctor"
+	"github.com/sessapi/sessapi/internal/files"
+)
+
+// doctorCommand examines a fleet of TLS servers from outside. What a flag of the
+// other commands says of the service has the prefix server- here, and the same
+// variable.
+type doctorCommand struct {
+	Targets []target `arg:"" name:"host:port" help:"The nodes. Each address that a host has is a node."`
+
+	ServerName string        `name:"servername" env:"-" placeholder:"NAME" help:"Name to ask for (SNI) and to find in the certificate; the host of each node if not given."`
+	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"Certificates that sign those of the nodes, as PEM, instead of the system's."`
+	Insecure   bool          `env:"-" xor:"trust" help:"Do not check the nodes' certificates."`
+	Cert       string        `env:"-" placeholder:"FILE" help:"Certificate of this client, as PEM, for nodes that want one."`
+	KeyFile    string        `env:"-" placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	ALPN       []string      `name:"alpn" env:"-" placeholder:"PROTOCOL" help:"Application protocols to offer, such as h2,http/1.1."`
+	Protocol   string        `env:"-" enum:"1.2,1.3,both" default:"both" help:"Versions of TLS to examine: ${enum}."`
+	By         string        `env:"-" enum:"ticket,id,both" default:"both" help:"How sessions are to be resumed: ${enum}. Session IDs are of TLS 1.2."`
+	AllPairs   bool          `env:"-" help:"Pair each node with every other one, also when they are more than 12."`
+	Timeout    time.Duration `env:"-" default:"5s" help:"How long a handshake may take."`
+
+	JSON       bool          `name:"json" env:"-" help:"Write the report as JSON, on one line."`
+	Prometheus string        `env:"-" placeholder:"FILE" help:"Write the report for the textfile collector of Prometheus' node exporter as well."`
+	Watch      time.Duration `env:"-" placeholder:"DURATION" help:"Examine again and again, with this pause, until stopped."`
+
+	Server        *server `env:"SESSAPI_SERVER" placeholder:"URL" help:"Service to compare the nodes' keys with: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+	ServerCA      string  `env:"SESSAPI_CA" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
+	ServerCert    string  `env:"SESSAPI_CERT" placeholder:"FILE" help:"Certificate of this client for the service, as PEM."`
+	ServerKeyFile string  `env:"SESSAPI_KEY_FILE" placeholder:"FILE" help:"Key of that certificate, as PEM."`
+	TokenFile     string  `placeholder:"FILE" help:"File with a bearer token for the service."`
+}
+
+// target is an argument that names a node.
+type target string
+
+// UnmarshalText checks HOST:PORT.
+func (t *target) UnmarshalText(text []byte) error {
+	host, port, err := net.SplitHostPort(string(text))
+	if err == nil {
+		_, err = net.LookupPort("tcp", port)
+	}
+	if err != nil || host == "" {
+		return errors.New("must be HOST:PORT")
+	}
+	*t = target(text)
+	return nil
+}
+
+// Validate implements kong's check of the flags.
+func (c doctorCommand) Validate() error {
+	switch {
+	case (c.Cert == "") != (c.KeyFile == ""):
+		return errors.New("--cert and --key-file go together")
+	case c.Timeout <= 0:
+		return errors.New("--timeout must be positive")
+	case c.Watch < 0:
+		return errors.New("--watch must be positive")
+	case c.By == string(doctor.ByID) && c.Protocol == doctor.TLS13.String():
+		return errors.New("TLS 1.3 has no resumption by session ID: leave out --by or --protocol")
+	}
+	return nil
+}
+
+// Run examines the fleet and writes the report, once or until the process is to stop.
+func (c doctorCommand) Run(env environment) error {
+	plan, err := c.plan()
+	if err != nil {
+		return err
+	}
+	for {
+		healthy, err := c.examine(env, plan)
+		switch {
+		case env.ctx.Err() != nil && c.Watch > 0:
+			return nil
+		case err != nil && c.Watch > 0:
+			complain(env, exitFailure, err)
+		case err != nil:
+			return err
+		case c.Watch == 0 && !healthy:
+			return errors.New("the fleet is not healthy")
+		case c.Watch == 0:
+			return nil
+		}
+		select {
+		case <-env.ctx.Done():
+			return nil
+		case <-time.After(c.Watch):
+		}
+	}
+}
+
+// plan is what the flags ask for.
+func (c doctorCommand) plan() (doctor.Plan, error) {
+	plan := doctor.Plan{
+		Client:     doctor.Client{ServerName: c.ServerName, Insecure: c.Insecure, ALPN: c.ALPN, Timeout: c.Timeout},
+		Protocols:  []doctor.Protocol{doctor.TLS12, doctor.TLS13},
+		Mechanisms: []doctor.Mechanism{doctor.ByTicket, doctor.ByID},
+		AllPairs:   c.AllPairs,
+	}
+	for _, t := range c.Targets {
+		plan.Targets = append(plan.Targets, string(t))
+	}
+	if c.By != "both" {
+		plan.Mechanisms = []doctor.Mechanism{doctor.Mechanism(c.By)}
+	}
+	switch {
+	case c.Protocol == doctor.TLS12.String(), c.By == string(doctor.ByID):
+		plan.Protocols = []doctor.Protocol{doctor.TLS12}
+	case c.Protocol == doctor.TLS13.String():
+		plan.Protocols = []doctor.Protocol{doctor.TLS13}
+	}
+	if c.CA != "" {
+		certs, err := files.ReadCertificates(c.CA)
+		if err != nil {
+			return plan, fmt.Errorf("--ca: %s: %w", c.CA, err)
+		}
+		plan.Client.Roots = files.Pool(certs)
+	}
+	if c.Cert != "" {
+		pair, err := files.ReadKeyPair(c.Cert, c.KeyFile)
+		if err != nil {
+			return plan, fmt.Errorf("--cert and --key-file: %w", err)
+		}
+		plan.Client.Certificate = []tls.Certificate{pair}
+	}
+	return plan, nil
+}
+
+// examine makes one report.
+func (c doctorCommand) examine(env environment, plan doctor.Plan) (healthy bool, err error) {
+	if c.Server != nil {
+		if plan.Service, err = c.service(env); err != nil {
+			return false, err
+		}
+	}
+	progress := newProgress(env.stderr)
+	plan.Progress = progress.show
+	report, err := doctor.Examine(env.ctx, plan)
+	progress.clear()
+	if err != nil {
+		return false, err
+	}
+	if c.JSON {
+		err = json.NewEncoder(env.stdout).Encode(report)
+	} else {
+		if c.Watch > 0 {
+			fmt.Fprintln(env.stdout, time.Now().Format(time.RFC3339))
+		}
+		err = report.WriteTable(env.stdout, isTerminalStream(env.stdout) && os.Getenv("NO_COLOR") == "")
+	}
+	if err == nil && c.Prometheus != "" {
+		err = report.WriteMetrics(c.Prometheus, time.Now())
+	}
+	return report.Healthy(), err
+}
+
+// service asks the service, before the handshakes: what changes meanwhile is newer.
+func (c doctorCommand) service(env environment) (*doctor.Service, error) {
+	r := remote{Server: *c.Server, CA: c.ServerCA, Cert: c.ServerCert, KeyFile: c.ServerKeyFile, TokenFile: c.TokenFile}
+	service, err := r.client()
+	if err != nil {
+		return nil, err
+	}
+	keys, err := service.TicketKeys(env.ctx)
+	if err != nil {
+		return nil, r.explain(err)
+	}
+	consumers, err := r.consumers(env, service)
+	return &doctor.Service{Keys: keys, Consumers: consumers}, err
+}
+
+// progress is a line on a terminal that says how far the examination is.
+type progress struct {
+	mu    sync.Mutex
+	w     io.Writer // nil where nobody reads along
+	shown time.Time
+}
+
+func newProgress(w io.Writer) *progress {
+	if !isTerminalStream(w) {
+		w = nil
+	}
+	return &progress{w: w}
+}
+
+func (p *progress) show(handshakes int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.w == nil || time.Since(p.shown) < 100*time.Millisecond {
+		return
+	}
+	p.shown = time.Now()
+	fmt.Fprintf(p.w, "\r%d handshakes", handshakes)
+}
+
+func (p *progress) clear() {
+	if p.w != nil && !p.shown.IsZero() {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

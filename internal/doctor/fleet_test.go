@@ -1,0 +1,200 @@
+package doctor
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// goFleet serves a node for each key.
+func goFleet(t *testing.T, keys ...byte) (targets []string) {
+	t.Helper()
+	cert := certificate(t, time.Now().Add(time.Hour))
+	for _, key := range keys {
+		config := &tls.Config{Certificates: []tls.Certificate{cert}}
+		config.SetSessionTicketKeys([][32]byte{{key}})
+		targets = append(targets, serveTLS(t, config))
+	}
+	return targets
+}
+
+func examine(t *testing.T, targets []string, change func(*Plan)) *Report {
+	t.Helper()
+	plan := Plan{
+		Targets: targets, Client: Client{Insecure: true, Timeout: time.Minute},
+		Protocols: []Protocol{TLS12, TLS13}, Mechanisms: byBoth,
+	}
+	if change != nil {
+		change(&plan)
+	}
+	report, err := Examine(t.Context(), plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+// With more nodes than are paired each with each, the odd ones are still found, also
+// when they do not stand together; and no others.
+func TestManyNodes(t *testing.T) {
+	t.Parallel()
+	apart := []byte{1, 1, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1}
+	for name, test := range map[string]struct {
+		keys []byte
+		all  bool
+		odd  []int
+	}{
+		"healthy":           {bytes.Repeat([]byte{1}, 14), false, nil},
+		"two odd":           {apart, false, []int{3, 9}},
+		"two odd, complete": {apart, true, []int{3, 9}},
+		"mixed":             {[]byte{1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1}, false, []int{1, 3, 5, 7, 9, 11}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			targets := goFleet(t, test.keys...)
+			r := examine(t, targets, func(p *Plan) { p.AllPairs, p.Protocols = test.all, []Protocol{TLS12} })
+			var got, want []string
+			for _, f := range r.Findings {
+				if f.Code != CodeTicketKeysDiffer {
+					t.Errorf("%+v", f)
+				}
+				got = append(got, f.Nodes...)
+			}
+			for _, i := range test.odd {
+				want = append(want, targets[i])
+			}
+			slices.Sort(got)
+			slices.Sort(want)
+			if !slices.Equal(got, want) {
+				t.Errorf("found %v, want %v", got, want)
+			}
+			if n := len(targets); test.all != (len(r.Resumptions) == 2*n*n) { // by ticket and ID
+				t.Errorf("%d pairs", len(r.Resumptions))
+			}
+			if err := r.WriteTable(&bytes.Buffer{}, false); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Each address of a name is a node.
+func TestAddressesOfAName(t *testing.T) {
+	t.Parallel()
+	_, port, err := net.SplitHostPort(goFleet(t, 1)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(t.Context(), "ip", "localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	distinct := map[string]bool{}
+	for _, ip := range ips {
+		distinct[ip.Unmap().String()] = true
+	}
+	r := examine(t, []string{net.JoinHostPort("localhost", port)}, nil)
+	if len(r.Nodes) != len(distinct) {
+		t.Errorf("%+v, of %v", r.Nodes, ips)
+	}
+}
+
+// A server that never stops to speak does not keep the doctor.
+func TestEndlessServers(t *testing.T) {
+	t.Parallel()
+	pour := func(first []byte) string {
+		return listen(t, func(c net.Conn) {
+			_, _ = c.Write(first)
+			for {
+				if _, err := c.Write(append([]byte{recordHandshake, 3, 3, 0x10, 0}, make([]byte, 0x1000)...)); err != nil {
+					return
+				}
+			}
+		})
+	}
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(time.Hour))}}
+	chatty := listen(t, func(c net.Conn) {
+		server := tls.Server(c, config)
+		for {
+			if _, err := server.Write(make([]byte, 1<<14)); err != nil {
+				return
+			}
+		}
+	})
+	r := examine(t, []string{pour(nil), chatty, listen(t, func(c net.Conn) {
+		for { // a byte at a time
+			if _, err := c.Write([]byte{recordHandshake}); err != nil {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	})}, func(p *Plan) { p.Client.Timeout = time.Second })
+	if r.Nodes[0].Error == "" || r.Nodes[1].Error != "" || r.Nodes[2].Error == "" {
+		t.Errorf("%+v", r.Nodes)
+	}
+	client := &Client{Insecure: true, Timeout: time.Second}
+	if _, err := client.OfferID(t.Context(), pour(nil), []byte{1}); err == nil {
+		t.Error("a session ID resumes at a server that sends none")
+	}
+}
+
+func TestReportFormats(t *testing.T) {
+	t.Parallel()
+	targets := append(goFleet(t, 1, 1, 2), "127.0.0.1:1")
+	r := examine(t, targets, nil)
+
+	text, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`{"nodes":[{"address":"` + targets[0] + `","protocols":["1.2","1.3"],"ticket_lifetime_seconds":604800},`,
+		`{"address":"127.0.0.1:1","protocols":[],"error":"no connection: `,
+		`"from":"` + targets[0] + `","to":"` + targets[2] + `","protocol":"1.3","by":"ticket","resumed":false,"full_ms":`,
+		`"findings":[{"code":"unreachable","severity":"error","nodes":["127.0.0.1:1"],"text":"No handshake: no connection: `,
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+
+	path := filepath.Join(t.TempDir(), "doctor.prom")
+	for range 2 { // it is replaced
+		if err := r.WriteMetrics(path, time.Unix(1700000000, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	metrics, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"\nsessapi_doctor_healthy 0\n",
+		"\nsessapi_doctor_last_run_timestamp_seconds 1.7e+09\n",
+		`sessapi_doctor_findings{code="ticket_keys_differ",severity="error"} 1`,
+		`sessapi_doctor_node_up{node="127.0.0.1:1"} 0`,
+		`sessapi_doctor_node_up{node="` + targets[0] + `"} 1`,
+		`sessapi_doctor_resumed{by="ticket",from="` + targets[0] + `",protocol="1.3",to="` + targets[1] + `"} 1`,
+		`sessapi_doctor_resumed{by="ticket",from="` + targets[0] + `",protocol="1.3",to="` + targets[2] + `"} 0`,
+		`sessapi_doctor_ticket_lifetime_seconds{node="` + targets[0] + `"} 604800`,
+	} {
+		if !strings.Contains(string(metrics), want) {
+			t.Errorf("no %s in\n%s", want, metrics)
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("%v, %v: node exporter is another user", info.Mode(), err)
+	}
+
+	var table bytes.Buffer
+	if err := r.WriteTable(&table, true); err != nil || !strings.Contains(table.String(), "\x1b[31m") {
+		t.Errorf("no colours (%v): %s", err, &table)
+	}
+}
