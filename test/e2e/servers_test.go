@@ -462,9 +462,9 @@ var ticketName = regexp.MustCompile(`TLS session ticket:\n *0000 - ((?:[0-9a-f]{
 
 // visit makes a request with `openssl s_client`, with the session in one file,
 // if any, and leaves the new one in another, if any.
-func (i *instance) visit(tb testing.TB, version, sessionIn, sessionOut string) (v visit) {
+func (i *instance) visit(tb testing.TB, version, sessionIn, sessionOut string, extra ...string) (v visit) {
 	tb.Helper()
-	args := []string{"s_client", "-connect", "127.0.0.1:" + i.port, version, "-ign_eof"}
+	args := append([]string{"s_client", "-connect", "127.0.0.1:" + i.port, version, "-ign_eof"}, extra...)
 	if sessionIn != "" {
 		args = append(args, "-sess_in", sessionIn)
 	}
