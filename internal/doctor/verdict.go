@@ -516,7 +516,7 @@ func (v *verdict) context(group, rest []int) string {
 	if v.nodes[group[0]].leaf != v.nodes[rest[0]].leaf {
 		differ = " Their certificates differ."
 	}
-	return "Sessions are bound to a context, which must be equal on all nodes: in httpd ServerName with its port, in nginx the certificate, in Traffic Server ssl_cert_name of ssl_multicert.config, in Node.js sessionIdContext. No server resumes sessions of another kind of server." + differ
+	return "Sessions are bound to a context, which must be equal on all nodes: in httpd ServerName with its port, in nginx the certificate and the client CAs, in Traffic Server the lines of ssl_multicert.config, in Node.js sessionIdContext. No server resumes sessions of another kind of server." + differ
 }
 
 // sessionIDs judges resumption by session ID where clients depend on it: where nothing
