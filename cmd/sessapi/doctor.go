@@ -159,7 +159,7 @@ func (c doctorCommand) examine(env environment, plan doctor.Plan) (healthy bool,
 		if c.Watch > 0 {
 			fmt.Fprintln(env.stdout, time.Now().Format(time.RFC3339))
 		}
-		err = report.WriteTable(env.stdout, isTerminalStream(env.stdout) && os.Getenv("NO_COLOR") == "")
+		err = report.WriteTable(env.stdout, isTerminal(env.stdout) && os.Getenv("NO_COLOR") == "")
 	}
 	if err == nil && c.Prometheus != "" {
 		err = report.WriteMetrics(c.Prometheus, time.Now())
@@ -190,7 +190,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
-	if !isTerminalStream(w) {
+	if !isTerminal(w) {
 		w = nil
 	}
 	return &progress{w: w}

@@ -8,8 +8,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"golang.org/x/term"
-
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -136,7 +134,7 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 
 // writeSecret writes keys to standard output, but no binary ones to a terminal.
 func writeSecret(env environment, f keys.Format, data []byte) error {
-	if file, isFile := env.stdout.(*os.File); isFile && !f.Text() && term.IsTerminal(int(file.Fd())) {
+	if !f.Text() && isTerminal(env.stdout) {
 		return fmt.Errorf("keys for %s are binary and secret, and standard output is a terminal: write them to a file (> FILE)", f)
 	}
 	_, err := env.stdout.Write(data)

@@ -46,7 +46,7 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 	if (r.Cert == "") != (r.KeyFile == "") {
 		return nil, errors.New("--cert and --key-file go together")
 	}
-	if r.CA != "" || r.Cert != "" || r.KeyFile != "" {
+	if r.CA != "" || r.Cert != "" {
 		c := &tls.Config{MinVersion: tls.VersionTLS12}
 		if r.CA != "" {
 			certs, err := files.ReadCertificates(r.CA)
@@ -55,7 +55,7 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 			}
 			c.RootCAs = files.Pool(certs)
 		}
-		if r.Cert != "" || r.KeyFile != "" {
+		if r.Cert != "" {
 			pair, err := files.ReadKeyPair(r.Cert, r.KeyFile)
 			if err != nil {
 				return nil, fmt.Errorf("--cert and --key-file: %w", err)

@@ -3,12 +3,9 @@ package main
 import (
 	"io"
 	"log/slog"
-	"os"
 	"strings"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/term"
 )
 
 // newLogger logs to w. auto is text for a terminal and JSON for everything
@@ -21,8 +18,7 @@ func newLogger(w io.Writer, level, format string) *slog.Logger {
 	}
 	options.Level = threshold
 	options.ReplaceAttr = logAttr
-	file, isFile := w.(*os.File)
-	if format == "text" || format == "auto" && isFile && term.IsTerminal(int(file.Fd())) {
+	if format == "text" || format == "auto" && isTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, &options))
 	}
 	return slog.New(slog.NewJSONHandler(w, &options))

@@ -14,6 +14,7 @@ import (
 	"unicode"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/term"
 
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -43,6 +44,12 @@ type environment struct {
 	reload         <-chan os.Signal
 	stdin          io.Reader
 	stdout, stderr io.Writer
+}
+
+// isTerminal reports whether a standard stream is a terminal.
+func isTerminal(stream any) bool {
+	file, isFile := stream.(*os.File)
+	return isFile && term.IsTerminal(int(file.Fd()))
 }
 
 // commandLine is the grammar of the command line: one member a subcommand.

@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/term"
 
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/files"
@@ -95,7 +92,7 @@ func (c sessionsGetCommand) Run(env environment) error {
 		}
 		return writeSession(env.stdout, s)
 	}
-	if c.Format == "raw" && c.Out == "" && isTerminalStream(env.stdout) {
+	if c.Format == "raw" && c.Out == "" && isTerminal(env.stdout) {
 		return errors.New("standard output is a terminal and the session is binary: --out=FILE writes it to a file, --out=- to the terminal")
 	}
 	fetch := service.SessionBytes
@@ -231,7 +228,7 @@ func (c sessionsFlushCommand) Run(env environment) error {
 
 // confirm asks the user at the terminal.
 func (c sessionsFlushCommand) confirm(env environment) error {
-	if !isTerminalStream(env.stdin) {
+	if !isTerminal(env.stdin) {
 		return errors.New("flush removes all sessions: --yes confirms that")
 	}
 	fmt.Fprintf(env.stderr, "Remove all sessions of %s? Type yes: ", c.Server)
@@ -243,10 +240,4 @@ func (c sessionsFlushCommand) confirm(env environment) error {
 		return errors.New("nothing was removed")
 	}
 	return nil
-}
-
-// isTerminalStream reports whether a standard stream is a terminal.
-func isTerminalStream(stream any) bool {
-	file, isFile := stream.(*os.File)
-	return isFile && term.IsTerminal(int(file.Fd()))
 }

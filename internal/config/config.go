@@ -95,6 +95,7 @@ func Options() []kong.Option {
 type Problem struct {
 	Place string // FILE:LINE; empty for what is not from a file
 	Text  string
+	line  int // that of Place, or 0
 }
 
 func (p Problem) Error() string {
@@ -140,7 +141,7 @@ func (c *Config) Problems() error {
 		found = append(found, c.source.problems...)
 	}
 	wrong := func(flag, format string, args ...any) {
-		found = append(found, Problem{c.Place(flag), fmt.Sprintf(format, args...)})
+		found = append(found, Problem{Place: c.Place(flag), Text: fmt.Sprintf(format, args...)})
 	}
 	if c.OpsListen != nil && *c.OpsListen == c.Listen {
 		wrong("ops-listen", "--ops-listen must be another address than --listen")

@@ -80,7 +80,7 @@ func (s *source) wrong(line int, format string, args ...any) {
 	if line > 0 {
 		place = fmt.Sprintf("%s:%d", s.path, line)
 	}
-	s.problems = append(s.problems, Problem{place, fmt.Sprintf(format, args...)})
+	s.problems = append(s.problems, Problem{place, fmt.Sprintf(format, args...), line})
 }
 
 // invalid is the error of a file that cannot be read.
@@ -164,14 +164,8 @@ func (s *source) check(app *kong.Application) error {
 			s.problems = append(s.problems, Problem{Text: fmt.Sprintf("unknown variable %s in the environment%s", name, suggest(name, variables))})
 		}
 	}
-	slices.SortStableFunc(s.problems, func(a, b Problem) int { return cmp.Compare(s.lineOf(a), s.lineOf(b)) })
+	slices.SortStableFunc(s.problems, func(a, b Problem) int { return cmp.Compare(a.line, b.line) })
 	return nil
-}
-
-// lineOf is the line of a problem of the file, by which problems are ordered.
-func (s *source) lineOf(p Problem) (line int) {
-	_, _ = fmt.Sscanf(strings.TrimPrefix(p.Place, s.path), ":%d", &line) // 0 for others
-	return line
 }
 
 // ofKubernetes matches the variables that Kubernetes sets in each container for a

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -238,10 +237,8 @@ func firstLine(node ast.Node) int {
 	return node.GetToken().Position.Line
 }
 
-// located is an error of the library: its place and its text, before an excerpt.
-var located = regexp.MustCompile(`^\[(\d+):(\d+)\] (.*)`)
-
-// inWords are the texts of the library, and what they mean.
+// inWords are the texts of the library, which has no other way to tell its errors apart,
+// and what they mean.
 var inWords = []struct {
 	library *regexp.Regexp
 	words   string
@@ -254,9 +251,6 @@ var inWords = []struct {
 	{regexp.MustCompile(`^unexpected key name`), "has a key without a colon and a space behind it"},
 	{regexp.MustCompile(`^unknown field "(.*)"`), `unknown key "$1"`},
 	{regexp.MustCompile(`^mapping key "(.*)" already defined at \[(\d+):.*`), `"$1" is given twice, first in line $2`},
-	{regexp.MustCompile(`^\w+ was used where sequence is expected`), "must be a list"},
-	{regexp.MustCompile(`^\w+ was used where mapping is expected`), "must be a mapping, in lines of KEY: VALUE"},
-	{regexp.MustCompile(`^cannot unmarshal .* of type string`), "must be a single value"},
 }
 
 // keyBefore is the key of a value that begins behind it.
@@ -265,24 +259,37 @@ var keyBefore = regexp.MustCompile(`([\w-]+)["']?\s*:\s*$`)
 // explain says in words what an error of the library means. What is not known is
 // told by its line alone: the text may repeat a value.
 func (f *File) explain(err error) error {
-	match := located.FindStringSubmatch(err.Error())
-	if match == nil {
+	located, ok := errors.AsType[yaml.Error](err)
+	if !ok || located.GetToken() == nil {
 		return &Error{Text: "is not valid YAML"}
 	}
-	line, _ := strconv.Atoi(match[1])
-	column, _ := strconv.Atoi(match[2])
-	text := "is not valid YAML here"
+	at := located.GetToken().Position
+	switch located := located.(type) {
+	case *yaml.UnexpectedNodeTypeError:
+		if located.Expected == ast.SequenceType {
+			return f.mustBe(at, "a list")
+		}
+		return f.mustBe(at, "a mapping, in lines of KEY: VALUE")
+	case *yaml.TypeError:
+		return f.mustBe(at, "a single value")
+	}
+	message := located.GetMessage()
 	for _, w := range inWords {
-		if w.library.MatchString(match[3]) {
-			text = string(w.library.ExpandString(nil, w.words, match[3], w.library.FindStringSubmatchIndex(match[3])))
-			break
+		if match := w.library.FindStringSubmatchIndex(message); match != nil {
+			return &Error{at.Line, string(w.library.ExpandString(nil, w.words, message, match))}
 		}
 	}
-	if lines := bytes.Split(f.data, []byte("\n")); strings.HasPrefix(text, "must be") && line <= len(lines) {
-		before := []rune(string(lines[line-1]))
-		if key := keyBefore.FindStringSubmatch(string(before[:min(column-1, len(before))])); key != nil {
+	return &Error{at.Line, "is not valid YAML here"}
+}
+
+// mustBe is the error of a value of another kind, with its key if that stands before it.
+func (f *File) mustBe(at *token.Position, kind string) error {
+	text := "must be " + kind
+	if lines := bytes.Split(f.data, []byte("\n")); at.Line <= len(lines) {
+		before := []rune(string(lines[at.Line-1]))
+		if key := keyBefore.FindStringSubmatch(string(before[:min(at.Column-1, len(before))])); key != nil {
 			text = key[1] + ": " + text
 		}
 	}
-	return &Error{line, text}
+	return &Error{at.Line, text}
 }
