@@ -99,9 +99,10 @@ func WithHTTPClient(c *http.Client) Option { return func(s *settings) { s.http =
 // changed from then on. It does not go with [WithHTTPClient].
 func WithTLSConfig(c *tls.Config) Option { return func(s *settings) { s.tls = c } }
 
-// WithTokenFile sends the bearer token in the file (RFC 6750, section 2.1). The
-// file is read for each request, so that the token can be replaced. Over http://
-// to another machine the token would be in the clear; that is an error.
+// WithTokenFile sends the bearer token in the file (RFC 6750, section 2.1). [New]
+// fails without one. The file is read for each request, so that the token can be
+// replaced. Over http:// to another machine the token would be in the clear; that is
+// an error.
 func WithTokenFile(path string) Option { return func(s *settings) { s.tokenFile = path } }
 
 // WithLogger has failures that [Client.Watch] gets over logged. Without it they
@@ -137,6 +138,9 @@ func New(baseURL string, options ...Option) (*Client, error) {
 	}
 	requestOptions := []api.ClientOption{api.WithHTTPClient(s.http)}
 	if s.tokenFile != "" {
+		if _, err := readToken(s.tokenFile); err != nil {
+			return nil, err
+		}
 		requestOptions = append(requestOptions, api.WithRequestEditorFn(func(_ context.Context, r *http.Request) error {
 			token, err := readToken(s.tokenFile)
 			r.Header.Set("Authorization", "Bearer "+token)

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -77,20 +78,34 @@ func TestToken(t *testing.T) {
 	defer s.Close()
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	c, err := New(s.URL, WithTokenFile(path), WithTLSConfig(&tls.Config{RootCAs: roots}))
+	write := func(content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	options := []Option{WithTokenFile(path), WithTLSConfig(&tls.Config{RootCAs: roots})}
+	if _, err := New(s.URL, options...); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without the file: %v", err)
+	}
+	write("")
+	if _, err := New(s.URL, options...); err == nil {
+		t.Error("an empty file has a token")
+	}
+	write("zero")
+	c, err := New(s.URL, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for content, want := range map[string]string{"one\n": "Bearer one", "two": "Bearer two", "": "", "a b": "", strings.Repeat("x", maxToken+1): ""} {
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		write(content)
 		got = ""
 		_, err := c.TicketKeys(t.Context())
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("%.10q: sent %q, %v", content, got, err)
 		}
 	}
+	write("last")
 	for address, ok := range map[string]bool{"http://10.0.0.1": false, "http://localhost": true, "http://[::1]:1": true, "https://10.0.0.1": true, "unix:s": true} {
 		if _, err := New(address, WithTokenFile(path)); (err == nil) != ok {
 			t.Errorf("%s: %v", address, err)

@@ -188,8 +188,8 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Listen.Address = file
-	if _, err := New(c, "", slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("a file was taken over")
+	if _, err := New(c, "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "precious is there and is not a socket") {
+		t.Errorf("in the place of a file: %v", err)
 	}
 	if _, err := os.Stat(file); err != nil {
 		t.Error(err)

@@ -21,6 +21,7 @@ import (
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/server"
 	"github.com/sessapi/sessapi/internal/state"
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
@@ -199,33 +200,21 @@ func (k *checker) addresses() {
 }
 
 func (k *checker) address(flag string, a config.Address) {
-	const inUse = "--%s: %s is in use; serve fails unless that is the service these settings are for, and it is stopped first"
+	var err error
 	if a.Network == "unix" {
-		info, err := os.Lstat(a.Address)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			if err := writable(filepath.Dir(a.Address)); err != nil {
-				k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
-			}
-		case err != nil:
-			k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
-		case info.Mode().Type() != fs.ModeSocket:
-			k.fail(flag, fmt.Errorf("--%s: %s is there and is not a socket", flag, a.Address))
-		default:
-			if conn, err := net.DialTimeout("unix", a.Address, time.Second); err == nil {
-				_ = conn.Close()
-				k.warn(flag, inUse, flag, a)
-			}
+		if err = server.CheckSocket(a.Address); errors.Is(err, fs.ErrNotExist) {
+			err = writable(filepath.Dir(a.Address))
 		}
-		return
+	} else {
+		var listener net.Listener
+		if listener, err = net.Listen(a.Network, a.Address); err == nil {
+			_ = listener.Close()
+		}
 	}
-	listener, err := net.Listen(a.Network, a.Address)
 	switch {
-	case err == nil:
-		_ = listener.Close()
 	case errors.Is(err, syscall.EADDRINUSE):
-		k.warn(flag, inUse, flag, a)
-	default:
+		k.warn(flag, "--%s: %s is in use; serve fails unless that is the service these settings are for, and it is stopped first", flag, a)
+	case err != nil:
 		k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
 	}
 }

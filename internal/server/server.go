@@ -144,11 +144,13 @@ func (s *Server) Stop(ctx context.Context) error {
 // one that a live process serves is not.
 func listen(c Config) (net.Listener, error) {
 	listener, err := net.Listen(c.Network, c.Address)
-	if c.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && isStale(c.Address) {
-		if err := os.Remove(c.Address); err != nil {
-			return nil, err
+	if c.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) {
+		if err = CheckSocket(c.Address); err == nil {
+			if err := os.Remove(c.Address); err != nil {
+				return nil, err
+			}
+			listener, err = net.Listen(c.Network, c.Address)
 		}
-		listener, err = net.Listen(c.Network, c.Address)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
@@ -162,15 +164,23 @@ func listen(c Config) (net.Listener, error) {
 	return listener, nil
 }
 
-// isStale reports whether the path is a socket that nobody listens at.
-func isStale(path string) bool {
+// CheckSocket returns why a service cannot take the place of the file at the path, which
+// it does with a socket that nobody listens at. The error is [syscall.EADDRINUSE] when
+// somebody does.
+func CheckSocket(path string) error {
 	info, err := os.Lstat(path)
-	if err != nil || info.Mode().Type() != os.ModeSocket {
-		return false
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%s is there and is not a socket", path)
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
 		_ = conn.Close()
 	}
-	return errors.Is(err, syscall.ECONNREFUSED)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", path, syscall.EADDRINUSE)
 }
