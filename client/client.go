@@ -66,8 +66,8 @@ type TicketKeyRole = api.TicketKeyRole
 // TicketKeyBits is the size of a key's secrets: 128 or 256.
 type TicketKeyBits = api.TicketKeyBits
 
-// TicketKeyUpload is a set of keys with their secrets: the first encrypts, Next is the
-// next to.
+// TicketKeyUpload is a set of keys with their secrets. The first encrypts; Next will,
+// after the next rotation.
 type TicketKeyUpload = api.TicketKeyUpload
 
 // TicketKeyMaterial is a key with its secrets.

@@ -47,8 +47,8 @@ const (
 // second. A failure, which may be that of take, is logged and tried again after
 // a pause that grows with each failure in a row, is cut by up to a half at random
 // so that a fleet does not return all at once, and is no shorter than the service
-// asks for. The log tells a service that does not answer from take failing, and says
-// when both work again.
+// asks for. The log tells a service that does not answer from a take that fails, and
+// says when both work again.
 func (c *Client) Watch(ctx context.Context, format string, key *int, take func(data []byte) error) error {
 	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
 		newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
@@ -96,7 +96,7 @@ func (c *Client) fetchFiles(ctx context.Context, timeout time.Duration, format s
 
 var errMoved = errors.New("the keys changed while their files were fetched")
 
-// fetchOthers appends the files behind the first one, and returns all.
+// fetchOthers appends the files after the first one.
 func (c *Client) fetchOthers(ctx context.Context, format string, n int, etag string, files [][]byte) ([][]byte, error) {
 	for i := 1; i < n; i++ {
 		itsETag, data, err := c.fetch(ctx, requestTimeout, format, &i, "", 0)

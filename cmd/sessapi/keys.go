@@ -21,8 +21,8 @@ type keysCommand struct {
 	Push     pushCommand     `cmd:"" help:"Replace the keys of the service."`
 	Pull     pullCommand     `cmd:"" help:"Fetch the keys of the service."`
 	Rotate   rotateCommand   `cmd:"" help:"Rotate the keys of the service by one step."`
-	Revoke   revokeCommand   `cmd:"" help:"Take a key that has leaked out of the set of the service."`
-	Watch    watchCommand    `cmd:"" help:"Keep a file as the keys of the service are, until stopped."`
+	Revoke   revokeCommand   `cmd:"" help:"Remove a leaked key from the set of the service."`
+	Watch    watchCommand    `cmd:"" help:"Keep a file up to date with the keys of the service, until stopped."`
 }
 
 // maxKeyFile is more than 64 keys need in any format, in bytes.
@@ -60,7 +60,7 @@ func formatNames(which func(keys.Format) bool) string {
 	return strings.Join(names, ", ")
 }
 
-// checkKeyFlag says whether --key suits the format.
+// checkKeyFlag returns why --key does not go with the format.
 func checkKeyFlag(f keys.Format, key *int) error {
 	switch {
 	case key != nil && !f.OneKey():
@@ -132,7 +132,7 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 	return writeSecret(env, f, data)
 }
 
-// writeSecret writes keys to standard output, but no binary ones to a terminal.
+// writeSecret writes keys to standard output. Binary keys do not go to a terminal.
 func writeSecret(env environment, f keys.Format, data []byte) error {
 	if !f.Text() && isTerminal(env.stdout) {
 		return fmt.Errorf("keys for %s are binary and secret, and standard output is a terminal: write them to a file (> FILE)", f)

@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// endGroup makes the command end with all that it has started.
+// endGroup makes the end of the command end its children, too.
 func endGroup(command *exec.Cmd) {
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	command.Cancel = func() error { return syscall.Kill(-command.Process.Pid, syscall.SIGTERM) }

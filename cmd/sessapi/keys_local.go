@@ -12,7 +12,7 @@ import (
 type generateCommand struct {
 	Format format `required:"" env:"-" placeholder:"FORMAT" help:"Format to write: ${formats}."`
 	Bits   int    `default:"256" enum:"128,256" env:"-" help:"Size of the secrets: ${enum}."`
-	Count  *int   `env:"-" help:"Number of keys: the first encrypts, and of two or more the last is the next to. As few as the format takes if not given."`
+	Count  *int   `env:"-" help:"Number of keys. The first encrypts; of two or more, the last is the next key. As few as the format takes if not given."`
 }
 
 // Validate implements kong's check of the flags.
@@ -72,8 +72,8 @@ func (c inspectCommand) Run(env environment) error {
 	return set.Validate()
 }
 
-// listFormats writes a table of the formats in which the file has good keys. Which of
-// them it is in does not show in it: layouts of one size differ in their order alone.
+// listFormats writes a table of the formats in which the file has good keys. The file
+// does not show which of them it has: layouts of one size differ only in their order.
 func (c inspectCommand) listFormats(env environment) error {
 	data, err := readInput(env, c.File, maxKeyFile)
 	if err != nil {
@@ -116,7 +116,7 @@ func (c inspectCommand) listFormats(env environment) error {
 	for i, reason := range refused {
 		refused[i] = strings.Join(formats[reason], ", ") + ": " + reason
 	}
-	return fmt.Errorf("%s has keys in no format; %s", c.File, strings.Join(refused, "; "))
+	return fmt.Errorf("%s has no keys in any format; %s", c.File, strings.Join(refused, "; "))
 }
 
 type convertCommand struct {

@@ -84,7 +84,7 @@ func (r remote) update(env environment, do func(*client.Client) (*client.TicketK
 	return writeSet(env, d)
 }
 
-// explain says of an error that is not the service's what to look at.
+// explain adds what to check to an error that is not an answer of the service.
 func (r remote) explain(err error) error {
 	if _, ok := errors.AsType[*client.Error](err); ok {
 		return err
@@ -139,8 +139,8 @@ func (c pushCommand) push(env environment, data []byte, options []client.UpdateO
 	})
 }
 
-// pushFiles pushes files of a key each. Where their bytes, one file behind another, do
-// not tell the sizes of the keys, it pushes the keys themselves.
+// pushFiles pushes files of one key each. It sends their bytes one after another, or the
+// keys as JSON where the bytes do not show the size of each key.
 func (c pushCommand) pushFiles(env environment, options []client.UpdateOption) error {
 	var set keys.Set
 	defer func() { set.Wipe() }()
@@ -213,7 +213,7 @@ func (c revokeCommand) Run(env environment) error {
 type selection struct {
 	Format format     `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
 	Key    *int       `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
-	Files  int        `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: the key that encrypts and those behind it. When the set has fewer, the first key is written again."`
+	Files  int        `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: the key that encrypts, the next one, then the previous ones. The first key fills the files that are left."`
 	Mode   *fileMode  `env:"-" placeholder:"MODE" help:"Mode of the files, in octal: 0600 if not given."`
 	Owner  *fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number; the user of this command if not given."`
 }
@@ -239,7 +239,8 @@ func (o *fileOwner) UnmarshalText(text []byte) (err error) {
 
 const keyPlaceholder = "{key}"
 
-// check says whether the flags suit the file that they are about; "" for none.
+// check returns why the flags do not go together. out is the file to write, "" for
+// standard output.
 func (s selection) check(out string) error {
 	switch several := strings.Contains(out, keyPlaceholder); {
 	case several != (s.Files != 0):
@@ -272,7 +273,7 @@ func wipe(contents [][]byte) {
 	}
 }
 
-// checkKeys refuses what is no keys, so that no file of keys is replaced by it.
+// checkKeys rejects contents that are not keys, before they replace a file of keys.
 func (s selection) checkKeys(contents [][]byte) error {
 	if !s.Format.Readable() { // of which the client knows the media type
 		return nil
@@ -281,7 +282,7 @@ func (s selection) checkKeys(contents [][]byte) error {
 		set, err := s.Format.Parse(data)
 		set.Wipe()
 		if err != nil {
-			return fmt.Errorf("what the service sends is no keys as %s: %w", s.Format, err)
+			return fmt.Errorf("the service sent something other than keys for %s: %w", s.Format, err)
 		}
 	}
 	return nil
@@ -299,9 +300,9 @@ func (s selection) paths(out string) []string {
 	return paths
 }
 
-// write replaces the files that differ from what is to be there, and calls before first
-// if there is any. The key that encrypts comes last: a server that reads the files
-// meanwhile knows at least all that it is told to encrypt with.
+// write replaces the files that differ from the contents. It calls before, if not nil,
+// ahead of the first one. The key that encrypts comes last: a server that reads the
+// files meanwhile can decrypt whatever it encrypts.
 func (s selection) write(out string, contents [][]byte, before func() error) error {
 	a := files.Attributes{UID: -1, GID: -1}
 	if s.Mode != nil {
@@ -370,7 +371,7 @@ type watchCommand struct {
 	remote
 	selection
 	Out  string `required:"" env:"-" placeholder:"FILE" help:"File to write. With --files, {key} in it is the number of the key."`
-	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run when a file was written, such as the reload of a server, and again until it succeeds. It may take a minute."`
+	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run after a file was written, such as the reload of a server. It is retried until it succeeds, and stopped after a minute."`
 	Once bool   `env:"-" help:"Write the files, run the command if it is due, and exit: with 1 when either fails."`
 }
 
@@ -412,8 +413,9 @@ func (c watchCommand) Run(env environment) error {
 	return nil
 }
 
-// apply brings the files to what they are to be, and runs the command when that is due:
-// when a file was written, and until the command succeeds, over a restart, too.
+// apply writes the files that differ, and runs the command until it succeeds. A file
+// beside them says that the command is due. It is there before any of them changes, so
+// that neither a crash nor a restart loses the command.
 func (c watchCommand) apply(env environment, log *slog.Logger, contents [][]byte) error {
 	if err := c.checkKeys(contents); err != nil {
 		return err
@@ -444,7 +446,7 @@ func (c watchCommand) apply(env environment, log *slog.Logger, contents [][]byte
 	return files.OS{}.Remove(c.duePath())
 }
 
-// duePath is a file that is there while the command is due.
+// duePath is the file that exists while the command is due.
 func (c watchCommand) duePath() string {
 	path := c.paths(c.Out)[0]
 	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".exec-due")
@@ -461,8 +463,8 @@ func (c watchCommand) isDue() (bool, error) {
 const (
 	// execTimeout bounds the command: while it runs, no newer keys are written.
 	execTimeout = time.Minute
-	// execGrace is how long a command that has to end, for that or because the
-	// watch does, may take to.
+	// execGrace is how long the command may take to end when its time is up or the
+	// watch is stopped.
 	execGrace = time.Second
 )
 

@@ -112,8 +112,8 @@ func run(args []string, env environment) int {
 	return exitOK
 }
 
-// complain writes an error, each of several as a line of its own. What a service says
-// is in it as well, so nothing in it reaches the terminal but what can be read.
+// complain writes an error, one line for each of several. Only printable characters
+// reach the terminal, because the text may come from a service.
 func complain(env environment, code int, err error) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(env.stderr, "sessapi: %s\n", printable(line))

@@ -16,5 +16,5 @@ func (c *serviceCommands) dumpable(command string) bool {
 	return command == "serve" && c.Serve.Dumpable
 }
 
-// restrictFiles has what this process makes be nobody else's to read.
+// restrictFiles makes new files readable by their owner only.
 func restrictFiles() { syscall.Umask(0o077) }

@@ -24,8 +24,8 @@ type sessionsCommand struct {
 	Flush  sessionsFlushCommand  `cmd:"" help:"Remove all sessions."`
 }
 
-// maxSessionFile is more than the largest session takes in PEM, with text around it,
-// in bytes.
+// maxSessionFile is a bound of the file of a session, in bytes: more than the largest
+// one takes in PEM with text around it.
 const maxSessionFile = 128 << 10
 
 // sessionID is an argument that names a session.
@@ -111,7 +111,7 @@ func (c sessionsGetCommand) Run(env environment) error {
 	return err
 }
 
-// writeSession writes a line for each thing that is known of a session.
+// writeSession describes a session, one property a line.
 func writeSession(w io.Writer, s *client.Session) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, value any) { fmt.Fprintf(table, "%s:\t"+format+"\n", name, value) }

@@ -33,9 +33,9 @@ const (
 	checkTimeout = 5 * time.Second
 )
 
-// Check returns all that would keep a service from starting with the settings, and all
-// that it would start with and should not, as far as that can be told without locking
-// or changing anything. Settings that have problems of their own are not looked into.
+// Check returns what would keep a service from starting with the settings, as failures,
+// and what it would start with but should not, as warnings. It locks and changes
+// nothing, and skips settings that have problems of their own.
 func Check(ctx context.Context, c config.Config) (failures, warnings []error) {
 	k := &checker{c: c}
 	for _, check := range []func(){k.keys, k.state, k.auditLog, k.tls, k.policy, k.addresses, k.memory, k.modes} {
@@ -51,7 +51,7 @@ type checker struct {
 	failures, warnings []error
 }
 
-// at says where a setting stands in front of what is wrong with it.
+// at puts the place of a setting in front of its error.
 func (k *checker) at(flag string, err error) error {
 	if place := k.c.Place(flag); place != "" {
 		return fmt.Errorf("%s: %w", place, err)
@@ -136,7 +136,7 @@ func (k *checker) tls() {
 	}
 }
 
-// ends says when something that ends soon does, or that it has.
+// ends says when something expires, or that it has expired.
 func ends(at time.Time) string {
 	verb := "expires"
 	if !time.Now().Before(at) {
@@ -145,7 +145,7 @@ func ends(at time.Time) string {
 	return verb + " at " + at.UTC().Format(time.RFC3339)
 }
 
-// policy finds all that is wrong with the policy, and credentials that prove nothing.
+// policy finds the errors of the policy, and credentials that prove nothing.
 func (k *checker) policy() {
 	path := k.c.Policy
 	if path == "" {
@@ -182,7 +182,7 @@ func (k *checker) policy() {
 	}
 }
 
-// placed is an error of a line of a file; line 0 is all of it.
+// placed is an error with its file and line; line 0 is the whole file.
 func placed(path string, line int, text string) error {
 	if line == 0 {
 		return fmt.Errorf("%s: %s", path, text)
@@ -190,8 +190,8 @@ func placed(path string, line int, text string) error {
 	return fmt.Errorf("%s:%d: %s", path, line, text)
 }
 
-// addresses finds those that cannot be listened at. One that is in use may well be in
-// use by the service that the settings are for.
+// addresses finds addresses that cannot be listened at. One that is in use is a warning:
+// it may be the service of these settings.
 func (k *checker) addresses() {
 	k.address("listen", k.c.Listen)
 	if k.c.OpsListen != nil {
@@ -227,12 +227,12 @@ func (k *checker) memory() {
 	}
 }
 
-// modes finds files that others than their owner can read or change.
+// modes finds files that users other than their owner can read or change.
 func (k *checker) modes() {
 	for _, f := range k.c.Files() {
 		info, err := os.Stat(f.Path)
 		if err != nil || !info.Mode().IsRegular() {
-			continue // whoever needs it says so
+			continue // the check of its setting reports it
 		}
 		forbidden, advice := files.Trusted, "chmod go-w"
 		if f.Secret {
@@ -244,8 +244,7 @@ func (k *checker) modes() {
 	}
 }
 
-// redis asks Redis whether it takes the node. A service that has a state file starts
-// without it.
+// redis connects to Redis. Without Redis a service starts only with a state file.
 func (k *checker) redis(ctx context.Context) {
 	if !k.c.UsesRedis() {
 		return
@@ -253,7 +252,7 @@ func (k *checker) redis(ctx context.Context) {
 	log := slog.New(slog.DiscardHandler)
 	sealKeys, err := readSealKeys(k.c, log)
 	if err != nil || sealKeys == nil {
-		return // which is told already
+		return // state reports it
 	}
 	node, err := newNode(k.c, sealKeys, log)
 	if err != nil {

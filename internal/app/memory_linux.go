@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// memoryLimit is how much memory the process may have, in bytes, and of what that is
-// the limit; 0 when it cannot be told. root is where the file systems of the kernel are.
+// memoryLimit is how much memory the process may use, in bytes, and what sets the limit;
+// 0 when it is not known. The file systems of the kernel are under root.
 func memoryLimit(root string) (most uint64, of string) {
 	lower := func(path, name string) {
 		text, err := os.ReadFile(filepath.Join(root, path))

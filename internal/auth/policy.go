@@ -104,8 +104,8 @@ func (u *uid) UnmarshalYAML(node ast.Node) error {
 	return nil
 }
 
-// Parse reads a policy, a YAML document as docs/policy.md describes it. The error has
-// all that is wrong with it and where, and never holds what might be a token.
+// Parse reads a policy, a YAML document as docs/policy.md describes it. The error lists
+// every problem with its line, and never holds what might be a token.
 func Parse(data []byte) (*Policy, error) {
 	file, err := yamlfile.Parse(data, MaxPolicyBytes)
 	if err != nil {
@@ -205,8 +205,8 @@ func (r *reader) add(d *document, i int) {
 	}
 }
 
-// loggableName is the name of an identity in an error: one that is not plain may be
-// anything.
+// loggableName is the name of an identity in an error. A name that is not plain is left
+// out.
 func loggableName(name string) string {
 	if plainName(name) {
 		return name

@@ -105,7 +105,7 @@ func (p Problem) Error() string {
 	return p.Place + ": " + p.Text
 }
 
-// Problems is all that is wrong with the settings, in a line each.
+// Problems are the problems of the settings. Its text has a line for each.
 type Problems []Problem
 
 func (p Problems) Error() string {
@@ -116,8 +116,8 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// BeforeApply is a hook of kong: it has the file and the environment checked, and the
-// Config remember where its settings are from.
+// BeforeApply is a hook of kong. It checks the file and the environment, and keeps the
+// source of the settings.
 func (c *Config) BeforeApply(ctx *kong.Context, s *source) error {
 	c.source = s
 	return s.check(ctx.Model)
@@ -131,7 +131,7 @@ func (c *Config) Place(flag string) string {
 	return fmt.Sprintf("%s:%d", c.source.path, c.source.used[flag])
 }
 
-// report is told of a problem: the flag it is about, and what is wrong.
+// report notes a problem of a flag.
 type report func(flag, format string, args ...any)
 
 // Problems returns the [Problems] of the settings, nil when there are none.
@@ -170,7 +170,7 @@ func (c *Config) Problems() error {
 	return found
 }
 
-// UsesRedis reports whether the settings say well how Redis is to be reached.
+// UsesRedis reports whether the settings name a Redis and have no problem with it.
 func (c *Config) UsesRedis() bool {
 	uses := c.Redis != ""
 	c.validateRedis(func(string, string, ...any) { uses = false })
@@ -255,7 +255,7 @@ func (c *Config) validateTransport(wrong report) {
 // File is a file that the settings name.
 type File struct {
 	Flag, Path string
-	Secret     bool // nobody but its owner may read it
+	Secret     bool // only its owner may read it
 	Written    bool // by the service
 }
 
@@ -283,7 +283,7 @@ func (c *Config) Files() []File {
 	return slices.DeleteFunc(all, func(f File) bool { return f.Path == "" })
 }
 
-// validateFiles refuses a file that is written to in the place of another.
+// validateFiles rejects a written file that is also the file of another setting.
 func (c *Config) validateFiles(wrong report) {
 	all := c.Files()
 	for i, a := range all {

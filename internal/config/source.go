@@ -18,9 +18,9 @@ import (
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
-// source is where settings come from beside the command line: the configuration file
-// and the environment. It collects what is wrong with them, so that all of it is told
-// at once. It fills in what neither the command line nor the environment gave.
+// source is the configuration file and the environment. It supplies the settings of the
+// file that neither the command line nor the environment has, and collects the problems
+// of both, so that they are reported together.
 type source struct {
 	path     string             // of the file
 	settings map[string]setting // of the file, by the names of their flags
@@ -74,7 +74,7 @@ func (s *source) load(r io.Reader) (kong.Resolver, error) {
 	return s, nil
 }
 
-// wrong notes a problem of a line of the file; 0 is all of it.
+// wrong notes a problem of a line of the file; 0 is the whole file.
 func (s *source) wrong(line int, format string, args ...any) {
 	place := s.path
 	if line > 0 {
@@ -91,10 +91,10 @@ func (s *source) invalid(err error) error {
 	return s.problems
 }
 
-// Validate implements [kong.Resolver]. What is wrong is for [Config.Problems].
+// Validate implements [kong.Resolver]. [Config.Problems] returns the problems.
 func (s *source) Validate(*kong.Application) error { return nil }
 
-// Resolve implements [kong.Resolver]. A value that is wrong is noted and left out.
+// Resolve implements [kong.Resolver]. An invalid value is noted and left out.
 func (s *source) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	set, ok := s.settings[flag.Name]
 	if !ok || slices.ContainsFunc(flag.Envs, isSet) {
@@ -113,7 +113,7 @@ func isSet(variable string) bool {
 	return set
 }
 
-// decode returns why the flag does not take the value.
+// decode returns why the value is invalid for the flag.
 func decode(flag *kong.Flag, value string) error {
 	if flag.Enum != "" && !flag.EnumMap()[value] {
 		return errors.New("must be one of " + strings.Join(flag.EnumSlice(), ", "))
@@ -126,8 +126,8 @@ func decode(flag *kong.Flag, value string) error {
 	return flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, target)
 }
 
-// check notes the keys of the file and the variables of the environment that no
-// command knows. The keys are the flags beside --config.
+// check notes unknown keys of the file and unknown variables of the environment. The
+// known keys are the flags of the commands that have --config.
 func (s *source) check(app *kong.Application) error {
 	var keys, variables []string
 	err := kong.Visit(app, func(visited kong.Visitable, next kong.Next) error {
@@ -184,8 +184,7 @@ func suggest(name string, names []string) string {
 	return fmt.Sprintf("; did you mean %s?", closest)
 }
 
-// distance is how many letters have to be added, removed or changed to make b of a
-// (Levenshtein).
+// distance is the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Attributes are who may do what with a file. A UID or GID of -1 is that of the
-// process.
+// Attributes are the permissions and the owner of a file. A UID or GID of -1 is that of
+// the process.
 type Attributes struct {
 	Mode     fs.FileMode
 	UID, GID int
@@ -21,7 +21,7 @@ type Attributes struct {
 func ParseMode(text string) (fs.FileMode, error) {
 	n, err := strconv.ParseUint(text, 8, 9)
 	if err != nil || n&0o400 == 0 || n&^0o640 != 0 {
-		return 0, fmt.Errorf("%q must be octal, from 0400 to 0640: the owner reads, and no others than the group do", text)
+		return 0, fmt.Errorf("%q must be octal, from 0400 to 0640: readable by the owner, at most readable by the group, and closed to others", text)
 	}
 	return fs.FileMode(n), nil
 }

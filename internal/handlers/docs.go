@@ -47,8 +47,8 @@ func (a *API) GetRoot(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/docs", http.StatusFound)
 }
 
-// docsPage is the reference page, with the contract itself for who reads it without
-// JavaScript. It is made when it is first asked for.
+// docsPage is the reference page, with the contract itself for readers without
+// JavaScript. The first request makes it.
 var docsPage = sync.OnceValues(func() ([]byte, error) {
 	page, err := docs.ReadFile("docs/index.html")
 	return bytes.Replace(page, []byte("CONTRACT"), []byte(html.EscapeString(string(sessapi.OpenAPI))), 1), err

@@ -105,8 +105,8 @@ func (a *API) checkInput(next http.Handler) http.Handler {
 	})
 }
 
-// checkQuery refuses query parameters that the operation does not take: without one
-// that is misspelt, the request would mean something else.
+// checkQuery rejects unknown query parameters: a request whose parameter is misspelt
+// and ignored would do something else than it says.
 func (a *API) checkQuery(known []string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {

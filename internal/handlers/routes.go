@@ -84,8 +84,8 @@ func queryOf[Params any]() (names []string) {
 	return names
 }
 
-// healthPaths are asked by load balancers and orchestrators, in whatever name and
-// however busy the service is.
+// healthPaths answer under any Host and however busy the service is: load balancers and
+// orchestrators ask them.
 var healthPaths = map[string]bool{"/livez": true, "/readyz": true}
 
 // Handler serves everything, for a service with a single listener.

@@ -23,8 +23,7 @@ import (
 // format of a session as its mark.
 const opaque sslsession.Format = 0
 
-// The media types that there are of a session: of one that OpenSSL loads, and of any
-// other.
+// The media types of a session that OpenSSL loads, and of any other.
 var (
 	opensslRepresentations = []string{mediaJSON, mediaBytes, mediaPEM}
 	otherRepresentations   = []string{mediaJSON, mediaBytes}
@@ -109,9 +108,9 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	}
 }
 
-// negotiateSession picks the representation of a session. With max_bytes that is no
-// description, which has no parts; with max_bytes=0, which only asks for the size, the
-// stored bytes take its place.
+// negotiateSession picks the representation of a session. With max_bytes it is never the
+// description, which has no parts. With max_bytes=0, which only asks for the size, the
+// stored bytes stand for the description.
 func negotiateSession(r *http.Request, f sslsession.Format, maxBytes *int64) (mediaType string, err error) {
 	offered := sessionRepresentations(f)
 	if maxBytes == nil {
@@ -134,8 +133,7 @@ func negotiateSession(r *http.Request, f sslsession.Format, maxBytes *int64) (me
 	return mediaType, err
 }
 
-// serveDescription sends the description of a session, of which the bytes of its
-// JSON are the validator.
+// serveDescription sends the description of a session. Its ETag is a hash of the JSON.
 func (a *API) serveDescription(w http.ResponseWriter, r *http.Request, description api.Session, params api.GetSessionParams) {
 	body := marshal(description)
 	hash := sha256.Sum256(body)
@@ -212,7 +210,8 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 	}
 }
 
-// preempted answers a request of which a condition does not hold for the ETag.
+// preempted answers a request whose condition does not hold for the ETag, and reports
+// whether it did.
 func (a *API) preempted(w http.ResponseWriter, r *http.Request, tag string, params api.GetSessionParams) bool {
 	if params.IfMatch == nil && params.IfNoneMatch == nil {
 		return false

@@ -362,7 +362,7 @@ func describeKeys(d keys.Description) api.TicketKeys {
 	return out
 }
 
-// derivedFor lists the formats that have other secrets for a key than its own.
+// derivedFor lists the formats that hold derived secrets of a key.
 func derivedFor(k, current keys.KeyDescription) []api.TicketKeyFormat {
 	var formats []api.TicketKeyFormat
 	for _, f := range keys.Formats() {

@@ -138,8 +138,8 @@ type Ring struct {
 }
 
 // NewRing returns a ring with a current, a next and a previous key of 256 bits, fresh
-// from the operating system's random source: as many as a server needs at least. now is the wall clock, time.Now but for
-// tests. [Ring.RotateWhenDue] rotates it.
+// from the operating system's random source: as many as a server needs at least. now is
+// the wall clock, time.Now but for tests. [Ring.RotateWhenDue] rotates it.
 func NewRing(now func() time.Time, life Lifecycle) *Ring {
 	r := emptyRing(now, life)
 	r.install(r.first())
@@ -187,8 +187,8 @@ func (r *Ring) Replace(set Set, u Update) (Description, error) {
 	return r.replace(set, u, func(*Set) bool { return false }, Key.Equal)
 }
 
-// replace is Replace for a set that came in a form in which isActive knows the active
-// set, and isKey an active key of the same name, too.
+// replace is Replace for a set in a format. isActive reports whether the format makes of
+// the active set what was sent, and isKey the same of an active key.
 func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey func(k, active Key) bool) (Description, error) {
 	if err := set.Validate(); err != nil {
 		return Description{}, r.refuse(err)

@@ -1,9 +1,10 @@
-// Package yamlfile reads the YAML files that people write, and says what is wrong with
-// them by line and key, in words that need no knowledge of YAML.
+// Package yamlfile reads the YAML files that people write. Its errors have line and key,
+// in words that need no knowledge of YAML.
 //
-// It takes the part of YAML that such files need: mappings, lists and plain values.
-// Anchors and aliases, which make much of little, tags and other documents are refused,
-// and so is a key without a value, which would be read as if it were not there.
+// It reads the part of YAML that such files need: mappings, lists and plain values.
+// It rejects anchors and aliases, which let a small file grow without bound, tags,
+// further documents, and keys without a value, which YAML would read as if they were
+// not there.
 package yamlfile
 
 import (
@@ -24,14 +25,14 @@ import (
 )
 
 const (
-	// maxLine bounds a line, in bytes: what the YAML library takes for a line grows
-	// with the square of its length.
+	// maxLine bounds a line, in bytes: the time that the YAML library needs grows with
+	// the square of its length.
 	maxLine = 1 << 10
 	// maxNesting is more than any of our files needs.
 	maxNesting = 8
 )
 
-// Error is something wrong in a file. It never repeats a value, which may be a secret.
+// Error is one error of a file. It never repeats a value, which may be a secret.
 type Error struct {
 	Line int // 0 is the file as a whole
 	Text string
@@ -44,7 +45,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d: %s", e.Line, e.Text)
 }
 
-// Errors is all that is wrong in a file, in one line.
+// Errors are the errors of a file. Its text is one line.
 type Errors []*Error
 
 func (e Errors) Error() string {
@@ -55,7 +56,7 @@ func (e Errors) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// All are the errors of a file, for who tells them one by one.
+// All returns the errors of a file one by one.
 func All(err error) Errors {
 	if several, ok := errors.AsType[Errors](err); ok {
 		return several
@@ -91,8 +92,8 @@ var notSupported = map[token.Type]string{
 	token.NanType:           "a value that is not a number",
 }
 
-// Parse reads a file of at most limit bytes. Values may be text and whole decimal
-// numbers, and of the types besides.
+// Parse reads a file of at most limit bytes. Values are text, whole decimal numbers, or
+// of the types in besides.
 func Parse(data []byte, limit int, besides ...token.Type) (*File, error) {
 	if len(data) > limit {
 		return nil, &Error{Text: fmt.Sprintf("is larger than %d bytes", limit)}
