@@ -74,7 +74,7 @@ func checkKeyFlag(f keys.Format, key *int) error {
 // readInput returns the content of a file of up to limit bytes, or of standard input
 // for "-", which the caller must wipe.
 func readInput(env environment, path string, limit int) ([]byte, error) {
-	in := env.stdin
+	var in io.Reader = input{env}
 	if path != "-" {
 		file, err := os.Open(path)
 		if err != nil {

@@ -46,6 +46,29 @@ type environment struct {
 	stdout, stderr io.Writer
 }
 
+// input is standard input. A read of it ends when the process is to stop: a signal alone
+// does not end one that waits for somebody to type.
+type input struct{ environment }
+
+func (in input) Read(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	buf, done := make([]byte, len(p)), make(chan result, 1) // not p, for an abandoned read goes on
+	go func() {
+		n, err := in.stdin.Read(buf)
+		done <- result{n, err}
+	}()
+	select {
+	case <-in.ctx.Done():
+		return 0, context.Cause(in.ctx)
+	case r := <-done:
+		defer clear(buf)
+		return copy(p, buf[:r.n]), r.err
+	}
+}
+
 // isTerminal reports whether a standard stream is a terminal.
 func isTerminal(stream any) bool {
 	file, isFile := stream.(*os.File)

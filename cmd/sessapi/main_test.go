@@ -2,12 +2,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/logtest"
@@ -39,5 +42,32 @@ func TestServeStops(t *testing.T) {
 	_, _, stop := serve(t)
 	if got := stop(); got != exitOK {
 		t.Errorf("exit code %d", got)
+	}
+}
+
+// Ctrl-C ends a command that waits for somebody to type. What was typed before is read.
+func TestInput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		terminal, keyboard := io.Pipe()
+		defer keyboard.Close()
+		env := environment{ctx: ctx, stdin: terminal}
+		done := make(chan error)
+		go func() {
+			_, err := readInput(env, "-", 100)
+			done <- err
+		}()
+		if _, err := io.WriteString(keyboard, "half a line"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+	env := environment{ctx: t.Context(), stdin: iotest.OneByteReader(strings.NewReader("a line\n"))}
+	if data, err := readInput(env, "-", 100); string(data) != "a line\n" || err != nil {
+		t.Errorf("%q, %v", data, err)
 	}
 }

@@ -232,7 +232,7 @@ func (c sessionsFlushCommand) confirm(env environment) error {
 		return errors.New("flush removes all sessions: --yes confirms that")
 	}
 	fmt.Fprintf(env.stderr, "Remove all sessions of %s? Type yes: ", c.Server)
-	answer, err := bufio.NewReader(io.LimitReader(env.stdin, 16)).ReadString('\n')
+	answer, err := bufio.NewReader(io.LimitReader(input{env}, 16)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
