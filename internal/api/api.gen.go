@@ -489,8 +489,8 @@ type Problem struct {
 type ProblemCode string
 
 // SSLSession What the SSL_SESSION says about itself, in the member that is named like the
-// format. Never its master secret or ticket. OpenSSL's defaults stand for a start
-// and a timeout that are missing: the time at which it was stored, and 3 seconds.
+// format. Never its master secret or ticket. A missing start or timeout has
+// OpenSSL's default: the time at which the session was stored, and 3 seconds.
 type SSLSession struct {
 	ALPN *string `json:"alpn,omitempty"`
 
@@ -527,8 +527,8 @@ type SSLSession struct {
 // Session defines model for Session.
 type Session struct {
 	// Boringssl What the SSL_SESSION says about itself, in the member that is named like the
-	// format. Never its master secret or ticket. OpenSSL's defaults stand for a start
-	// and a timeout that are missing: the time at which it was stored, and 3 seconds.
+	// format. Never its master secret or ticket. A missing start or timeout has
+	// OpenSSL's default: the time at which the session was stored, and 3 seconds.
 	Boringssl *SSLSession `json:"boringssl,omitempty"`
 	ExpiresAt time.Time   `json:"expires_at"`
 
@@ -540,8 +540,8 @@ type Session struct {
 	ID     HexID         `json:"id"`
 
 	// Openssl What the SSL_SESSION says about itself, in the member that is named like the
-	// format. Never its master secret or ticket. OpenSSL's defaults stand for a start
-	// and a timeout that are missing: the time at which it was stored, and 3 seconds.
+	// format. Never its master secret or ticket. A missing start or timeout has
+	// OpenSSL's default: the time at which the session was stored, and 3 seconds.
 	Openssl *SSLSession `json:"openssl,omitempty"`
 
 	// Size Bytes stored.
@@ -601,7 +601,7 @@ type TicketKey struct {
 	Bits        TicketKeyBits `json:"bits"`
 	CreatedAt   time.Time     `json:"created_at"`
 
-	// DerivedFor Formats in which this key has secrets derived from its own, since they have no room for its size.
+	// DerivedFor Formats that hold derived secrets of this key, because they have no room for its size.
 	DerivedFor []TicketKeyFormat `json:"derived_for"`
 
 	// Fingerprint Tells keys apart without giving them away.
@@ -936,7 +936,7 @@ type ReplaceTicketKeysTextRequestBody = ReplaceTicketKeysTextBody
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// GetRoot To the documentation
+	// GetRoot Redirect to the documentation
 	// (GET /)
 	GetRoot(w http.ResponseWriter, r *http.Request)
 	// ListConsumers List the consumers of the ticket keys
@@ -1008,7 +1008,7 @@ type ServerInterface interface {
 
 type Unimplemented struct{}
 
-// GetRoot To the documentation
+// GetRoot Redirect to the documentation
 // (GET /)
 func (_ Unimplemented) GetRoot(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)

@@ -176,9 +176,9 @@ type ClientInterface interface {
 	// an ETag; the description has no ranges.
 	//
 	// `max_bytes` is the room that the caller has for the bytes: the answer never
-	// has more, and `Session-Size` always says how many there are. `Accept` must
-	// name a byte representation then, else the answer is 406; `max_bytes=0`,
-	// which only asks for the size, goes with any `Accept`. A request for several
+	// has more, and `Session-Size` always says how many there are. Without a byte
+	// representation in `Accept` the answer is then 406. `max_bytes=0`, which only
+	// asks for the size, goes with any `Accept`. A request for several
 	// ranges at once is answered with the whole.
 	//
 	// Corresponds with GET /sessions/{id} (the `GetSession` operationId).
@@ -461,9 +461,9 @@ func (c *Client) DeleteSession(ctx context.Context, id SessionID, params *Delete
 // an ETag; the description has no ranges.
 //
 // `max_bytes` is the room that the caller has for the bytes: the answer never
-// has more, and `Session-Size` always says how many there are. `Accept` must
-// name a byte representation then, else the answer is 406; `max_bytes=0`,
-// which only asks for the size, goes with any `Accept`. A request for several
+// has more, and `Session-Size` always says how many there are. Without a byte
+// representation in `Accept` the answer is then 406. `max_bytes=0`, which only
+// asks for the size, goes with any `Accept`. A request for several
 // ranges at once is answered with the whole.
 //
 // Corresponds with GET /sessions/{id} (the `GetSession` operationId).

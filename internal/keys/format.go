@@ -226,8 +226,8 @@ func (f Format) Parse(data []byte) (Set, error) {
 	return set, nil
 }
 
-// withoutRepeats takes keys that a file of HAProxy's repeats out of the beginning and
-// the end, and returns the next key by itself; nil without one.
+// withoutRepeats removes the keys that a file for HAProxy repeats at its beginning and
+// its end, and splits off the next key; nil without one.
 func withoutRepeats(keys []Key) (others []Key, next *Key) {
 	others, last := keys[:len(keys)-1], keys[len(keys)-1]
 	if slices.ContainsFunc(others, last.Equal) {
@@ -271,11 +271,11 @@ func (l *layout) parseRecords(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// apart is how keys of both sizes of a format can be sent.
-const apart = "send each file by itself with sessapi keys push FILE..., or send JSON"
+// apart is how to send keys of both sizes of a format.
+const apart = "push the files with sessapi keys push FILE..., or send JSON"
 
-// misread returns what is wrong with data that was not written as records, or not
-// only; nil when nothing is, as far as that can be told.
+// misread returns the issue of data that is not just records, such as text or a newline
+// at the end; nil when it finds none.
 func (l *layout) misread(data []byte) *Issue {
 	n := len(data)
 	text, isNewline := bytes.TrimSuffix(data, []byte("\n")), "a newline"
@@ -318,8 +318,8 @@ func (l *layout) fits(n int) bool {
 	return n > 0 && slices.ContainsFunc(l.records, func(r record) bool { return n%r.size() == 0 })
 }
 
-// encodingOf names the encoding of data that is text of hex or base64 digits, in lines
-// of any length, and says how many bytes it stands for; "" for anything else.
+// encodingOf names the encoding of text of hex or base64 digits, in lines of any length,
+// and how many bytes it decodes to; "" for other data.
 func encodingOf(data []byte) (encoding string, size int) {
 	hexDigits, isHex := 0, true
 	for line := range bytes.FieldsSeq(data) {
@@ -407,8 +407,7 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// isWrapped reports whether two lines are a key together, and the second is none by
-// itself.
+// isWrapped reports whether two lines are one key, and the second alone is not.
 func (l *layout) isWrapped(before, line []byte) bool {
 	n := len(before) + len(line)
 	if len(before) == 0 || len(line) == 0 || n > base64.StdEncoding.EncodedLen(maxRecordSize) || l.decodes(line) {
@@ -521,8 +520,8 @@ func (f Format) MinKeys() int {
 	return 1
 }
 
-// Derives reports whether keys of so many bits get derived secrets in a set whose
-// current key has so many.
+// Derives reports whether keys of a size get derived secrets, in a set whose current key
+// has currentBits.
 func (f Format) Derives(bits, currentBits int) bool {
 	l := &layouts[f]
 	return l.derivedSize > 0 || 8*l.recordFor(bits, currentBits).secretSize != bits
@@ -544,8 +543,8 @@ func (f Format) writesKey(k, own Key) bool {
 	return subtle.ConstantTimeCompare(l.appendRecord(bufs[0][:0], k, k), l.appendRecord(bufs[1][:0], own, k)) == 1
 }
 
-// recordFor returns the record that a key of so many bits is written as in a set whose
-// current key has so many.
+// recordFor returns the record for a key of a size, in a set whose current key has
+// currentBits.
 func (l *layout) recordFor(bits, currentBits int) record {
 	if l.oneSize {
 		bits = currentBits

@@ -168,8 +168,8 @@ func (s *Set) clone() Set {
 	return c
 }
 
-// adopt puts copies of active keys in place of those of s that isKey says they are. The
-// error is an [*InvalidError] about keys that only have the name of an active one.
+// adopt replaces the keys of s that isKey finds to be active keys by copies of these. The
+// error is an [*InvalidError] about keys that share only the name with an active one.
 func (s *Set) adopt(active *Set, isKey func(k, active Key) bool) error {
 	known := make(map[Name]Key, active.len())
 	for _, k := range active.all() {

@@ -324,8 +324,8 @@ const (
 	// left behind in a buffer that had to grow.
 	maxStateSize = 512 + MaxKeys*(1+NameSize+2*size256+2*8)
 
-	// mixedSizes says that keys differ in size, and is not used for others: versions
-	// that know of no such sets cannot read it.
+	// mixedSizes says that keys differ in size. Other states do without it, so that
+	// earlier versions can read them.
 	mixedSizes = 0
 )
 

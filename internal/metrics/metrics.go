@@ -208,8 +208,8 @@ func (t tokenExpiries) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
-// AddProblems has the problems of these codes be counted from 0 on, so that the first
-// one is an increase.
+// AddProblems starts the counters of these codes at 0, so that the first problem is an
+// increase.
 func (m *Metrics) AddProblems(codes []string) {
 	for _, code := range codes {
 		m.problems.WithLabelValues(code)

@@ -164,9 +164,8 @@ func listen(c Config) (net.Listener, error) {
 	return listener, nil
 }
 
-// CheckSocket returns why a service cannot take the place of the file at the path, which
-// it does with a socket that nobody listens at. The error is [syscall.EADDRINUSE] when
-// somebody does.
+// CheckSocket returns nil for a socket that nobody listens at, which a service replaces.
+// Else it says what is in the way: [syscall.EADDRINUSE] is a socket of a live process.
 func CheckSocket(path string) error {
 	info, err := os.Lstat(path)
 	if err != nil {
