@@ -16,9 +16,9 @@ const otherFiles = 64
 func fewOpenFiles(connections int) error {
 	var limit unix.Rlimit
 	need := uint64(connections + otherFiles)
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil || uint64(limit.Cur) >= need { //nolint:unconvert,nilerr // signed on FreeBSD; without a limit there is nothing to warn of
-		return nil
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && uint64(limit.Cur) < need { //nolint:unconvert // signed on FreeBSD
+		return fmt.Errorf("--max-connections=%d needs %d open files, and the limit is %d: raise it, as LimitNOFILE= of systemd does, or lower --max-connections",
+			connections, need, limit.Cur)
 	}
-	return fmt.Errorf("--max-connections=%d needs %d open files, and the limit is %d: raise it, as LimitNOFILE= of systemd does, or lower --max-connections",
-		connections, need, limit.Cur)
+	return nil
 }
