@@ -182,12 +182,9 @@ func (k *checker) policy() {
 	}
 }
 
-// placed is an error with its file and line; line 0 is the whole file.
+// placed is an error of a line of a file.
 func placed(path string, line int, text string) error {
-	if line == 0 {
-		return fmt.Errorf("%s: %s", path, text)
-	}
-	return fmt.Errorf("%s:%d: %s", path, line, text)
+	return fmt.Errorf("%s: %s", yamlfile.Place(path, line), text)
 }
 
 // addresses finds addresses that cannot be listened at. One that is in use is a warning:

@@ -23,6 +23,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
 	"github.com/go-playground/validator/v10"
+
+	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
 // EnvPrefix leads the names of all environment variables.
@@ -128,7 +130,7 @@ func (c *Config) Place(flag string) string {
 	if c.source == nil || c.source.used[flag] == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%s:%d", c.source.path, c.source.used[flag])
+	return yamlfile.Place(c.source.path, c.source.used[flag])
 }
 
 // report notes a problem of a flag.

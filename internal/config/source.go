@@ -76,11 +76,7 @@ func (s *source) load(r io.Reader) (kong.Resolver, error) {
 
 // wrong notes a problem of a line of the file; 0 is the whole file.
 func (s *source) wrong(line int, format string, args ...any) {
-	place := s.path
-	if line > 0 {
-		place = fmt.Sprintf("%s:%d", s.path, line)
-	}
-	s.problems = append(s.problems, Problem{place, fmt.Sprintf(format, args...), line})
+	s.problems = append(s.problems, Problem{yamlfile.Place(s.path, line), fmt.Sprintf(format, args...), line})
 }
 
 // invalid is the error of a file that cannot be read.

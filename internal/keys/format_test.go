@@ -162,6 +162,9 @@ func TestParseSaysWhatItIs(t *testing.T) {
 		{"base64", HTTPD, base64.StdEncoding.EncodeToString(ats), "keys are base64 text of 48 bytes; decode it, for the format is binary"},
 		{"base64 in lines", DNSDist, wrapped(base64.StdEncoding.EncodeToString(dnsdist)), "keys are base64 text of 80 bytes; decode it, for the format is binary"},
 		{"a file for HAProxy", ATS, string(written(HAProxy, fullSet(size128))), "keys are lines of base64, a file of HAProxy's; name the format haproxy"},
+		{"wrapped for HAProxy", HAProxy, wrapped(strings.TrimSpace(string(written(HAProxy, testSet(size256, 1))))), "line 2 goes on with the key of line 1; write each key on one line (base64 -w 0, openssl base64 -A)"},
+		{"both sizes", NGINX, string(written(DNSDist, testSet(size256, 1, 2, 3))), "keys have 240 bytes, which are 5 keys of 48 bytes or 3 of 80; push the files with sessapi keys push FILE..., or send JSON"},
+		{"no size", NGINX, string(ats) + string(dnsdist), "keys have 128 bytes, want a multiple of 48 or 80 bytes; for keys of both sizes, push the files with sessapi keys push FILE..., or send JSON"},
 		{"version", Lighttpd, "\x01" + string(written(Lighttpd, testSet(size256, 1))[1:]), "keys[0] does not begin with the version 0, four zero bytes"},
 		{"base64 of other things", ATS, base64.StdEncoding.EncodeToString(ats[:36]), ""}, // what head -c 48 leaves, for Validate
 	} {

@@ -45,6 +45,14 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("line %d: %s", e.Line, e.Text)
 }
 
+// Place is FILE:LINE, or FILE for line 0, which is the file as a whole.
+func Place(path string, line int) string {
+	if line == 0 {
+		return path
+	}
+	return fmt.Sprintf("%s:%d", path, line)
+}
+
 // Errors are the errors of a file. Its text is one line.
 type Errors []*Error
 
