@@ -29,6 +29,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -117,7 +118,7 @@ func New(baseURL string, options ...Option) (*Client, error) {
 	switch {
 	case isUnix && path != "":
 		baseURL = "http://localhost"
-	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+	case err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.Scheme != "http" && u.Scheme != "https":
 		return nil, errors.New("the service's address must be http://HOST:PORT, https://HOST:PORT or unix:PATH")
 	case u.User != nil:
 		return nil, errors.New("the service's address must not hold credentials")
@@ -171,7 +172,7 @@ func readToken(path string) (string, error) {
 	}
 	token := strings.TrimSpace(string(data))
 	if token == "" || len(data) > maxToken || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", fmt.Errorf("%s holds no token", path)
+		return "", &fs.PathError{Op: "read", Path: path, Err: errors.New("must hold a token in one line, and nothing else")}
 	}
 	return token, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -44,7 +43,7 @@ type remote struct {
 // client is one of the service.
 func (r remote) client(options ...client.Option) (*client.Client, error) {
 	if (r.Cert == "") != (r.KeyFile == "") {
-		return nil, errors.New("--cert and --key-file go together")
+		return nil, usageError{errors.New("--cert and --key-file go together")}
 	}
 	if r.CA != "" || r.Cert != "" {
 		c := &tls.Config{MinVersion: tls.VersionTLS12}
@@ -67,7 +66,11 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 	if r.TokenFile != "" {
 		options = append(options, client.WithTokenFile(r.TokenFile))
 	}
-	return client.New(string(r.Server), options...)
+	c, err := client.New(string(r.Server), options...)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return c, nil
 }
 
 // update makes an update of the keys of the service and writes what is active
@@ -304,7 +307,7 @@ func (s selection) paths(out string) []string {
 // ahead of the first one. The key that encrypts comes last: a server that reads the
 // files meanwhile can decrypt whatever it encrypts.
 func (s selection) write(out string, contents [][]byte, before func() error) error {
-	a := files.Attributes{UID: -1, GID: -1}
+	a := files.Attributes{Mode: 0o600, UID: -1, GID: -1}
 	if s.Mode != nil {
 		a.Mode = fs.FileMode(*s.Mode)
 	}
@@ -325,9 +328,7 @@ func (s selection) write(out string, contents [][]byte, before func() error) err
 			}
 			before = nil
 		}
-		written := a
-		written.Mode = cmp.Or(a.Mode, 0o600)
-		if err := files.ReplaceAs(path, data, written); err != nil {
+		if err := files.ReplaceAs(path, data, a); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
 	"strings"
 	"syscall"
 	"unicode"
@@ -115,6 +116,9 @@ func run(args []string, env environment) int {
 	if problems, ok := errors.AsType[config.Problems](err); ok { // without the name of the command
 		err = problems
 	}
+	if err == nil {
+		err = checkGiven(command)
+	}
 	if err != nil {
 		return complain(env, exitUsage, err)
 	}
@@ -129,10 +133,27 @@ func run(args []string, env environment) int {
 	if _, wrong := errors.AsType[config.Problems](err); wrong { // that check-config found
 		return complain(env, exitUsage, err)
 	}
+	if _, wrong := errors.AsType[usageError](err); wrong {
+		return complain(env, exitUsage, err)
+	}
 	if err != nil {
 		return complain(env, exitFailure, err)
 	}
 	return exitOK
+}
+
+// usageError is wrong usage that shows only when the command runs.
+type usageError struct{ error }
+
+// checkGiven refuses a flag that is given without a value, most often from a variable
+// of the shell that is not set: secrets would go to standard output, or no policy apply.
+func checkGiven(command *kong.Context) error {
+	for _, element := range command.Path {
+		if flag := element.Flag; flag != nil && !element.Resolved && flag.Target.Kind() == reflect.String && flag.Target.Len() == 0 {
+			return fmt.Errorf("--%s: has no value", flag.Name)
+		}
+	}
+	return nil
 }
 
 // complain writes an error, one line for each of several. Only printable characters

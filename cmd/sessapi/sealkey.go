@@ -1,6 +1,10 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/seal"
 )
@@ -21,5 +25,9 @@ func (c newSealKeyCommand) Run(env environment) error {
 		_, err := env.stdout.Write(line)
 		return err
 	}
-	return files.Make(c.Out, line)
+	err := files.Make(c.Out, line)
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%s: %w", c.Out, fs.ErrExist)
+	}
+	return err
 }

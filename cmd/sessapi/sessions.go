@@ -64,11 +64,23 @@ func (c sessionsListCommand) Run(env environment) error {
 	return out.Flush()
 }
 
+// sessionFormat is a flag that says how to fetch a session.
+type sessionFormat string
+
+// UnmarshalText reads a format.
+func (f *sessionFormat) UnmarshalText(text []byte) error {
+	*f = sessionFormat(text)
+	if *f != "raw" && *f != "pem" {
+		return errors.New("must be raw or pem")
+	}
+	return nil
+}
+
 type sessionsGetCommand struct {
 	remote
-	ID     sessionID `arg:"" help:"ID of the session in hex."`
-	Format string    `env:"-" enum:",raw,pem" default:"" placeholder:"FORMAT" help:"Fetch the session, which is a secret: raw (the stored bytes) or pem (for sessions that OpenSSL loads)."`
-	Out    string    `env:"-" placeholder:"FILE" help:"With --format, file to write, of mode 0600, instead of standard output; - is standard output, also if it is a terminal."`
+	ID     sessionID     `arg:"" help:"ID of the session in hex."`
+	Format sessionFormat `env:"-" placeholder:"FORMAT" help:"Fetch the session, which is a secret: raw (the stored bytes) or pem (for sessions that OpenSSL loads)."`
+	Out    string        `env:"-" placeholder:"FILE" help:"With --format, file to write, of mode 0600, instead of standard output; - is standard output, also if it is a terminal."`
 }
 
 // Validate implements kong's check of the flags.
@@ -148,15 +160,15 @@ func writeSession(w io.Writer, s *client.Session) error {
 
 type sessionsPutCommand struct {
 	remote
-	ID   sessionID     `arg:"" help:"ID of the session in hex."`
-	File string        `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read: DER, PEM or other bytes; - is standard input."`
-	TTL  time.Duration `name:"ttl" env:"-" placeholder:"DURATION" help:"How long to keep it, such as 10m, in place of what the session says or the service's default."`
+	ID   sessionID      `arg:"" help:"ID of the session in hex."`
+	File string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read: DER, PEM or other bytes; - is standard input."`
+	TTL  *time.Duration `name:"ttl" env:"-" placeholder:"DURATION" help:"How long to keep it, such as 10m, in place of what the session says or the service's default."`
 }
 
 // Validate implements kong's check of the flags.
 func (c sessionsPutCommand) Validate() error {
-	if c.TTL < 0 || c.TTL%time.Second != 0 {
-		return errors.New("--ttl must be whole seconds, such as 10m or 90s")
+	if c.TTL != nil && (*c.TTL <= 0 || *c.TTL%time.Second != 0) {
+		return errors.New("--ttl must be whole seconds above 0, such as 10m or 90s")
 	}
 	return nil
 }
@@ -172,7 +184,11 @@ func (c sessionsPutCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	created, err := service.PutSession(env.ctx, string(c.ID), data, c.TTL)
+	var ttl time.Duration // as the session and the service say
+	if c.TTL != nil {
+		ttl = *c.TTL
+	}
+	created, err := service.PutSession(env.ctx, string(c.ID), data, ttl)
 	if err != nil {
 		return c.explain(err)
 	}

@@ -260,8 +260,8 @@ func openKeys(a *App) (part, error) {
 func lifecycle(c config.Config) (keys.Lifecycle, error) {
 	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
 	if kept := life.Retention(); kept > keys.MaxKeys {
-		return life, fmt.Errorf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
-			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)
+		return life, config.Problems{{Place: c.Place("rotate-every"), Text: fmt.Sprintf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
+			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)}}
 	}
 	return life, nil
 }

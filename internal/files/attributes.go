@@ -69,10 +69,10 @@ func lookUp(text string, number func() (string, error)) (int, error) {
 }
 
 // Is reports whether a regular file at path can be read and has this content and these
-// attributes. A zero mode, and a UID or GID of -1, is any.
+// attributes. A UID or GID of -1 is any.
 func Is(path string, data []byte, a Attributes) bool {
 	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() || a.Mode != 0 && info.Mode() != a.Mode || !ownedBy(info, a) {
+	if err != nil || !info.Mode().IsRegular() || info.Mode() != a.Mode || !ownedBy(info, a) {
 		return false
 	}
 	has, _, err := Read(path, len(data))
