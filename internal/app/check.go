@@ -128,6 +128,21 @@ func (k *checker) tls() {
 	if k.c.TLSCert == "" || k.c.TLSKey == "" {
 		return
 	}
+	unread := false
+	for _, f := range k.c.Files() {
+		if f.Flag != "tls-cert" && f.Flag != "tls-key" && f.Flag != "tls-client-ca" {
+			continue
+		}
+		data, _, err := files.ReadText(f.Path, files.MaxPEM)
+		clear(data)
+		if err != nil {
+			k.fail(f.Flag, fmt.Errorf("--%s: %s: %w", f.Flag, f.Path, err))
+			unread = true
+		}
+	}
+	if unread {
+		return
+	}
 	t, err := loadTLS(k.c, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		k.fail("tls-cert", err)
@@ -262,6 +277,9 @@ func (k *checker) redis(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	err = within(ctx, func() error { return node.Connect(ctx) })
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errors.New("no answer: the address is wrong, or only one side speaks TLS (rediss://)")
+	}
 	switch {
 	case err == nil:
 	case k.c.StateFile != "" && exists(k.c.StateFile):

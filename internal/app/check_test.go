@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -91,5 +92,28 @@ func TestCheck(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A Redis that takes connections and says nothing, as one without TLS does to a client
+// with TLS, is told in words.
+func TestCheckSilentRedis(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	sealKey := filepath.Join(t.TempDir(), "seal.key")
+	if err := os.WriteFile(sealKey, seal.GenerateKey(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	k := &checker{c: config.Config{
+		Redis: "rediss://" + listener.Addr().String(), SealKeyFile: sealKey,
+		Namespace: "test", RedisReadTimeout: 50 * time.Millisecond, RedisMaxStale: 5 * time.Second,
+	}}
+	k.redis(t.Context())
+	if len(k.failures) != 1 || !strings.HasPrefix(k.failures[0].Error(), "--redis: no answer: ") {
+		t.Errorf("%v", k.failures)
 	}
 }

@@ -123,11 +123,11 @@ func Parse(data []byte) (*Policy, error) {
 		identityName: map[string]bool{},
 	}}
 	var d document
-	if err := file.Decode(&d); err != nil {
-		return nil, err
+	if r.errs, err = file.Decode(&d); err != nil {
+		return nil, append(r.errs, yamlfile.All(err)...)
 	}
 	if len(d.Identities) == 0 {
-		return nil, &yamlfile.Error{Line: file.Line("$.identities"), Text: "identities: there are none: nobody could do anything"}
+		return nil, append(r.errs, &yamlfile.Error{Line: file.Line("$.identities"), Text: "identities: there are none: nobody could do anything"})
 	}
 	for i := range d.Identities {
 		r.add(&d, i)

@@ -147,6 +147,8 @@ func TestInvalid(t *testing.T) {
 		{name: "value in file", want: "sessapi.yaml:1: cache: must be on or off", file: "cache: maybe"},
 		{name: "choice in file", want: "sessapi.yaml:1: log-level: must be one of debug, info, warn, error", file: "log-level: loud"},
 		{name: "no value", want: "sessapi.yaml:1: listen: has no value", file: "listen:"},
+		{name: "no value, and more", want: "sessapi.yaml:1: cache: must be on or off\n", file: "cache: maybe\nlisten:\ncache-memroy: 1"},
+		{name: "more, and no value", want: "sessapi.yaml:2: listen: has no value\n", file: "cache: maybe\nlisten:\ncache-memroy: 1"},
 		{name: "tab", want: "sessapi.yaml:2: is indented with a tab; use spaces", file: "cache: on\n\tlisten: unix:/s"},
 		{name: "bound in file", want: "sessapi.yaml:1: --cache-memory must be at least", file: "cache-memory: 1"},
 	} {

@@ -50,14 +50,20 @@ func (s *source) load(r io.Reader) (kong.Resolver, error) {
 	}
 	file, err := yamlfile.Parse(content, maxFile, // a value is what stands there, whatever YAML makes of it
 		token.BoolType, token.FloatType, token.OctetIntegerType, token.HexIntegerType, token.BinaryIntegerType)
-	if err != nil {
+	if file == nil {
 		return nil, s.invalid(err)
 	}
+	if err != nil {
+		_ = s.invalid(err)
+	}
 	var values map[string]ast.Node
-	if err := file.Decode(&values); err != nil {
+	if _, err := file.Decode(&values); err != nil {
 		return nil, s.invalid(err)
 	}
 	for key, value := range values {
+		if value == nil { // noted as missing
+			continue
+		}
 		line := value.GetToken().Position.Line
 		name := strings.ReplaceAll(key, "_", "-")
 		scalar, single := value.(ast.ScalarNode)
@@ -79,7 +85,7 @@ func (s *source) wrong(line int, format string, args ...any) {
 	s.problems = append(s.problems, Problem{yamlfile.Place(s.path, line), fmt.Sprintf(format, args...), line})
 }
 
-// invalid is the error of a file that cannot be read.
+// invalid notes what is wrong with a file as YAML, and returns all problems.
 func (s *source) invalid(err error) error {
 	for _, e := range yamlfile.All(err) {
 		s.wrong(e.Line, "%s", e.Text)

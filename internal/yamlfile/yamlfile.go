@@ -30,6 +30,9 @@ const (
 	maxLine = 1 << 10
 	// maxNesting is more than any of our files needs.
 	maxNesting = 8
+	// maxUnknown bounds the unknown keys that are looked for: each costs as much as the
+	// whole file.
+	maxUnknown = 16
 )
 
 // Error is one error of a file. It never repeats a value, which may be a secret.
@@ -101,7 +104,7 @@ var notSupported = map[token.Type]string{
 }
 
 // Parse reads a file of at most limit bytes. Values are text, whole decimal numbers, or
-// of the types in besides.
+// of the types in besides. If only values are missing, it returns the file with the error.
 func Parse(data []byte, limit int, besides ...token.Type) (*File, error) {
 	if len(data) > limit {
 		return nil, &Error{Text: fmt.Sprintf("is larger than %d bytes", limit)}
@@ -206,19 +209,38 @@ func (f *File) checkValues() error {
 // Empty reports whether the file has nothing but comments.
 func (f *File) Empty() bool { return f.body == nil }
 
-// Decode fills a struct or map. Keys that it does not have are errors.
-func (f *File) Decode(into any) error {
-	if f.body == nil {
-		return nil
+// Decode fills a struct or map. Unknown has an error for each key that it does not
+// have; the file is without these keys from then on.
+func (f *File) Decode(into any) (unknown Errors, err error) {
+	defer func() { // the library finds them in no order
+		slices.SortStableFunc(unknown, func(a, b *Error) int { return a.Line - b.Line })
+	}()
+	for f.body != nil {
+		err := yaml.NodeToValue(f.body, into, yaml.Strict())
+		if err == nil {
+			break
+		}
+		if own, ok := errors.AsType[*Error](err); ok { // of a type that reads itself
+			return unknown, own
+		}
+		field, ok := errors.AsType[*yaml.UnknownFieldError](err)
+		if !ok || len(unknown) == maxUnknown || !f.remove(field.GetToken()) {
+			return unknown, f.explain(err)
+		}
+		unknown = append(unknown, f.explain(err))
 	}
-	err := yaml.NodeToValue(f.body, into, yaml.Strict())
-	if err == nil {
-		return nil
+	return unknown, nil
+}
+
+// remove takes a key and its value out of the file, if they are there.
+func (f *File) remove(key *token.Token) (removed bool) {
+	for _, node := range ast.Filter(ast.MappingType, f.body) {
+		mapping := node.(*ast.MappingNode)
+		before := len(mapping.Values)
+		mapping.Values = slices.DeleteFunc(mapping.Values, func(pair *ast.MappingValueNode) bool { return pair.Key.GetToken() == key })
+		removed = removed || len(mapping.Values) < before
 	}
-	if own, ok := errors.AsType[*Error](err); ok { // of a type that reads itself
-		return own
-	}
-	return f.explain(err)
+	return removed
 }
 
 // Line is the line of a value, by its path such as $.identities[0].name, or of the
@@ -267,7 +289,7 @@ var keyBefore = regexp.MustCompile(`([\w-]+)["']?\s*:\s*$`)
 
 // explain says in words what an error of the library means. What is not known is
 // told by its line alone: the text may repeat a value.
-func (f *File) explain(err error) error {
+func (f *File) explain(err error) *Error {
 	located, ok := errors.AsType[yaml.Error](err)
 	if !ok || located.GetToken() == nil {
 		return &Error{Text: "is not valid YAML"}
@@ -292,7 +314,7 @@ func (f *File) explain(err error) error {
 }
 
 // mustBe is the error of a value of another kind, with its key if that stands before it.
-func (f *File) mustBe(at *token.Position, kind string) error {
+func (f *File) mustBe(at *token.Position, kind string) *Error {
 	text := "must be " + kind
 	if lines := bytes.Split(f.data, []byte("\n")); at.Line <= len(lines) {
 		before := []rune(string(lines[at.Line-1]))

@@ -23,6 +23,7 @@ func TestErrors(t *testing.T) {
 		{"no values", "name:\ntargets:\n  - kind: ~\n", "line 1: name: has no value; line 3: kind: has no value"},
 		{"entry without a value", "roles:\n  - a\n  -\n", "line 3: has an entry without a value"},
 		{"unknown key", "name: a\nnam: secret", `line 2: unknown key "nam"`},
+		{"unknown keys", "nam: secret\nname: a\ntargets:\n  - {kin: secret}\nrole: x", `line 1: unknown key "nam"; line 4: unknown key "kin"; line 5: unknown key "role"`},
 		{"key twice", "name: a\nroles: [x]\nname: b", `line 3: "name" is given twice, first in line 1`},
 		{"text for a list", "name: a\nroles: secret", "line 2: roles: must be a list"},
 		{"number for a list", "roles: 1", "line 1: roles: must be a list"},
@@ -63,7 +64,14 @@ func read(content string) error {
 	if err != nil {
 		return err
 	}
-	return f.Decode(new(server))
+	unknown, err := f.Decode(new(server))
+	if err != nil {
+		return append(unknown, All(err)...)
+	}
+	if unknown != nil {
+		return unknown
+	}
+	return nil
 }
 
 func TestLine(t *testing.T) {
@@ -80,7 +88,7 @@ func TestLine(t *testing.T) {
 
 func TestEmpty(t *testing.T) {
 	for _, content := range []string{"", "# nothing\n", "---\n"} {
-		if f, err := Parse([]byte(content), 2048); err != nil || !f.Empty() || f.Decode(new(server)) != nil {
+		if f, err := Parse([]byte(content), 2048); err != nil || !f.Empty() || read(content) != nil {
 			t.Errorf("%q: %v", content, err)
 		}
 	}
