@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,9 +138,17 @@ func (c pushCommand) Run(env environment) error {
 }
 
 func (c pushCommand) push(env environment, data []byte, options []client.UpdateOption) error {
-	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
+	return c.explainConflict(c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
 		return service.Push(env.ctx, c.Format.String(), data, options...)
-	})
+	}))
+}
+
+// explainConflict says what --if-match found.
+func (c pushCommand) explainConflict(err error) error {
+	if refused, ok := errors.AsType[*client.Error](err); ok && c.IfMatch != nil && refused.Status == http.StatusPreconditionFailed {
+		return fmt.Errorf("the keys of the service are of another generation than %d: somebody has changed them; sessapi keys list shows them", *c.IfMatch)
+	}
+	return err
 }
 
 // pushFiles pushes files of one key each. It sends their bytes one after another, or the
@@ -184,9 +193,9 @@ func (c pushCommand) pushFiles(env environment, options []client.UpdateOption) e
 			clear(k.AESKey)
 		}
 	}()
-	return c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
+	return c.explainConflict(c.update(env, func(service *client.Client) (*client.TicketKeys, error) {
 		return service.PushKeys(env.ctx, upload, options...)
-	})
+	}))
 }
 
 // keyName is an argument that names a key.

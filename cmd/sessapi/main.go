@@ -116,8 +116,11 @@ func run(args []string, env environment) int {
 	if problems, ok := errors.AsType[config.Problems](err); ok { // without the name of the command
 		err = problems
 	}
-	if err == nil {
+	switch parsing, ok := errors.AsType[*kong.ParseError](err); {
+	case err == nil:
 		err = checkGiven(command)
+	case ok:
+		err = nameCommands(parsing, args)
 	}
 	if err != nil {
 		return complain(env, exitUsage, err)
@@ -140,6 +143,26 @@ func run(args []string, env environment) int {
 		return complain(env, exitFailure, err)
 	}
 	return exitOK
+}
+
+// nameCommands adds to an error of the command line the commands that it may go on with,
+// if it lacks one.
+func nameCommands(err *kong.ParseError, args []string) error {
+	group, last := err.Context.Model.Node, args[len(args)-1]
+	if selected := err.Context.Selected(); selected != nil {
+		group = selected
+	}
+	if group.Leaf() || strings.HasPrefix(last, "-") {
+		return err
+	}
+	var names []string
+	for _, command := range group.Children {
+		names = append(names, command.Name)
+	}
+	if last == group.Name {
+		return fmt.Errorf("%s needs a command: %s", group.Name, strings.Join(names, ", "))
+	}
+	return fmt.Errorf("%w; the commands are %s", err, strings.Join(names, ", "))
 }
 
 // usageError is wrong usage that shows only when the command runs.
