@@ -55,10 +55,13 @@ func Healthcheck(ctx context.Context, c config.Config) error {
 		return fmt.Errorf("the service at %s does not answer: %w", address, err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
+	switch response.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusServiceUnavailable:
 		return fmt.Errorf("the service at %s is not ready: %s", address, response.Status)
 	}
-	return nil
+	return fmt.Errorf("the service at %s answers %s: healthcheck needs the service's settings, --tls-cert and --ops-listen included", address, response.Status)
 }
 
 // trustOnly trusts one certificate, whatever names it has.

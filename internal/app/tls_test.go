@@ -430,6 +430,11 @@ func TestHealthcheckTLS(t *testing.T) {
 	if err := Healthcheck(t.Context(), other); err == nil {
 		t.Error("another certificate is trusted")
 	}
+	plain := c
+	plain.TLSCert, plain.TLSKey, plain.TLSClientCA = "", "", ""
+	if err := Healthcheck(t.Context(), plain); err == nil || !strings.Contains(err.Error(), "answers 400 Bad Request: healthcheck needs the service's settings") {
+		t.Errorf("without --tls-cert: %v", err)
+	}
 }
 
 // Only the names of the settings and of the certificate call the service.

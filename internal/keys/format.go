@@ -151,8 +151,11 @@ func (r record) key(data []byte) Key {
 	return NewKey(name, first, second)
 }
 
-// maxRecordSize is that of the largest record.
-const maxRecordSize = len(lighttpdPrefix) + NameSize + 2*size256
+// Sizes of the smallest and the largest record.
+const (
+	minRecordSize = NameSize + 2*size128
+	maxRecordSize = len(lighttpdPrefix) + NameSize + 2*size256
+)
 
 // ParseFormat returns the format of that name. The error is
 // [ErrUnknownFormat].
@@ -292,6 +295,8 @@ func (l *layout) misread(data []byte) *Issue {
 	switch {
 	case encoding != "" && l.fits(size):
 		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes; decode it, for the format is binary", encoding, size)}
+	case encoding != "" && size >= minRecordSize && !l.fits(n):
+		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes, want a multiple of %s; decode it, and name its format", encoding, size, l.sizes())}
 	case l.fits(n) && l.records[0].prefix != "":
 		for i := 0; i < n; i += l.records[0].size() {
 			if string(data[i:i+len(lighttpdVersion)]) != lighttpdVersion {
@@ -374,6 +379,10 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 			break
 		}
 		before = line
+		if encoding, size := encodingOf(line); encoding == "hex" && l.recordOf(size) >= 0 {
+			refuse(KindEncoding, "is hex of %d bytes, want base64", size)
+			continue
+		}
 		if longest := base64.StdEncoding.EncodedLen(maxRecordSize); len(line) > longest {
 			refuse(KindLength, "has %d characters, a key has at most %d", len(line), longest)
 			continue
