@@ -10,6 +10,7 @@ GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-
 
 FUZZTIME ?= 30s
 HISTORIES ?= 200
+ROTATIONS ?= 20
 SEED ?= 0
 VERSION = $(shell git describe --tags --always --dirty)
 
@@ -49,6 +50,11 @@ test: ## Vet and test all modules under the race detector.
 test-consistency: ## Run HISTORIES (200) fault histories of fleets from SEED on (0 is any) and check them.
 	tools/test-deps.sh
 	cd test && go test -count=1 -timeout 24h ./consistency -parallel 12 -histories $(HISTORIES) -seed $(SEED)
+
+.PHONY: test-agent
+test-agent: ## Run agents with real servers through ROTATIONS (20) and all faults in the order of SEED (0 is any).
+	tools/test-deps.sh
+	cd test && go test -count=1 -timeout 2h -v -run TestAgent ./e2e -rotations $(ROTATIONS) -faults 100 -fault-seed $(SEED)
 
 .PHONY: lint
 lint: tools/openapi-lint/node_modules ## Lint the code, the modules and openapi.yaml.

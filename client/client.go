@@ -200,9 +200,34 @@ func newHTTPClient(path string, isUnix bool, config *tls.Config) *http.Client {
 
 // TicketKeys describes the active set.
 func (c *Client) TicketKeys(ctx context.Context) (*TicketKeys, error) {
-	return c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+	return c.describe(ctx, requestTimeout, func(ctx context.Context) (*http.Response, error) {
 		return c.api.GetTicketKeys(ctx, nil)
 	})
+}
+
+// NextTicketKeys describes the active set as soon as its generation is another than
+// the given one. The service holds the request for as long as wait; when nothing has
+// changed by then, the description is nil.
+func (c *Client) NextTicketKeys(ctx context.Context, generation uint64, wait time.Duration) (*TicketKeys, error) {
+	params := &api.GetTicketKeysParams{IfNoneMatch: etag(generation)}
+	d, err := c.describe(ctx, wait+grace, func(ctx context.Context) (*http.Response, error) {
+		return c.api.GetTicketKeys(ctx, params, preferWait(wait))
+	})
+	if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified {
+		return nil, nil
+	}
+	return d, err
+}
+
+// preferWait asks for an answer that is held until something changes (RFC 7240,
+// section 4.3).
+func preferWait(wait time.Duration) api.RequestEditorFn {
+	return func(_ context.Context, r *http.Request) error {
+		if wait > 0 {
+			r.Header.Set("Prefer", fmt.Sprintf("wait=%d", int(wait.Seconds())))
+		}
+		return nil
+	}
 }
 
 // Format returns the active set in the format of a server, one of those that
@@ -230,11 +255,8 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 				query.Set("key", strconv.Itoa(*key))
 				r.URL.RawQuery = query.Encode()
 			}
-			if wait > 0 {
-				r.Header.Set("Prefer", fmt.Sprintf("wait=%d", int(wait.Seconds()))) // RFC 7240, section 4.3
-			}
 			return nil
-		})
+		}, preferWait(wait))
 	})
 	if err != nil {
 		return "", nil, err
@@ -279,8 +301,10 @@ type update struct{ ifMatch *string }
 // IfGeneration makes an update only while the active set is of that
 // generation. When it is not, the error has the code precondition_failed.
 func IfGeneration(generation uint64) UpdateOption {
-	return func(u *update) { u.ifMatch = new(`"` + strconv.FormatUint(generation, 10) + `"`) }
+	return func(u *update) { u.ifMatch = etag(generation) }
 }
+
+func etag(generation uint64) *string { return new(`"` + strconv.FormatUint(generation, 10) + `"`) }
 
 func ifMatch(options []UpdateOption) *string {
 	var u update
@@ -329,8 +353,8 @@ func (c *Client) Revoke(ctx context.Context, name string, options ...UpdateOptio
 }
 
 // describe makes a request that is answered with a description.
-func (c *Client) describe(ctx context.Context, request func(context.Context) (*http.Response, error)) (*TicketKeys, error) {
-	_, body, err := c.do(ctx, requestTimeout, maxBody, request)
+func (c *Client) describe(ctx context.Context, timeout time.Duration, request func(context.Context) (*http.Response, error)) (*TicketKeys, error) {
+	_, body, err := c.do(ctx, timeout, maxBody, request)
 	if err != nil {
 		return nil, err
 	}
@@ -347,7 +371,7 @@ func (c *Client) describe(ctx context.Context, request func(context.Context) (*h
 // change is describe for a request that changes the active set.
 func (c *Client) change(ctx context.Context, request func(context.Context) (*http.Response, error)) (*TicketKeys, error) {
 	success := false
-	description, err := c.describe(ctx, func(ctx context.Context) (*http.Response, error) {
+	description, err := c.describe(ctx, requestTimeout, func(ctx context.Context) (*http.Response, error) {
 		response, err := request(ctx)
 		success = err == nil && response.StatusCode == http.StatusOK
 		return response, err

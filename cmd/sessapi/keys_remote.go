@@ -2,22 +2,18 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/agent"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -46,23 +42,12 @@ func (r remote) client(options ...client.Option) (*client.Client, error) {
 	if (r.Cert == "") != (r.KeyFile == "") {
 		return nil, usageError{errors.New("--cert and --key-file go together")}
 	}
-	if r.CA != "" || r.Cert != "" {
-		c := &tls.Config{MinVersion: tls.VersionTLS12}
-		if r.CA != "" {
-			certs, err := files.ReadCertificates(r.CA)
-			if err != nil {
-				return nil, fmt.Errorf("--ca: %s: %w", r.CA, err)
-			}
-			c.RootCAs = files.Pool(certs)
-		}
-		if r.Cert != "" {
-			pair, err := files.ReadKeyPair(r.Cert, r.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("--cert and --key-file: %w", err)
-			}
-			c.Certificates = []tls.Certificate{pair}
-		}
-		options = append(options, client.WithTLSConfig(c))
+	config, err := files.ClientTLS(r.CA, r.Cert, r.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if config != nil {
+		options = append(options, client.WithTLSConfig(config))
 	}
 	if r.TokenFile != "" {
 		options = append(options, client.WithTokenFile(r.TokenFile))
@@ -241,10 +226,14 @@ func (m *fileMode) UnmarshalText(text []byte) error {
 }
 
 // fileOwner is a flag that is the owner of a file.
-type fileOwner struct{ uid, gid int }
+type fileOwner struct {
+	text     string
+	uid, gid int
+}
 
 // UnmarshalText looks up the user and the group.
 func (o *fileOwner) UnmarshalText(text []byte) (err error) {
+	o.text = string(text)
 	o.uid, o.gid, err = files.ParseOwner(string(text))
 	return err
 }
@@ -312,10 +301,9 @@ func (s selection) paths(out string) []string {
 	return paths
 }
 
-// write replaces the files that differ from the contents. It calls before, if not nil,
-// ahead of the first one. The key that encrypts comes last: a server that reads the
-// files meanwhile can decrypt whatever it encrypts.
-func (s selection) write(out string, contents [][]byte, before func() error) error {
+// write replaces the files that differ from the contents. The key that encrypts comes
+// last: a server that reads the files meanwhile can decrypt whatever it encrypts.
+func (s selection) write(out string, contents [][]byte) error {
 	a := files.Attributes{Mode: 0o600, UID: -1, GID: -1}
 	if s.Mode != nil {
 		a.Mode = fs.FileMode(*s.Mode)
@@ -330,12 +318,6 @@ func (s selection) write(out string, contents [][]byte, before func() error) err
 		}
 		if files.Is(path, data, a) {
 			continue
-		}
-		if before != nil {
-			if err := before(); err != nil {
-				return err
-			}
-			before = nil
 		}
 		if err := files.ReplaceAs(path, data, a); err != nil {
 			return err
@@ -374,7 +356,7 @@ func (c pullCommand) Run(env environment) error {
 		_, err := env.stdout.Write(contents[0])
 		return err
 	}
-	return c.write(c.Out, contents, nil)
+	return c.write(c.Out, contents)
 }
 
 type watchCommand struct {
@@ -393,97 +375,49 @@ func (c watchCommand) Validate() error {
 	return c.check(c.Out)
 }
 
-// Run writes the files at once and after each change, until the process is to
+// execTimeout bounds the command: while it runs, no newer keys are written.
+const execTimeout = time.Minute
+
+// Run keeps the files as an agent with this one target would, until the process is to
 // stop.
 func (c watchCommand) Run(env environment) error {
-	log := newLogger(env.stderr, "info", "auto")
-	service, err := c.client(client.WithLogger(log))
+	target := agent.Target{
+		Name: "watch", Kind: "file", Format: c.Format.String(), File: c.Out, Keys: c.Files,
+		Timeout: execTimeout, Script: true,
+	}
+	if c.Owner != nil {
+		target.Owner = c.Owner.text
+	}
+	if c.Mode != nil {
+		target.Mode = agent.Mode(*c.Mode)
+	}
+	if c.Key != nil {
+		target.FirstKey = *c.Key
+	}
+	if c.Exec != "" {
+		target.Reload = &agent.Reload{Command: []string{"sh", "-c", c.Exec}}
+	}
+	config := agent.Config{
+		Service: agent.Service{
+			Addresses: []string{string(c.Server)}, CA: c.CA, TokenFile: c.TokenFile, Certificate: c.Cert, Key: c.KeyFile,
+		},
+		Targets: []agent.Target{target},
+		Silent:  true,
+	}
+	if err := config.Check(); err != nil {
+		return err
+	}
+	a, err := agent.New(&config, 0, newLogger(env.stderr, "info", "auto"))
 	if err != nil {
 		return err
 	}
-	for _, path := range c.paths(c.Out) {
-		if err := files.RemoveTemporary(path); err != nil {
-			return err
-		}
-	}
-	apply := func(contents [][]byte) error { return c.apply(env, log, contents) }
-	switch {
-	case c.Once:
-		contents, err := c.fetch(env.ctx, service)
-		defer wipe(contents)
-		if err != nil {
-			return c.explain(err)
-		}
-		return apply(contents)
-	case c.Files > 0:
-		_ = service.WatchFiles(env.ctx, c.Format.String(), c.Files, apply) // ends when it is to
-	default:
-		_ = service.Watch(env.ctx, c.Format.String(), c.Key, func(data []byte) error { return apply([][]byte{data}) })
-	}
-	return nil
-}
-
-// apply writes the files that differ, and runs the command until it succeeds. A file
-// beside them says that the command is due. It is there before any of them changes, so
-// that neither a crash nor a restart loses the command.
-func (c watchCommand) apply(env environment, log *slog.Logger, contents [][]byte) error {
-	if err := c.checkKeys(contents); err != nil {
-		return err
-	}
-	written := false
-	if err := c.write(c.Out, contents, func() error {
-		written = true
-		if c.Exec == "" {
-			return nil
-		}
-		return files.Replace(c.duePath(), nil)
-	}); err != nil {
-		return err
-	}
-	if written {
-		log.Info("ticket keys written", slog.String("path", c.Out))
-	}
-	if c.Exec == "" {
+	if !c.Once {
+		a.Run(env.ctx)
 		return nil
 	}
-	if due, err := c.isDue(); err != nil || !due {
+	err = a.Once(env.ctx)
+	if _, ok := errors.AsType[*agent.TargetError](err); err == nil || ok {
 		return err
 	}
-	if err := runShell(env, c.Exec); err != nil {
-		return fmt.Errorf("the keys are written, and the command failed: %w", err)
-	}
-	log.Info("command run", slog.String("command", c.Exec))
-	return files.OS{}.Remove(c.duePath())
-}
-
-// duePath is the file that exists while the command is due.
-func (c watchCommand) duePath() string {
-	path := c.paths(c.Out)[0]
-	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".exec-due")
-}
-
-func (c watchCommand) isDue() (bool, error) {
-	_, err := os.Lstat(c.duePath())
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-const (
-	// execTimeout bounds the command: while it runs, no newer keys are written.
-	execTimeout = time.Minute
-	// execGrace is how long the command may take to end when its time is up or the
-	// watch is stopped.
-	execGrace = time.Second
-)
-
-func runShell(env environment, line string) error {
-	ctx, cancel := context.WithTimeout(env.ctx, execTimeout)
-	defer cancel()
-	command := exec.CommandContext(ctx, "sh", "-c", line) //nolint:gosec // it is the operator's own
-	command.Stdout, command.Stderr = env.stdout, env.stderr
-	endGroup(command)
-	command.WaitDelay = execGrace
-	return command.Run()
+	return c.explain(err)
 }

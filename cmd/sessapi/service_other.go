@@ -12,6 +12,7 @@ type serviceCommands struct {
 	Serve       unixCommand `cmd:"" help:"Run the service; on Unix only."`
 	CheckConfig unixCommand `cmd:"" help:"Check the settings of the service; on Unix only."`
 	Healthcheck unixCommand `cmd:"" help:"Ask the service of this machine whether it is ready; on Unix only."`
+	Agent       unixCommand `cmd:"" help:"Keep the ticket keys of the TLS servers on this host in step with the service; on Unix only."`
 }
 
 type unixCommand struct {

@@ -66,3 +66,32 @@ func ReadKeyPair(certPath, keyPath string) (pair tls.Certificate, err error) {
 	defer clear(key)
 	return tls.X509KeyPair(cert, key)
 }
+
+// ClientTLS is the TLS of a client that trusts the certificates in one file, and
+// presents that of two others; without a name the system's, and none. It is nil without
+// any.
+func ClientTLS(ca, cert, key string) (*tls.Config, error) {
+	if ca == "" && cert == "" && key == "" {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if ca != "" {
+		certs, err := ReadCertificates(ca)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", ca, err)
+		}
+		c.RootCAs = Pool(certs)
+	}
+	if cert == "" && key == "" {
+		return c, nil
+	}
+	if cert == "" || key == "" {
+		return nil, errors.New("a client certificate and its key go together")
+	}
+	pair, err := ReadKeyPair(cert, key)
+	if err != nil {
+		return nil, err
+	}
+	c.Certificates = []tls.Certificate{pair}
+	return c, nil
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // temporaryPrefix and temporarySuffix make the name of the temporary file of a path.
@@ -30,11 +31,19 @@ func Replace(path string, data []byte) error {
 }
 
 // ReplaceAs is Replace with other attributes, which the file has before it has its
-// name.
+// name. Its time is at least a second later than that of the file that it replaces, and
+// than now: servers that look at times in whole seconds see every change.
 func ReplaceAs(path string, data []byte, a Attributes) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
+	modified := time.Now()
+	if info, err := os.Stat(path); err == nil {
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is not a regular file", path) // a device would be replaced, too
+		}
+		if info.ModTime().After(modified) {
+			modified = info.ModTime()
+		}
 	}
+	modified = modified.Add(time.Second)
 	temporary := Temporary(path)
 	file, err := Create(temporary)
 	if err != nil {
@@ -45,6 +54,9 @@ func ReplaceAs(path string, data []byte, a Attributes) error {
 		return errors.Join(err, file.Close(), RemoveTemporary(path))
 	}
 	if err := fill(file, content(data)); err != nil {
+		return errors.Join(err, RemoveTemporary(path))
+	}
+	if err := os.Chtimes(temporary, time.Time{}, modified); err != nil {
 		return errors.Join(err, RemoveTemporary(path))
 	}
 	_, err = Move(OS{}, temporary, path)

@@ -78,14 +78,19 @@ func New(version string) *Metrics {
 		Namespace: namespace, Name: "http_protocol_errors_total",
 		Help: "HTTP/2 protocol errors of clients.",
 	})
+	m.registry.MustRegister(m.requests, m.duration, m.problems, m.protocolErrors, m.insecureListen, buildInfo(version),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// buildInfo says which build it is.
+func buildInfo(version string) prometheus.Collector {
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Namespace: namespace, Name: "build_info",
 		Help: "1, with the version, the commit and the Go version as labels.",
 	}, []string{"version", "revision", "go_version"})
 	build.WithLabelValues(version, revision(), runtime.Version()).Set(1)
-	m.registry.MustRegister(m.requests, m.duration, m.problems, m.protocolErrors, m.insecureListen, build,
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return m
+	return build
 }
 
 // revision is the commit of the build, when the build recorded it.

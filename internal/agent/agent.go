@@ -1,0 +1,257 @@
+// Package agent keeps the ticket keys of the TLS servers on a host in step with a
+// sessapi service.
+//
+// It reconciles: for each target it looks at what the server holds, compares that with
+// what the service has, acts only on a difference, and looks again. So a restart of
+// the agent, the server or the service, a change by hand and a missed generation all
+// end in the same state, and nothing is reloaded without need.
+//
+// # Guarantees
+//
+//   - A server never gets an empty, partial or older set. While the service is away,
+//     the servers keep the keys that they have. The agent keeps no copy on disk.
+//   - A target's trouble holds up no other. Each is retried until it succeeds.
+//   - A target is current only when what it holds has been read back and, with a
+//     probe, a handshake has shown the current key.
+//   - Every command, connection and request ends in time.
+//   - No secret is in a log, an error or a report.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sessapi/sessapi/client"
+)
+
+const (
+	// settle is the least time from one change to the next request, and interval from
+	// one request to the next when nothing changes: a proxy may not hold them.
+	settle   = 50 * time.Millisecond
+	interval = time.Second
+	// maxRetryAfter bounds the pause that the service asks for.
+	maxRetryAfter = 5 * time.Minute
+)
+
+// Agent runs the targets of one configuration.
+type Agent struct {
+	config     *Config
+	source     source
+	log        *slog.Logger
+	targets    []*target
+	reportSoon chan struct{} // of size 1
+
+	floor          uint64        // no older keys are taken
+	generation     atomic.Uint64 // of the keys in force; 0 before there are any
+	heard          atomic.Int64  // when the service answered last, in Unix milliseconds
+	reportFailures atomic.Uint64
+}
+
+// New returns an agent that takes no keys older than those of generation floor.
+func New(c *Config, floor uint64, log *slog.Logger) (*Agent, error) {
+	clients, err := c.Service.clients()
+	if err != nil {
+		return nil, err
+	}
+	source := &nodes{clients: clients, addresses: c.Service.Addresses, host: c.Name}
+	return newAgent(c, source, reach{runFor, askSocket, ticketKeyName}, floor, log), nil
+}
+
+func newAgent(c *Config, s source, by reach, floor uint64, log *slog.Logger) *Agent {
+	a := &Agent{config: c, source: s, floor: floor, log: log, reportSoon: make(chan struct{}, 1)}
+	for i := range c.Targets {
+		a.targets = append(a.targets, newTarget(&c.Targets[i], by, log, a.targetChanged))
+	}
+	return a
+}
+
+func (a *Agent) targetChanged() {
+	select {
+	case a.reportSoon <- struct{}{}:
+	default:
+	}
+}
+
+// Floor is the generation that no keys may be older than that are taken from now on.
+func (a *Agent) Floor() uint64 { return max(a.floor, a.generation.Load()) }
+
+// Status is how all targets are doing.
+func (a *Agent) Status() []Status {
+	status := make([]Status, len(a.targets))
+	for i, t := range a.targets {
+		status[i] = t.Status()
+	}
+	return status
+}
+
+// Figures are what there is to know of the agent beside its targets.
+type Figures struct {
+	Generation     uint64    // of the keys in force
+	Heard          time.Time // from the service, last; zero if never
+	ReportFailures uint64
+}
+
+// Figures returns the figures.
+func (a *Agent) Figures() Figures {
+	f := Figures{Generation: a.generation.Load(), ReportFailures: a.reportFailures.Load()}
+	if at := a.heard.Load(); at > 0 {
+		f.Heard = time.UnixMilli(at)
+	}
+	return f
+}
+
+// Run keeps the targets in step until ctx ends.
+func (a *Agent) Run(ctx context.Context) {
+	a.prepare()
+	var running sync.WaitGroup
+	for _, t := range a.targets {
+		running.Go(func() { t.run(ctx) })
+	}
+	if !a.config.Silent {
+		running.Go(func() { a.report(ctx) })
+	}
+	a.follow(ctx)
+	running.Wait()
+	for _, t := range a.targets {
+		t.takeNext().wipe()
+	}
+}
+
+// prepare removes what an agent that was killed left half-written, and warns of keys on
+// disks.
+func (a *Agent) prepare() {
+	for _, t := range a.targets {
+		for _, path := range t.paths() {
+			if kept, err := onDisk(path); err == nil && kept {
+				t.log.Warn("the key file is not on a tmpfs: deleted keys may stay readable on the disk", slog.String("path", path))
+				break
+			}
+		}
+		if err := t.files.clean(); err != nil {
+			t.log.Warn("cannot remove a temporary file with keys", slog.String("error", err.Error()))
+		}
+	}
+}
+
+// follow gives each new set to the targets until ctx ends.
+func (a *Agent) follow(ctx context.Context) {
+	failures, last := 0, ""
+	for ctx.Err() == nil {
+		began := time.Now()
+		u, err := a.source.Next(ctx, a.generation.Load(), a.Floor())
+		var pause time.Duration
+		switch {
+		case ctx.Err() != nil:
+			u.wipe()
+			return
+		case err != nil:
+			// The other nodes are asked at once, and then all again after a pause.
+			if failures++; failures%a.source.Nodes() == 0 {
+				pause = retryPause(failures/a.source.Nodes()-1, err)
+			}
+			if text := err.Error(); text != last {
+				last = text
+				a.log.Warn("cannot get ticket keys; the servers keep theirs", slog.String("error", text), slog.Duration("retry_in", pause))
+			}
+		default:
+			a.heard.Store(time.Now().UnixMilli())
+			if failures > 0 {
+				a.log.Info("the service answers again", slog.Int("failures", failures))
+			}
+			failures, last = 0, ""
+			pause = interval - time.Since(began)
+			if u != nil {
+				a.deliver(u)
+				pause = settle
+			}
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+	}
+}
+
+// retryPause is the pause after err, which so many rounds of failures came before.
+func retryPause(failures int, err error) time.Duration {
+	pause := backoff(failures)
+	if e, ok := errors.AsType[*client.Error](err); ok {
+		pause = max(pause, min(e.RetryAfter, maxRetryAfter))
+	}
+	return pause
+}
+
+// deliver gives the set to the targets and wipes it.
+func (a *Agent) deliver(u *update) {
+	defer u.wipe()
+	for _, t := range a.targets {
+		t.Want(t.wants(u.generation, u.set))
+	}
+	a.log.Info("ticket keys received", slog.Uint64("generation", u.generation), slog.Int("keys", len(u.set.Keys)))
+	a.generation.Store(u.generation)
+}
+
+func (u *update) wipe() {
+	if u != nil {
+		u.set.Wipe()
+	}
+}
+
+// TargetError is a target that could not be given the keys of the service.
+type TargetError struct {
+	Target string
+	Err    error
+}
+
+// Error names the target.
+func (e *TargetError) Error() string { return fmt.Sprintf("target %s: %v", e.Target, e.Err) }
+
+// Unwrap returns the cause.
+func (e *TargetError) Unwrap() error { return e.Err }
+
+// Once makes each target hold the keys that the service has now. The error is a
+// [*TargetError] for each that failed, or that of the service. A server whose files are missing does not run yet and is not reloaded; none
+// is probed.
+func (a *Agent) Once(ctx context.Context) error {
+	a.prepare()
+	var u *update
+	var err error
+	for range a.source.Nodes() {
+		if u, err = a.source.Next(ctx, a.generation.Load(), a.Floor()); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	defer u.wipe()
+	errs := make([]error, len(a.targets))
+	var running sync.WaitGroup
+	for i, t := range a.targets {
+		running.Go(func() {
+			w := t.wants(u.generation, u.set)
+			defer w.wipe()
+			if err := t.holdOnce(ctx, w); err != nil {
+				errs[i] = &TargetError{t.Name, err}
+			}
+		})
+	}
+	running.Wait()
+	return errors.Join(errs...)
+}
+
+// sleep waits, and reports whether ctx goes on.
+func sleep(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,85 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+)
+
+const (
+	// maxOutput is how much of what a command prints is kept, in bytes.
+	maxOutput = 4 << 10
+	// pipeGrace is how long a process that has left the group of a command may hold
+	// its output open.
+	pipeGrace = time.Second
+)
+
+// runner runs a command to its end, or until its deadline. The error holds what the
+// command printed.
+type runner func(ctx context.Context, command []string) error
+
+// runFor runs commands that may take so long. At the deadline all processes of the
+// command's group are killed.
+func runFor(timeout time.Duration) runner {
+	return func(ctx context.Context, argv []string) error {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		command := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // it is the operator's own
+		var out tail
+		command.Stdout, command.Stderr = &out, &out
+		endGroup(command)
+		command.WaitDelay = pipeGrace
+		err := command.Run()
+		if err == nil || errors.Is(err, exec.ErrWaitDelay) { // it started something that goes on
+			return nil
+		}
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = fmt.Errorf("killed after %v", timeout)
+		}
+		text := oneLine(redacted(string(out.b)))
+		if text != "" {
+			text = ": " + text
+		}
+		return fmt.Errorf("%s: %w%s", argv[0], err, text)
+	}
+}
+
+// tail keeps the end of what is written to it, which is where commands say what went
+// wrong.
+type tail struct{ b []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p[max(0, len(p)-maxOutput):]...)
+	if excess := len(t.b) - maxOutput; excess > 0 {
+		t.b = append(t.b[:0], t.b[excess:]...)
+	}
+	return len(p), nil
+}
+
+// encoded is text that may be a secret in hex or base64, if it is not a path.
+var encoded = regexp.MustCompile(`[0-9A-Za-z+/]{22,}={0,2}`)
+
+// redacted is text of another program without what may be a secret.
+func redacted(text string) string {
+	return encoded.ReplaceAllStringFunc(text, func(run string) string {
+		if strings.ContainsFunc(run, unicode.IsUpper) || !strings.ContainsAny(run, "/") && strings.ContainsAny(run, "0123456789") {
+			return "[…]"
+		}
+		return run
+	})
+}
+
+// oneLine is text as one line that can be read.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, strings.Join(strings.Fields(text), " "))
+}

@@ -1,0 +1,478 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+const (
+	maxConfig = 256 << 10 // bytes of a configuration file
+	maxLine   = 4 << 10   // bytes of one of its lines
+
+	defaultTimeout = 30 * time.Second
+	maxTimeout     = 10 * time.Minute
+)
+
+// Config is what an agent does.
+type Config struct {
+	Service Service
+	// Name is the agent's; its consumers are Name/Target.
+	Name    string
+	Listen  string // HOST:PORT or unix:PATH of metrics and health; empty for none
+	Targets []Target
+	Silent  bool // nothing is reported
+}
+
+// Service is where the ticket keys come from.
+type Service struct {
+	Addresses   words  `yaml:"addresses"`
+	CA          string `yaml:"ca"`
+	TokenFile   string `yaml:"token_file"`
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
+// Target is a server, or several that share the files, that the keys go to.
+type Target struct {
+	Name    string        `yaml:"name"`
+	Kind    string        `yaml:"kind"`
+	Format  string        `yaml:"format"` // of kind file
+	File    string        `yaml:"file"`   // with {key} in it, one of Keys files
+	Keys    int           `yaml:"keys"`
+	Mode    Mode          `yaml:"mode"`
+	Owner   string        `yaml:"owner"`
+	Socket  string        `yaml:"socket"` // of kind haproxy
+	Test    words         `yaml:"test"`
+	Reload  *Reload       `yaml:"reload"`
+	Probe   string        `yaml:"probe"`
+	Timeout time.Duration `yaml:"timeout"`
+
+	// FirstKey is the key of the first file, from 0, for a format of one key a file.
+	FirstKey int `yaml:"-"`
+	// Script says that Reload is no reload of a server, but is to follow each change.
+	Script bool `yaml:"-"`
+
+	line       int // of the configuration; 0 for none
+	kind       *kind
+	format     keys.Format
+	attributes files.Attributes
+}
+
+// Reload makes a server read its files again: a command, or a signal to the process
+// in a file.
+type Reload struct {
+	Command words
+	Signal  string
+	PIDFile string
+
+	signal syscall.Signal
+}
+
+// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+func (r *Reload) UnmarshalYAML(node ast.Node) error {
+	if _, ok := node.(*ast.SequenceNode); ok {
+		return r.Command.UnmarshalYAML(node)
+	}
+	var signal struct {
+		Signal  string `yaml:"signal"`
+		PIDFile string `yaml:"pid_file"`
+	}
+	if _, ok := node.(*ast.MappingNode); !ok {
+		return fmt.Errorf("line %d: reload: must be a command as a list, or {signal: HUP, pid_file: FILE}", node.GetToken().Position.Line)
+	}
+	if err := decodeNode(node, &signal); err != nil {
+		return err
+	}
+	r.Signal, r.PIDFile = signal.Signal, signal.PIDFile
+	return nil
+}
+
+// words are a list of texts.
+type words []string
+
+// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+func (w *words) UnmarshalYAML(node ast.Node) error {
+	list, ok := node.(*ast.SequenceNode)
+	if !ok {
+		return fmt.Errorf("line %d: must be a list, such as [nginx, -t]", node.GetToken().Position.Line)
+	}
+	for _, item := range list.Values {
+		scalar, ok := item.(ast.ScalarNode)
+		if !ok { // such as http://host between braces
+			return fmt.Errorf("line %d: put quotes around text with a colon", item.GetToken().Position.Line)
+		}
+		*w = append(*w, scalar.GetToken().Value)
+	}
+	return nil
+}
+
+// Mode is the permissions of a file, in octal. The YAML library would make a decimal
+// number of it.
+type Mode fs.FileMode
+
+// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+func (m *Mode) UnmarshalYAML(node ast.Node) error {
+	n, err := files.ParseMode(node.GetToken().Value)
+	*m = Mode(n)
+	if err != nil {
+		return fmt.Errorf("line %d: mode: %w", node.GetToken().Position.Line, err)
+	}
+	return nil
+}
+
+// LoadConfig reads and checks a configuration file. Its error names every mistake,
+// with the line of each.
+func LoadConfig(path string) (*Config, error) {
+	data, _, err := files.ReadText(path, maxConfig)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c, err := parseConfig(data, filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// parseConfig reads a configuration. Paths in it that are not absolute are relative
+// to dir.
+func parseConfig(data []byte, dir string) (*Config, error) {
+	line := 0
+	for text := range strings.Lines(string(data)) {
+		if line++; len(text) > maxLine { // what the library needs grows with its square
+			return nil, fmt.Errorf("line %d: is longer than %d bytes", line, maxLine)
+		}
+	}
+	file, err := parser.ParseBytes(data, 0)
+	if err != nil {
+		return nil, yamlError(err, nil)
+	}
+	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
+		return nil, errors.New("must be one YAML document")
+	}
+	for _, null := range ast.Filter(ast.NullType, file.Docs[0].Body) {
+		return nil, fmt.Errorf("line %d: there is no value", null.GetToken().Position.Line)
+	}
+	var document struct {
+		Service Service    `yaml:"service"`
+		Name    string     `yaml:"name"`
+		Listen  string     `yaml:"listen"`
+		Targets []ast.Node `yaml:"targets"`
+	}
+	if err := decodeNode(file.Docs[0].Body, &document); err != nil {
+		return nil, err
+	}
+	c := &Config{Service: document.Service, Name: document.Name, Listen: document.Listen}
+	var errs []error
+	for _, node := range document.Targets {
+		var t Target
+		if err := decodeNode(node, &t); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		t.resolve(dir)
+		t.line = node.GetToken().Position.Line
+		c.Targets = append(c.Targets, t)
+	}
+	for _, path := range []*string{&c.Service.CA, &c.Service.TokenFile, &c.Service.Certificate, &c.Service.Key} {
+		*path = absolute(dir, *path)
+	}
+	errs = append(errs, c.Check())
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// decodeNode decodes into a struct that has a member for everything in the node.
+func decodeNode(node ast.Node, value any) error {
+	if err := yaml.NodeToValue(node, value, yaml.Strict()); err != nil {
+		return yamlError(err, value)
+	}
+	return nil
+}
+
+var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
+
+// yamlError says what the library does without its excerpt of the file, and what was
+// most likely meant.
+func yamlError(err error, value any) error {
+	if e, ok := errors.AsType[*yaml.UnknownFieldError](err); ok {
+		line := e.Token.Position.Line
+		name := e.Token.Value
+		if match := unknownField.FindStringSubmatch(e.Message); match != nil {
+			name = match[1]
+		}
+		if nearest := nearest(name, members(value)); nearest != "" {
+			return fmt.Errorf("line %d: unknown key %q; did you mean %q?", line, name, nearest)
+		}
+		return fmt.Errorf("line %d: unknown key %q; there are %s", line, name, strings.Join(members(value), ", "))
+	}
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	if match := position.FindStringSubmatch(first); match != nil {
+		first = "line " + match[1] + ": " + strings.TrimPrefix(first, match[0])
+	}
+	return errors.New(first)
+}
+
+// position is how the library begins its errors.
+var position = regexp.MustCompile(`^\[(\d+):\d+\] `)
+
+// members are the keys of a struct that value points to.
+func members(value any) []string {
+	var names []string
+	for field := range reflect.TypeOf(value).Elem().Fields() {
+		if name := field.Tag.Get("yaml"); name != "" && name != "-" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// nearest is the name that a mistyped one was most likely meant to be, or empty.
+func nearest(name string, names []string) string {
+	best, least := "", min(3, (len(name)+4)/3) // a letter of three, two of five
+	for _, candidate := range names {
+		if d := distance(name, candidate); d < least {
+			best, least = candidate, d
+		}
+	}
+	return best
+}
+
+// distance is how many letters have to be added, removed or replaced to make b of a.
+func distance(a, b string) int {
+	if max(len(a), len(b)) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0]++
+		for j := range len(b) {
+			replaced := diagonal
+			if a[i] != b[j] {
+				replaced++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(replaced, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func absolute(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// resolve makes the paths absolute.
+func (t *Target) resolve(dir string) {
+	t.File, t.Socket = absolute(dir, t.File), absolute(dir, t.Socket)
+	if t.Reload != nil {
+		t.Reload.PIDFile = absolute(dir, t.Reload.PIDFile)
+	}
+}
+
+// namePattern is what the service takes for each half of a consumer's name.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+
+// Check fills in the defaults, and returns every mistake.
+func (c *Config) Check() error {
+	var errs []error
+	if len(c.Service.Addresses) == 0 {
+		errs = append(errs, errors.New("service: addresses: there are none; add the address of the service, such as https://keys.example:8440"))
+	} else if _, err := c.Service.clients(); err != nil {
+		errs = append(errs, fmt.Errorf("service: %w", err))
+	}
+	if c.Name == "" {
+		c.Name, _ = os.Hostname()
+	}
+	if !namePattern.MatchString(c.Name) {
+		errs = append(errs, fmt.Errorf("name: %q must be 1 to 64 letters, digits, dots, underscores, colons and dashes", c.Name))
+	}
+	if c.Listen != "" && !strings.HasPrefix(c.Listen, "unix:") {
+		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+			errs = append(errs, fmt.Errorf("listen: %q must be HOST:PORT or unix:PATH", c.Listen))
+		}
+	}
+	if len(c.Targets) == 0 {
+		errs = append(errs, errors.New("targets: there are none; add one for each server, such as {kind: nginx, file: …}"))
+	}
+	names, paths := map[string]bool{}, map[string]string{}
+	for i := range c.Targets {
+		t := &c.Targets[i]
+		if err := t.check(); err != nil {
+			if t.line > 0 {
+				err = fmt.Errorf("line %d: %w", t.line, err)
+			}
+			errs = append(errs, err)
+			continue
+		}
+		if names[t.Name] {
+			errs = append(errs, fmt.Errorf("targets: two are called %q; give each a name of its own", t.Name))
+		}
+		names[t.Name] = true
+		for _, path := range t.paths() {
+			if other := paths[path]; other != "" {
+				errs = append(errs, fmt.Errorf("targets: %s and %s write the same file %s", other, t.Name, path))
+			}
+			paths[path] = t.Name
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// clients are one for each address of the service.
+func (s *Service) clients() ([]*client.Client, error) {
+	config, err := files.ClientTLS(s.CA, s.Certificate, s.Key)
+	if err != nil {
+		return nil, err
+	}
+	var options []client.Option
+	if config != nil {
+		options = append(options, client.WithTLSConfig(config))
+	}
+	if s.TokenFile != "" {
+		options = append(options, client.WithTokenFile(s.TokenFile))
+	}
+	clients := make([]*client.Client, len(s.Addresses))
+	for i, address := range s.Addresses {
+		if clients[i], err = client.New(address, options...); err != nil {
+			return nil, fmt.Errorf("addresses: %q: %w", address, err)
+		}
+	}
+	return clients, nil
+}
+
+// KeyPlaceholder stands for the number of the key in the path of a server that reads
+// one key a file.
+const KeyPlaceholder = "{key}"
+
+// oneFile reports whether the server reads all keys from one file.
+func (t *Target) oneFile() bool { return !t.format.OneKey() || t.kind.render != nil }
+
+// paths are the files of the target, in the order of their keys.
+func (t *Target) paths() []string {
+	if !strings.Contains(t.File, KeyPlaceholder) {
+		return []string{t.File}
+	}
+	paths := make([]string, t.Keys)
+	for i := range paths {
+		paths[i] = strings.ReplaceAll(t.File, KeyPlaceholder, strconv.Itoa(i))
+	}
+	return paths
+}
+
+// check fills in the defaults and checks the target by itself.
+func (t *Target) check() error {
+	var ok bool
+	if t.kind, ok = kinds[t.Kind]; !ok {
+		names := kindNames()
+		if nearest := nearest(t.Kind, names); nearest != "" {
+			return fmt.Errorf("kind: unknown %q; did you mean %q?", t.Kind, nearest)
+		}
+		return fmt.Errorf("kind: must be one of %s", strings.Join(names, ", "))
+	}
+	t.Name = cmp.Or(t.Name, t.Kind)
+	if !namePattern.MatchString(t.Name) {
+		return fmt.Errorf("name: %q must be 1 to 64 letters, digits, dots, underscores, colons and dashes", t.Name)
+	}
+	fail := func(key, format string, args ...any) error {
+		return fmt.Errorf("target %s: %s: %s", t.Name, key, fmt.Sprintf(format, args...))
+	}
+	t.format = t.kind.format
+	switch err := error(nil); {
+	case t.kind.anyFormat:
+		if t.format, err = keys.ParseFormat(t.Format); err != nil {
+			return fail("format", "%q is none; see sessapi keys convert --help", t.Format)
+		}
+	case t.Format != "":
+		return fail("format", "goes with kind file only; %s has its own", t.Kind)
+	}
+	if t.kind.keys > 0 {
+		t.Keys = cmp.Or(t.Keys, t.kind.keys)
+	}
+	switch several := strings.Contains(t.File, KeyPlaceholder); {
+	case t.File == "":
+		return fail("file", "there is none")
+	case several && t.oneFile():
+		return fail("file", "%s reads all keys from one file: leave out %s", t.Kind, KeyPlaceholder)
+	case several && t.kind.single:
+		return fail("file", "%s holds one key: leave out %s", t.Kind, KeyPlaceholder)
+	case several != (t.Keys != 0) && t.kind.keys == 0:
+		return fail("keys", "keys: N and %s in file go together", KeyPlaceholder)
+	case t.Keys < 0 || t.Keys > keys.MaxKeys:
+		return fail("keys", "must be 1 to %d", keys.MaxKeys)
+	}
+	if t.Socket != "" && !t.kind.sockets {
+		return fail("socket", "goes with kind haproxy only")
+	}
+	if t.kind.needsReload && t.Reload == nil && t.Socket == "" {
+		return fail("reload", "%s", t.kind.reloadHint)
+	}
+	if len(t.Test) > 0 && t.Reload == nil {
+		return fail("test", "goes with reload")
+	}
+	if t.Reload != nil {
+		if err := t.Reload.check(); err != nil {
+			return fail("reload", "%v", err)
+		}
+	}
+	if t.Probe != "" {
+		if _, _, err := net.SplitHostPort(t.Probe); err != nil {
+			return fail("probe", "%q must be HOST:PORT", t.Probe)
+		}
+		if t.format == keys.Go {
+			return fail("probe", "tickets of Go servers do not show their key")
+		}
+	}
+	t.Timeout = cmp.Or(t.Timeout, defaultTimeout)
+	if t.Timeout < time.Second || t.Timeout > maxTimeout {
+		return fail("timeout", "must be from 1s to %v", maxTimeout)
+	}
+	uid, gid, err := files.ParseOwner(t.Owner)
+	if err != nil {
+		return fail("owner", "%v", err)
+	}
+	t.attributes = files.Attributes{Mode: fs.FileMode(cmp.Or(t.Mode, 0o600)), UID: uid, GID: gid}
+	return nil
+}
+
+func (r *Reload) check() error {
+	switch {
+	case len(r.Command) > 0:
+		return nil
+	case r.Signal == "" || r.PIDFile == "":
+		return errors.New("must be a command as a list, or {signal: HUP, pid_file: FILE}")
+	}
+	var ok bool
+	if r.signal, ok = signals[strings.TrimPrefix(r.Signal, "SIG")]; !ok {
+		return fmt.Errorf("signal: %q must be HUP, USR1 or USR2", r.Signal)
+	}
+	return nil
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sessapi/sessapi/internal/files"
+)
+
+// fileHolder is a server that reads its keys from files: by itself, or when it is
+// told to.
+//
+// A reload that is due is noted in an empty file beside the keys, which is there from
+// before the keys change until the reload has succeeded. So a reload is never
+// forgotten, whenever the agent is killed, and none happens without need.
+type fileHolder struct {
+	paths      []string
+	attributes files.Attributes
+	test       []string
+	reload     *Reload // nil for none
+	run        runner
+}
+
+// Holds reports whether the files are as they are to be, and no reload is due.
+func (h *fileHolder) Holds(_ context.Context, w *wanted) (bool, error) {
+	for i, path := range h.paths {
+		if !files.Is(path, w.files[i], h.attributes) {
+			return false, nil
+		}
+	}
+	if h.reload == nil {
+		return true, nil
+	}
+	_, err := os.Lstat(h.duePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// Apply writes the files that differ, and then has the server test and read them.
+func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
+	if err := h.write(w); err != nil || h.reload == nil {
+		return err
+	}
+	if len(h.test) > 0 {
+		if err := h.run(ctx, h.test); err != nil {
+			return fmt.Errorf("test failed; the server keeps the keys it has: %w", err)
+		}
+	}
+	if err := h.reload.do(ctx, h.run); err != nil {
+		return fmt.Errorf("reload failed: %w", err)
+	}
+	return files.OS{}.Remove(h.duePath())
+}
+
+// prepare writes the files for a server that does not run yet, as it does not while it
+// has none of its files. It reports whether that is so.
+func (h *fileHolder) prepare(w *wanted) (bool, error) {
+	for _, path := range h.paths {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return false, nil
+		}
+	}
+	if err := h.write(w); err != nil {
+		return true, err
+	}
+	return true, files.OS{}.Remove(h.duePath())
+}
+
+// write writes the files that differ, the key that encrypts last: a server that reads
+// them meanwhile knows at least all that it is told to encrypt with.
+func (h *fileHolder) write(w *wanted) error {
+	noted := h.reload == nil
+	for i, path := range slices.Backward(h.paths) {
+		if files.Is(path, w.files[i], h.attributes) {
+			continue
+		}
+		if !noted {
+			if err := files.Replace(h.duePath(), nil); err != nil {
+				return err
+			}
+			noted = true
+		}
+		if err := files.ReplaceAs(path, w.files[i], h.attributes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// duePath is the file that is there while a reload is due.
+func (h *fileHolder) duePath() string {
+	return filepath.Join(filepath.Dir(h.paths[0]), "."+filepath.Base(h.paths[0])+".reload-due")
+}
+
+// clean removes what was left by a process that was killed while it wrote.
+func (h *fileHolder) clean() error {
+	var errs []error
+	for _, path := range append(slices.Clone(h.paths), h.duePath()) {
+		if err := files.RemoveTemporary(path); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// do reloads the server.
+func (r *Reload) do(ctx context.Context, run runner) error {
+	if len(r.Command) > 0 {
+		return run(ctx, r.Command)
+	}
+	data, _, err := files.Read(r.PIDFile, 32)
+	if err != nil {
+		return fmt.Errorf("%s: %w; does the server run?", r.PIDFile, err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 {
+		return fmt.Errorf("%s holds no process ID", r.PIDFile)
+	}
+	if err := sendSignal(pid, r.signal); err != nil {
+		return fmt.Errorf("signal process %d of %s: %w", pid, r.PIDFile, err)
+	}
+	return nil
+}

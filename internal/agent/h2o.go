@@ -1,0 +1,6 @@
+package agent
+
+import "github.com/sessapi/sessapi/internal/keys"
+
+// h2o is H2O with a ticket-store of files, which it looks at every 10 seconds.
+var h2o = kind{format: keys.H2O}

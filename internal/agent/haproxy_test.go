@@ -1,0 +1,126 @@
+package agent
+
+import (
+	"bytes"
+	"encoding/base64"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// Whatever a ring has, the pushes lead to what is wanted, and no shorter ones do.
+func TestPushes(t *testing.T) {
+	letters := []string{"a", "b", "c", "d"} // few, so that rings are alike
+	r := rand.New(rand.NewPCG(1, 1))
+	random := func() *ring {
+		var k ring
+		for i := range k {
+			k[i] = []byte(letters[r.IntN(len(letters))])
+		}
+		return &k
+	}
+	text := func(keys [][]byte) string { return string(bytes.Join(keys, nil)) }
+	for range 2000 {
+		has, want := random(), random()
+		got := pushes(has, want)
+		if after := text(append(slices.Clone(has[:]), got...)[len(got):]); after != text(want[:]) {
+			t.Fatalf("%s after %s is %s, not %s", text(got), text(has[:]), after, text(want[:]))
+		}
+		for n := range len(got) {
+			if text(append(slices.Clone(has[:]), want[ringSize-n:]...)[n:]) == text(want[:]) {
+				t.Fatalf("%d pushes would do from %s to %s, not %d", n, text(has[:]), text(want[:]), len(got))
+			}
+		}
+	}
+}
+
+func TestParseReferences(t *testing.T) {
+	const two = "# id (file)\n0 (/etc/haproxy/tls.keys)\n1 (/other)\n2 (haproxy/tls.keys)\n\n"
+	for _, test := range []struct{ answer, want, err string }{
+		{two, "0 2", ""},
+		{"# id (file)\n7 (/etc/haproxy/./tls.keys)\n", "7", ""},
+		{"# id (file)\n0 (/other (1))\n", "", "there is /other (1)"},
+		{"# id (file)\n\n", "", "no bind line of HAProxy has tls-ticket-keys /etc/haproxy/tls.keys"},
+		{"", "", "no bind line"},
+		{"Permission denied\n", "", `HAProxy answers "Permission denied"`},
+		{"# id (file)\nx (/etc/haproxy/tls.keys)\n-1 (/etc/haproxy/tls.keys)\n1 (/etc/haproxy/tls.keys\n", "", "no bind line"},
+		{"# id (file)\n0 (ls.keys)\n", "", "there is ls.keys"},
+	} {
+		ids, err := parseReferences([]byte(test.answer), "/etc/haproxy/tls.keys")
+		if got := strings.Join(ids, " "); got != test.want {
+			t.Errorf("%q: %q", test.answer, got)
+		}
+		if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+			t.Errorf("%q: %v", test.answer, err)
+		}
+	}
+}
+
+func FuzzParseReferences(f *testing.F) {
+	f.Add([]byte("# id (file)\n0 (/etc/haproxy/tls.keys)\n"))
+	f.Add([]byte("Unknown command: 'show tls-keys'\n"))
+	f.Add([]byte("0 ()\n1 (()\n2 tls.keys)\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		ids, err := parseReferences(answer, "/etc/haproxy/tls.keys")
+		if (err == nil) != (len(ids) > 0) {
+			t.Fatalf("%q %v", ids, err)
+		}
+		for _, id := range ids { // it becomes part of a command
+			if _, err := strconv.ParseUint(id, 10, 31); err != nil {
+				t.Fatalf("%q is no number", id)
+			}
+		}
+	})
+}
+
+func showAnswer(id string, keys ...string) []byte {
+	answer := "# id secret\n# " + id + " (/etc/haproxy/tls.keys)\n"
+	for i, key := range keys {
+		answer += id + "." + strconv.Itoa(i) + " " + key + "\n"
+	}
+	return []byte(answer + "\n")
+}
+
+func TestParseRing(t *testing.T) {
+	key := base64.StdEncoding.EncodeToString(make([]byte, 80))
+	for _, test := range []struct {
+		answer []byte
+		ok     bool
+	}{
+		{showAnswer("4", key, key, key), true},
+		{showAnswer("4", key, key), false},
+		{showAnswer("4", key, key, key, key), false},
+		{showAnswer("3", key, key, key), false},
+		{showAnswer("4", key, "?", key), false},
+		{[]byte("'show tls-keys' unable to locate referenced filename\n\n"), false},
+		{nil, false},
+	} {
+		r, err := parseRing(test.answer, "4")
+		if (err == nil) != test.ok || test.ok && string(r[2]) != key {
+			t.Errorf("%q: %v", test.answer, err)
+		}
+		if err != nil && strings.Contains(err.Error(), key) {
+			t.Error("the error has a key in it")
+		}
+	}
+}
+
+func FuzzParseRing(f *testing.F) {
+	key := base64.StdEncoding.EncodeToString(make([]byte, 80))
+	f.Add(showAnswer("0", key, key, key))
+	f.Add(showAnswer("0", key, "", key))
+	f.Add([]byte("0.0 a\n0.1 b\n0.2 c\n0.3 d\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		r, err := parseRing(answer, "0")
+		if err != nil {
+			return
+		}
+		for _, key := range r { // it is compared, and never becomes part of a command
+			if !base64Text.Match(key) {
+				t.Fatalf("%q is no base64", key)
+			}
+		}
+	})
+}

@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// kind is what there is to know of a kind of server. Each has a file of its own.
+type kind struct {
+	format    keys.Format
+	anyFormat bool // the target says which
+	single    bool // the server holds one key, so that a target has one file
+	// needsReload: the server does not look at its files by itself.
+	needsReload bool
+	reloadHint  string
+	// settle is how long the server may take until it encrypts with a new key, once
+	// everything is done that the agent can do. 0 is defaultSettle.
+	settle time.Duration
+	// note is what an operator has to know of each change, for the report.
+	note string
+	// keys, if it is not 0, is how many keys the one file has when the target does not
+	// say.
+	keys int
+	// render, if it is not nil, makes the content of the one file, in place of the
+	// format. n is the target's number of keys.
+	render func(set keys.Set, n int) []byte
+	// holder, if it is not nil, makes the holder of a target, in place of its files.
+	holder func(t *Target, files *fileHolder, ask asker) holder
+	// sockets: a target may have a socket.
+	sockets bool
+}
+
+// defaultSettle is enough for the reload of every server that was tried.
+const defaultSettle = 15 * time.Second
+
+func (k *kind) settleTime() time.Duration {
+	if k.settle > 0 {
+		return k.settle
+	}
+	return defaultSettle
+}
+
+// holder is a server that holds ticket keys.
+type holder interface {
+	// Holds reports whether the server holds the keys, as far as can be told without
+	// a handshake.
+	Holds(context.Context, *wanted) (bool, error)
+	// Apply makes the server hold the keys, whatever it holds.
+	Apply(context.Context, *wanted) error
+}
+
+// asker sends a line to a socket and returns the whole answer, which the caller wipes.
+type asker func(ctx context.Context, socket string, line []byte) ([]byte, error)
+
+var kinds = map[string]*kind{
+	"ats":      &ats,
+	"dnsdist":  &dnsdist,
+	"envoy":    &envoy,
+	"file":     &file,
+	"h2o":      &h2o,
+	"haproxy":  &haproxy,
+	"httpd":    &httpd,
+	"lighttpd": &lighttpd,
+	"nghttpx":  &nghttpx,
+	"nginx":    &nginx,
+}
+
+func kindNames() []string { return slices.Sorted(maps.Keys(kinds)) }
+
+const reloadCommandHint = "there is none, and this server reads its files only when it is told to"

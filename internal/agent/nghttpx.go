@@ -1,0 +1,11 @@
+package agent
+
+import "github.com/sessapi/sessapi/internal/keys"
+
+// nghttpx has a file for each --tls-ticket-key-file, the first of which encrypts, and
+// reads them when its configuration is reloaded.
+var nghttpx = kind{
+	format:      keys.NGHTTPX,
+	needsReload: true,
+	reloadHint:  reloadCommandHint + "; add reload: {signal: HUP, pid_file: FILE}",
+}

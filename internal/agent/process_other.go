@@ -1,0 +1,16 @@
+//go:build !unix
+
+package agent
+
+import (
+	"errors"
+	"os/exec"
+	"syscall"
+)
+
+var signals = map[string]syscall.Signal{}
+
+func sendSignal(int, syscall.Signal) error { return errors.ErrUnsupported }
+
+// endGroup leaves what the command has started where there are no process groups.
+func endGroup(*exec.Cmd) {}

@@ -1,0 +1,76 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/sessapi/sessapi/client"
+)
+
+const (
+	// heartbeat is how often each target is reported though nothing changed, and
+	// reportLife how long the service takes a report for true.
+	heartbeat  = 30 * time.Second
+	reportLife = 100 * time.Second
+)
+
+// Report is part of [source].
+func (n *nodes) Report(ctx context.Context, name string, r Report) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return n.try(func(c *client.Client) error {
+		report := client.ConsumerReport{
+			Kind: r.Kind, Generation: r.Generation, State: client.ConsumerReportState(r.State),
+			ExpiresInSeconds: int64(reportLife.Seconds()),
+		}
+		if r.Detail != "" {
+			report.Detail = &r.Detail
+		}
+		return c.ReportConsumer(ctx, n.host, name, report)
+	})
+}
+
+// report tells the service of each target when it changes, and from time to time, until
+// ctx ends. While the service is away, the newest state waits.
+func (a *Agent) report(ctx context.Context) {
+	told := make([]Report, len(a.targets))
+	toldAt := make([]time.Time, len(a.targets))
+	failures, last := 0, ""
+	for {
+		pause := heartbeat
+		for i, t := range a.targets {
+			r, known := t.Report()
+			if !known || r == told[i] && time.Since(toldAt[i]) < heartbeat {
+				continue
+			}
+			if err := a.source.Report(ctx, t.Name, r); err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				a.reportFailures.Add(1)
+				pause = min(pause, retryPause(failures, err))
+				failures++
+				if text := err.Error(); text != last {
+					last = text
+					a.log.Warn("cannot report to the service", slog.String("target", t.Name), slog.String("error", text), slog.Duration("retry_in", pause))
+				}
+				continue
+			}
+			told[i], toldAt[i] = r, time.Now()
+			failures, last = 0, ""
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-a.reportSoon:
+			timer.Stop()
+			if failures > 0 && !sleep(ctx, retryPause(failures, nil)) {
+				return
+			}
+		case <-timer.C:
+		}
+	}
+}

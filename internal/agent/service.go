@@ -1,0 +1,144 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+const (
+	// hold is how long a node of the service is asked to hold a request while nothing
+	// changes. holdGrace is how much later it counts as gone.
+	hold      = 20 * time.Second
+	holdGrace = 5 * time.Second
+	// askTimeout bounds every other request.
+	askTimeout = 10 * time.Second
+)
+
+// source is where the ticket keys come from, and where reports go. A call fails over
+// from one node of the service to the next.
+type source interface {
+	// Next returns the active set once its generation is not the given one, or nil
+	// when that has not happened for a while. A set older than floor is an error. The
+	// set is the caller's to wipe.
+	Next(ctx context.Context, generation, floor uint64) (*update, error)
+	// Report tells the service what a consumer holds.
+	Report(ctx context.Context, target string, r Report) error
+	// Nodes is how many nodes there are.
+	Nodes() int
+}
+
+// update is a set of ticket keys and its generation.
+type update struct {
+	generation uint64
+	set        keys.Set
+}
+
+// nodes are the nodes of a service, of which the one that answered last is asked first.
+type nodes struct {
+	clients   []*client.Client
+	addresses []string
+	host      string // the agent's name
+	preferred atomic.Int64
+}
+
+// Nodes is part of [source].
+func (n *nodes) Nodes() int { return len(n.clients) }
+
+// try asks the preferred node. After an error the next one is preferred.
+func (n *nodes) try(do func(*client.Client) error) error {
+	i := n.preferred.Load()
+	if err := do(n.clients[i]); err != nil {
+		n.preferred.CompareAndSwap(i, (i+1)%int64(len(n.clients)))
+		return fmt.Errorf("%s: %w", n.addresses[i], err)
+	}
+	return nil
+}
+
+// Next is part of [source].
+func (n *nodes) Next(ctx context.Context, generation, floor uint64) (u *update, err error) {
+	err = n.try(func(c *client.Client) error {
+		waiting, cancel := context.WithTimeout(ctx, hold+holdGrace)
+		defer cancel()
+		d, err := c.NextTicketKeys(waiting, generation, hold)
+		if err != nil || d == nil || d.Generation == generation {
+			return err
+		}
+		if d.Generation < floor {
+			return &olderError{d.Generation, floor}
+		}
+		fetching, cancel := context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+		set, err := fetch(fetching, c, d)
+		if err != nil {
+			return err
+		}
+		u = &update{d.Generation, set}
+		return nil
+	})
+	return u, err
+}
+
+// olderError reports a set that is older than the one in force.
+type olderError struct{ has, inForce uint64 }
+
+func (e *olderError) Error() string {
+	return fmt.Sprintf("refused keys of generation %d, which are older than those in force, %d; "+
+		"if the service was restored from a backup, sessapi keys rotate makes newer ones", e.has, e.inForce)
+}
+
+// keyFormat is the format in which keys are fetched: of those that have every key as
+// it is.
+const keyFormat = keys.NGINX
+
+// fetch fetches the set that d describes. Each key is held against its fingerprint, so
+// that the set is whole, of one generation, and what the service has.
+func fetch(ctx context.Context, c *client.Client, d *client.TicketKeys) (keys.Set, error) {
+	var set keys.Set
+	byFingerprint := make(map[string]keys.Key, len(d.Keys))
+	for i := range d.Keys {
+		data, err := c.Format(ctx, keyFormat.String(), &i)
+		if err != nil {
+			return fail(byFingerprint, err)
+		}
+		one, err := keyFormat.Parse(data)
+		clear(data)
+		if err != nil {
+			return fail(byFingerprint, fmt.Errorf("the service sends what is no key: %w", err))
+		}
+		for _, k := range one.Keys {
+			byFingerprint[k.Fingerprint()] = k
+		}
+	}
+	for _, described := range d.Keys {
+		k, ok := byFingerprint[described.Fingerprint]
+		switch {
+		case !ok:
+			return fail(byFingerprint, errors.New("the keys changed while they were fetched"))
+		case described.Role == client.TicketKeyRole(keys.RoleCurrent):
+			set.Keys = append([]keys.Key{k}, set.Keys...)
+		case described.Role == client.TicketKeyRole(keys.RoleNext):
+			set.Next = &k
+		default:
+			set.Keys = append(set.Keys, k)
+		}
+	}
+	if err := set.Validate(); err != nil {
+		return fail(byFingerprint, fmt.Errorf("the service sends %w", err))
+	}
+	return set, nil
+}
+
+// fail wipes keys that are of no use.
+func fail(fetched map[string]keys.Key, err error) (keys.Set, error) {
+	for _, k := range fetched {
+		set := keys.Set{Keys: []keys.Key{k}}
+		set.Wipe()
+	}
+	return keys.Set{}, err
+}

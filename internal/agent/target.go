@@ -1,0 +1,307 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+const (
+	// checkEvery is how often a target that holds the keys is looked at, and
+	// proveEvery how often it is probed.
+	checkEvery = 5 * time.Second
+	proveEvery = 10 * time.Second
+	// proveAgain is the pause while a server is given time to settle.
+	proveAgain = 100 * time.Millisecond
+
+	// Failures in a row are each followed by twice the pause, from the first to the
+	// longest, cut by up to a half at random.
+	firstBackoff = 500 * time.Millisecond
+	maxBackoff   = 5 * time.Second
+	// A server that goes on with another key is given the keys anew, ever less often.
+	firstReapply = 10 * time.Second
+	maxReapply   = 5 * time.Minute
+)
+
+// State is how a target is doing.
+type State string
+
+// The states.
+const (
+	Applying State = "applying" // the server is being given keys, or about to be
+	Current  State = "current"  // the server holds the keys of the service
+	Failed   State = "failed"   // the server could not be given the keys; it is tried again
+)
+
+// Report is what the service is told of a target.
+type Report struct {
+	Kind       string
+	Generation uint64 // that the server holds, as far as is known; 0 if it is not
+	State      State
+	Detail     string // for people
+}
+
+// Status is how a target is doing since the agent started.
+type Status struct {
+	Name string
+	Report
+	Since    time.Time // in this state
+	Changes  uint64    // how often the keys were put in place
+	Failures uint64    // how often that failed, or was not proved
+}
+
+// target keeps one target as it is to be.
+type target struct {
+	*Target
+	files  *fileHolder
+	holder holder                                       // files, or what is beside them
+	probe  func(ctx context.Context) (keys.Name, error) // nil for none
+	log    *slog.Logger
+	// changed is called when the status changed.
+	changed func()
+	wake    chan struct{} // of size 1; there are other keys
+
+	mu     sync.Mutex // guards what follows
+	status Status
+	known  bool    // whether the status is more than a guess
+	next   *wanted // not yet taken
+
+	// The rest is run's.
+	failures     int       // in a row
+	unproved     time.Time // since when the server has been given time to settle; zero when it need not
+	proved       time.Time // when a handshake showed the right key last
+	reapply      bool      // though the target holds the keys as far as it shows
+	reapplyAt    time.Time // not before
+	reapplyPause time.Duration
+}
+
+// reach is how an agent reaches servers, beside their files.
+type reach struct {
+	run   func(timeout time.Duration) runner
+	ask   asker
+	probe func(ctx context.Context, address string) (keys.Name, error)
+}
+
+func newTarget(t *Target, by reach, log *slog.Logger, changed func()) *target {
+	h := &fileHolder{paths: t.paths(), attributes: t.attributes, test: t.Test, reload: t.Reload, run: by.run(t.Timeout)}
+	r := &target{
+		Target: t, files: h, holder: h, log: log.With(slog.String("target", t.Name), slog.String("kind", t.Kind)),
+		changed: changed, wake: make(chan struct{}, 1),
+		status: Status{Name: t.Name, Report: Report{Kind: t.Kind, State: Applying}, Since: time.Now()},
+	}
+	if t.kind.holder != nil {
+		r.holder = t.kind.holder(t, h, by.ask)
+	}
+	if t.Probe != "" {
+		r.probe = func(ctx context.Context) (keys.Name, error) { return by.probe(ctx, t.Probe) }
+	}
+	return r
+}
+
+// Want gives the target other keys to hold.
+func (t *target) Want(w *wanted) {
+	t.mu.Lock()
+	t.next.wipe()
+	t.next = w
+	t.mu.Unlock()
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Report returns what to tell of the target, once something is known.
+func (t *target) Report() (Report, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.status.Report, t.known
+}
+
+// Status returns how the target is doing.
+func (t *target) Status() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.status
+}
+
+func (t *target) takeNext() *wanted {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := t.next
+	t.next = nil
+	return w
+}
+
+// run keeps the target as it is to be until ctx ends.
+func (t *target) run(ctx context.Context) {
+	var w *wanted
+	defer func() { w.wipe() }()
+	for {
+		if next := t.takeNext(); next != nil {
+			w.wipe()
+			w = next
+			t.failures, t.unproved, t.proved = 0, time.Time{}, time.Time{}
+			t.reapplyAt, t.reapplyPause = time.Time{}, 0
+		}
+		var pause <-chan time.Time // never without keys
+		if w != nil {
+			timer := time.NewTimer(t.step(ctx, w))
+			defer timer.Stop()
+			pause = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.wake:
+		case <-pause:
+		}
+	}
+}
+
+// errSettling reports a server that may need a little longer.
+var errSettling = errors.New("the server is still settling")
+
+// step brings the target one step closer, and returns the pause until the next.
+func (t *target) step(ctx context.Context, w *wanted) time.Duration {
+	err := w.err
+	if err == nil {
+		err = t.hold(ctx, w)
+	}
+	if err == nil {
+		err = t.prove(ctx, w)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return 0
+	case err == nil:
+		t.failures = 0
+		t.set(Current, t.kind.note, w.generation)
+		return jittered(checkEvery)
+	case errors.Is(err, errSettling):
+		if t.Status().Generation != w.generation {
+			t.set(Applying, "", 0)
+		}
+		return proveAgain
+	}
+	pause := backoff(t.failures)
+	t.failures++
+	t.set(Failed, oneLine(err.Error()), 0)
+	return pause
+}
+
+// hold makes the target hold the keys, if it does not.
+func (t *target) hold(ctx context.Context, w *wanted) error {
+	holds, err := t.holder.Holds(ctx, w)
+	if err == nil && holds && !t.reapply {
+		return nil
+	}
+	t.set(Applying, "", 0)
+	t.unproved, t.proved = time.Time{}, time.Time{}
+	if err := t.holder.Apply(ctx, w); err != nil {
+		return err
+	}
+	t.reapply = false
+	holds, err = t.holder.Holds(ctx, w)
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	if !holds {
+		return errors.New("the server does not hold the keys that it was just given; something else changes them")
+	}
+	t.mu.Lock()
+	t.status.Changes++
+	t.mu.Unlock()
+	return nil
+}
+
+// holdOnce is hold for a server that may not run yet.
+func (t *target) holdOnce(ctx context.Context, w *wanted) error {
+	if w.err != nil {
+		return w.err
+	}
+	if !t.Script {
+		if prepared, err := t.files.prepare(w); prepared || err != nil {
+			return err
+		}
+	}
+	return t.hold(ctx, w)
+}
+
+// prove makes a handshake, if there is to be one and it is due, and returns nil when
+// the server encrypts with the current key.
+func (t *target) prove(ctx context.Context, w *wanted) error {
+	now := time.Now()
+	if t.probe == nil || now.Sub(t.proved) < proveEvery {
+		return nil
+	}
+	name, err := t.probe(ctx)
+	if err == nil && name == w.current {
+		t.proved, t.unproved, t.reapplyPause = now, time.Time{}, 0
+		return nil
+	}
+	if t.unproved.IsZero() {
+		t.unproved = now
+	}
+	if now.Sub(t.unproved) < t.kind.settleTime() {
+		return errSettling
+	}
+	if err != nil {
+		return fmt.Errorf("probe %s: %w", t.Probe, err)
+	}
+	if !now.Before(t.reapplyAt) {
+		t.reapply = true
+		t.reapplyPause = min(max(2*t.reapplyPause, firstReapply), maxReapply)
+		t.reapplyAt = now.Add(t.reapplyPause)
+	}
+	return fmt.Errorf("probe %s: the server encrypts with the key %s, not with %s", t.Probe, name, w.current)
+}
+
+// set notes the state and tells of it. What failed stays so until it succeeds.
+func (t *target) set(state State, detail string, generation uint64) {
+	t.mu.Lock()
+	before := t.status
+	if state == Applying && before.State == Failed && t.failures > 0 {
+		t.mu.Unlock()
+		return
+	}
+	told := t.known
+	t.known = true
+	s := &t.status
+	s.State, s.Detail = state, detail
+	if state == Current {
+		s.Generation = generation
+	}
+	if state == Failed {
+		s.Failures++
+	}
+	if told && s.Report == before.Report {
+		t.mu.Unlock()
+		return
+	}
+	if state != before.State {
+		s.Since = time.Now()
+	}
+	t.mu.Unlock()
+	switch {
+	case state == Failed:
+		t.log.Error("target failed; retrying", slog.String("error", detail))
+	case state == Current:
+		t.log.Info("target is current", slog.Uint64("generation", generation), slog.Duration("took", time.Since(before.Since)))
+	}
+	t.changed()
+}
+
+// backoff is the pause after so many failures before.
+func backoff(failures int) time.Duration {
+	return jittered(min(firstBackoff<<min(failures, 16), maxBackoff))
+}
+
+// jittered is a time cut by up to a half at random, so that agents do not act all at
+// once.
+func jittered(d time.Duration) time.Duration { return d - rand.N(d/2) }
