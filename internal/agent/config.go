@@ -8,25 +8,23 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
 
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
 const (
 	maxConfig = 256 << 10 // bytes of a configuration file
-	maxLine   = 4 << 10   // bytes of one of its lines
 
 	defaultTimeout = 30 * time.Second
 	maxTimeout     = 10 * time.Minute
@@ -34,12 +32,12 @@ const (
 
 // Config is what an agent does.
 type Config struct {
-	Service Service
+	Service Service `yaml:"service"`
 	// Name is the agent's; its consumers are Name/Target.
-	Name    string
-	Listen  string // HOST:PORT or unix:PATH of metrics and health; empty for none
-	Targets []Target
-	Silent  bool // nothing is reported
+	Name    string   `yaml:"name"`
+	Listen  string   `yaml:"listen"` // HOST:PORT or unix:PATH of metrics and health; empty for none
+	Targets []Target `yaml:"targets"`
+	Silent  bool     `yaml:"-"` // nothing is reported
 }
 
 // Service is where the ticket keys come from.
@@ -87,38 +85,40 @@ type Reload struct {
 	signal syscall.Signal
 }
 
-// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+// UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
 func (r *Reload) UnmarshalYAML(node ast.Node) error {
-	if _, ok := node.(*ast.SequenceNode); ok {
+	mapping, ok := node.(*ast.MappingNode)
+	if !ok {
 		return r.Command.UnmarshalYAML(node)
 	}
-	var signal struct {
-		Signal  string `yaml:"signal"`
-		PIDFile string `yaml:"pid_file"`
+	for _, pair := range mapping.Values {
+		key, value := pair.Key.GetToken(), pair.Value.GetToken().Value
+		switch key.Value {
+		case "signal":
+			r.Signal = value
+		case "pid_file":
+			r.PIDFile = value
+		default:
+			text := fmt.Sprintf("unknown key %q%s", key.Value, yamlfile.Suggest(key.Value, []string{"signal", "pid_file"}))
+			return &yamlfile.Error{Line: key.Position.Line, Text: text}
+		}
 	}
-	if _, ok := node.(*ast.MappingNode); !ok {
-		return fmt.Errorf("line %d: reload: must be a command as a list, or {signal: HUP, pid_file: FILE}", node.GetToken().Position.Line)
-	}
-	if err := decodeNode(node, &signal); err != nil {
-		return err
-	}
-	r.Signal, r.PIDFile = signal.Signal, signal.PIDFile
 	return nil
 }
 
 // words are a list of texts.
 type words []string
 
-// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+// UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
 func (w *words) UnmarshalYAML(node ast.Node) error {
 	list, ok := node.(*ast.SequenceNode)
 	if !ok {
-		return fmt.Errorf("line %d: must be a list, such as [nginx, -t]", node.GetToken().Position.Line)
+		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: "must be a list, such as [nginx, -t]"}
 	}
 	for _, item := range list.Values {
 		scalar, ok := item.(ast.ScalarNode)
 		if !ok { // such as http://host between braces
-			return fmt.Errorf("line %d: put quotes around text with a colon", item.GetToken().Position.Line)
+			return &yamlfile.Error{Line: item.GetToken().Position.Line, Text: "has text with a colon in a list; put it in quotes"}
 		}
 		*w = append(*w, scalar.GetToken().Value)
 	}
@@ -129,12 +129,12 @@ func (w *words) UnmarshalYAML(node ast.Node) error {
 // number of it.
 type Mode fs.FileMode
 
-// UnmarshalYAML is part of [yaml.NodeUnmarshaler].
+// UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
 func (m *Mode) UnmarshalYAML(node ast.Node) error {
 	n, err := files.ParseMode(node.GetToken().Value)
 	*m = Mode(n)
 	if err != nil {
-		return fmt.Errorf("line %d: mode: %w", node.GetToken().Position.Line, err)
+		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: "mode: " + err.Error()}
 	}
 	return nil
 }
@@ -156,131 +156,33 @@ func LoadConfig(path string) (*Config, error) {
 // parseConfig reads a configuration. Paths in it that are not absolute are relative
 // to dir.
 func parseConfig(data []byte, dir string) (*Config, error) {
-	line := 0
-	for text := range strings.Lines(string(data)) {
-		if line++; len(text) > maxLine { // what the library needs grows with its square
-			return nil, fmt.Errorf("line %d: is longer than %d bytes", line, maxLine)
-		}
-	}
-	file, err := parser.ParseBytes(data, 0)
+	file, err := yamlfile.Parse(data, maxConfig, token.OctetIntegerType)
 	if err != nil {
-		return nil, yamlError(err, nil)
-	}
-	if len(file.Docs) != 1 || file.Docs[0].Body == nil {
-		return nil, errors.New("must be one YAML document")
-	}
-	for _, null := range ast.Filter(ast.NullType, file.Docs[0].Body) {
-		return nil, fmt.Errorf("line %d: there is no value", null.GetToken().Position.Line)
-	}
-	var document struct {
-		Service Service    `yaml:"service"`
-		Name    string     `yaml:"name"`
-		Listen  string     `yaml:"listen"`
-		Targets []ast.Node `yaml:"targets"`
-	}
-	if err := decodeNode(file.Docs[0].Body, &document); err != nil {
 		return nil, err
 	}
-	c := &Config{Service: document.Service, Name: document.Name, Listen: document.Listen}
-	var errs []error
-	for _, node := range document.Targets {
-		var t Target
-		if err := decodeNode(node, &t); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		t.resolve(dir)
-		t.line = node.GetToken().Position.Line
-		c.Targets = append(c.Targets, t)
+	c := &Config{}
+	unknown, err := file.Decode(c)
+	if err != nil {
+		return nil, append(unknown, yamlfile.All(err)...)
+	}
+	if unknown != nil {
+		return nil, unknown
 	}
 	for _, path := range []*string{&c.Service.CA, &c.Service.TokenFile, &c.Service.Certificate, &c.Service.Key} {
 		*path = absolute(dir, *path)
 	}
-	errs = append(errs, c.Check())
-	if err := errors.Join(errs...); err != nil {
+	for i := range c.Targets {
+		t := &c.Targets[i]
+		t.line = file.Line(fmt.Sprintf("$.targets[%d]", i))
+		t.File, t.Socket = absolute(dir, t.File), absolute(dir, t.Socket)
+		if t.Reload != nil {
+			t.Reload.PIDFile = absolute(dir, t.Reload.PIDFile)
+		}
+	}
+	if err := c.Check(); err != nil {
 		return nil, err
 	}
 	return c, nil
-}
-
-// decodeNode decodes into a struct that has a member for everything in the node.
-func decodeNode(node ast.Node, value any) error {
-	if err := yaml.NodeToValue(node, value, yaml.Strict()); err != nil {
-		return yamlError(err, value)
-	}
-	return nil
-}
-
-var unknownField = regexp.MustCompile(`unknown field "([^"]*)"`)
-
-// yamlError says what the library does without its excerpt of the file, and what was
-// most likely meant.
-func yamlError(err error, value any) error {
-	if e, ok := errors.AsType[*yaml.UnknownFieldError](err); ok {
-		line := e.Token.Position.Line
-		name := e.Token.Value
-		if match := unknownField.FindStringSubmatch(e.Message); match != nil {
-			name = match[1]
-		}
-		if nearest := nearest(name, members(value)); nearest != "" {
-			return fmt.Errorf("line %d: unknown key %q; did you mean %q?", line, name, nearest)
-		}
-		return fmt.Errorf("line %d: unknown key %q; there are %s", line, name, strings.Join(members(value), ", "))
-	}
-	first, _, _ := strings.Cut(err.Error(), "\n")
-	if match := position.FindStringSubmatch(first); match != nil {
-		first = "line " + match[1] + ": " + strings.TrimPrefix(first, match[0])
-	}
-	return errors.New(first)
-}
-
-// position is how the library begins its errors.
-var position = regexp.MustCompile(`^\[(\d+):\d+\] `)
-
-// members are the keys of a struct that value points to.
-func members(value any) []string {
-	var names []string
-	for field := range reflect.TypeOf(value).Elem().Fields() {
-		if name := field.Tag.Get("yaml"); name != "" && name != "-" {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// nearest is the name that a mistyped one was most likely meant to be, or empty.
-func nearest(name string, names []string) string {
-	best, least := "", min(3, (len(name)+4)/3) // a letter of three, two of five
-	for _, candidate := range names {
-		if d := distance(name, candidate); d < least {
-			best, least = candidate, d
-		}
-	}
-	return best
-}
-
-// distance is how many letters have to be added, removed or replaced to make b of a.
-func distance(a, b string) int {
-	if max(len(a), len(b)) > 64 {
-		return 64
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0]++
-		for j := range len(b) {
-			replaced := diagonal
-			if a[i] != b[j] {
-				replaced++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(replaced, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func absolute(dir, path string) string {
@@ -288,14 +190,6 @@ func absolute(dir, path string) string {
 		return path
 	}
 	return filepath.Join(dir, path)
-}
-
-// resolve makes the paths absolute.
-func (t *Target) resolve(dir string) {
-	t.File, t.Socket = absolute(dir, t.File), absolute(dir, t.Socket)
-	if t.Reload != nil {
-		t.Reload.PIDFile = absolute(dir, t.Reload.PIDFile)
-	}
 }
 
 // namePattern is what the service takes for each half of a consumer's name.
@@ -393,10 +287,7 @@ func (t *Target) check() error {
 	var ok bool
 	if t.kind, ok = kinds[t.Kind]; !ok {
 		names := kindNames()
-		if nearest := nearest(t.Kind, names); nearest != "" {
-			return fmt.Errorf("kind: unknown %q; did you mean %q?", t.Kind, nearest)
-		}
-		return fmt.Errorf("kind: must be one of %s", strings.Join(names, ", "))
+		return fmt.Errorf("kind: %q must be one of %s%s", t.Kind, strings.Join(names, ", "), yamlfile.Suggest(t.Kind, names))
 	}
 	t.Name = cmp.Or(t.Name, t.Kind)
 	if !namePattern.MatchString(t.Name) {

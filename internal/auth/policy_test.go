@@ -47,7 +47,7 @@ func TestParse(t *testing.T) {
 		"a list":               {"- a", "mapping"},
 		"unknown member":       {"roles: {}\n" + identity("a", "    uids: [0]"), `line 1: unknown key "roles"`},
 		"unknown deep":         {identity("a", "    uids: [0]\n    groups: [0]"), `line 5: unknown key "groups"`},
-		"unknown, and more":    {identity("a", "    uids: [0]\n    groups: [0]") + "\n  - {nam: b, roles: [root], uids: [1]}", `line 5: unknown key "groups"; line 6: unknown key "nam"; line 6: identity "": name: must be`},
+		"unknown, and more":    {identity("a", "    uids: [0]\n    groups: [0]") + "\n  - {nam: b, roles: [root], uids: [1]}", `line 5: unknown key "groups"; line 6: unknown key "nam"; did you mean name?; line 6: identity "": name: must be`},
 		"unknown, and a role":  {"identities: [{name: a, roles: [root], uids: [0], x: 1}]", `unknown role "root"`},
 		"member twice":         {identity("a", "    uids: [0]\n    uids: [1]"), `line 5: "uids" is given twice, first in line 4`},
 		"empty identity":       {"identities:\n  -\n", "line 2: has an entry without a value"},

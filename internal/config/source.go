@@ -157,13 +157,13 @@ func (s *source) check(app *kong.Application) error {
 	}
 	for name, set := range s.settings {
 		if !slices.Contains(keys, name) {
-			s.wrong(set.line, "unknown setting %q%s", name, suggest(name, keys))
+			s.wrong(set.line, "unknown setting %q%s", name, yamlfile.Suggest(name, keys))
 		}
 	}
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")
 		if strings.HasPrefix(name, EnvPrefix+"_") && !slices.Contains(variables, name) && !ofKubernetes.MatchString(name) {
-			s.problems = append(s.problems, Problem{Text: fmt.Sprintf("unknown variable %s in the environment%s", name, suggest(name, variables))})
+			s.problems = append(s.problems, Problem{Text: fmt.Sprintf("unknown variable %s in the environment%s", name, yamlfile.Suggest(name, variables))})
 		}
 	}
 	slices.SortStableFunc(s.problems, func(a, b Problem) int { return cmp.Compare(a.line, b.line) })
@@ -173,36 +173,3 @@ func (s *source) check(app *kong.Application) error {
 // ofKubernetes matches the variables that Kubernetes sets in each container for a
 // service named sessapi or sessapi-something.
 var ofKubernetes = regexp.MustCompile(`^` + EnvPrefix + `_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
-
-// suggest is "; did you mean NAME?" with the closest of the names, if one is close.
-func suggest(name string, names []string) string {
-	if len(names) == 0 {
-		return ""
-	}
-	closest := slices.MinFunc(names, func(a, b string) int { return cmp.Compare(distance(name, a), distance(name, b)) })
-	if distance(name, closest) > 1+len(closest)/5 {
-		return ""
-	}
-	return fmt.Sprintf("; did you mean %s?", closest)
-}
-
-// distance is the Levenshtein distance of a and b, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}

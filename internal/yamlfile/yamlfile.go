@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -227,7 +228,9 @@ func (f *File) Decode(into any) (unknown Errors, err error) {
 		if !ok || len(unknown) == maxUnknown || !f.remove(field.GetToken()) {
 			return unknown, f.explain(err)
 		}
-		unknown = append(unknown, f.explain(err))
+		explained := f.explain(err)
+		explained.Text += Suggest(field.GetToken().Value, keysOf(reflect.TypeOf(into)))
+		unknown = append(unknown, explained)
 	}
 	return unknown, nil
 }
