@@ -38,7 +38,8 @@ type remote struct {
 }
 
 // client is one of the service.
-func (r remote) client(options ...client.Option) (*client.Client, error) {
+func (r remote) client() (*client.Client, error) {
+	var options []client.Option
 	if (r.Cert == "") != (r.KeyFile == "") {
 		return nil, usageError{errors.New("--cert and --key-file go together")}
 	}

@@ -297,8 +297,9 @@ func (t *Target) check() error {
 		return fmt.Errorf("target %s: %s: %s", t.Name, key, fmt.Sprintf(format, args...))
 	}
 	t.format = t.kind.format
-	switch err := error(nil); {
+	switch {
 	case t.kind.anyFormat:
+		var err error
 		if t.format, err = keys.ParseFormat(t.Format); err != nil {
 			return fail("format", "%q is none; see sessapi keys convert --help", t.Format)
 		}

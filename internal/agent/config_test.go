@@ -51,7 +51,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"", "service: addresses: there are none"},
 		{"a: b\n---\na: b\n", "line 3: a second document begins"},
 		{"targets:\n", "line 1: targets: has no value"},
-		{"sevice: {}\n", `line 1: unknown key "sevice"; did you mean service?`},
+		{"listn: a\n", `line 1: unknown key "listn"; did you mean listen?`},
 		{"name: [a]\n", "line 1: "},
 		{"{}\n", "service: addresses: there are none"},
 		{"{}\n", "targets: there are none"},

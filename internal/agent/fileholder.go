@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sessapi/sessapi/internal/files"
 )
@@ -26,6 +27,8 @@ type fileHolder struct {
 	test       []string
 	reload     *Reload // nil for none
 	run        runner
+	spacing    time.Duration // least time between two reloads
+	reloaded   time.Time
 }
 
 // Holds reports whether the files are as they are to be, and no reload is due.
@@ -50,11 +53,15 @@ func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
 	if err := h.write(w); err != nil || h.reload == nil {
 		return err
 	}
+	if !sleep(ctx, h.spacing-time.Since(h.reloaded)) {
+		return ctx.Err()
+	}
 	if len(h.test) > 0 {
 		if err := h.run(ctx, h.test); err != nil {
 			return fmt.Errorf("test failed; the server keeps the keys it has: %w", err)
 		}
 	}
+	h.reloaded = time.Now()
 	if err := h.reload.do(ctx, h.run); err != nil {
 		return fmt.Errorf("reload failed: %w", err)
 	}

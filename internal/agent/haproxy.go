@@ -24,6 +24,7 @@ var haproxy = kind{
 	needsReload: true,
 	reloadHint:  "there is neither a socket nor a reload; add socket: PATH of a stats socket of level admin",
 	sockets:     true,
+	spacing:     5 * time.Second, // it loses a signal that comes during a reload
 	holder: func(t *Target, h *fileHolder, ask asker) holder {
 		if t.Socket == "" {
 			return h

@@ -28,7 +28,7 @@ func TestPushes(t *testing.T) {
 		if after := text(append(slices.Clone(has[:]), got...)[len(got):]); after != text(want[:]) {
 			t.Fatalf("%s after %s is %s, not %s", text(got), text(has[:]), after, text(want[:]))
 		}
-		for n := range len(got) {
+		for n := range got {
 			if text(append(slices.Clone(has[:]), want[ringSize-n:]...)[n:]) == text(want[:]) {
 				t.Fatalf("%d pushes would do from %s to %s, not %d", n, text(has[:]), text(want[:]), len(got))
 			}

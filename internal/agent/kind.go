@@ -20,6 +20,8 @@ type kind struct {
 	// settle is how long the server may take until it encrypts with a new key, once
 	// everything is done that the agent can do. 0 is defaultSettle.
 	settle time.Duration
+	// spacing is the least time between two reloads.
+	spacing time.Duration
 	// note is what an operator has to know of each change, for the report.
 	note string
 	// keys, if it is not 0, is how many keys the one file has when the target does not
