@@ -29,6 +29,9 @@ type fileHolder struct {
 	run        runner
 	spacing    time.Duration // least time between two reloads
 	reloaded   time.Time
+	// rewrite has the next Apply write the files whatever they are: Traffic Server passes
+	// over a file of the time that it knows.
+	rewrite bool
 }
 
 // Holds reports whether the files are as they are to be, and no reload is due.
@@ -87,7 +90,7 @@ func (h *fileHolder) prepare(w *wanted) (bool, error) {
 func (h *fileHolder) write(w *wanted) error {
 	noted := h.reload == nil
 	for i, path := range slices.Backward(h.paths) {
-		if files.Is(path, w.files[i], h.attributes) {
+		if !h.rewrite && files.Is(path, w.files[i], h.attributes) {
 			continue
 		}
 		if !noted {
@@ -100,6 +103,7 @@ func (h *fileHolder) write(w *wanted) error {
 			return err
 		}
 	}
+	h.rewrite = false
 	return nil
 }
 

@@ -203,6 +203,7 @@ func (t *target) hold(ctx context.Context, w *wanted) error {
 	}
 	t.set(Applying, "", 0)
 	t.unproved, t.proved = time.Time{}, time.Time{}
+	t.files.rewrite = t.reapply
 	if err := t.holder.Apply(ctx, w); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -722,4 +723,85 @@ func askHAProxy(t *testing.T, i *edge, line string) string {
 		t.Fatal(err)
 	}
 	return string(answer)
+}
+
+// The agent says how it is doing, and takes another configuration while it runs.
+func TestAgentCommand(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	dir := t.TempDir()
+	config, key, other := filepath.Join(dir, "agent.yaml"), filepath.Join(dir, "keys"), filepath.Join(dir, "other.yaml")
+	write := func(targets string) {
+		t.Helper()
+		text := "service: {addresses: [\"http://" + s.addr + "\"]}\nname: host\nlisten: 127.0.0.1:0\ntargets:\n" + targets
+		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := "  - {name: one, kind: file, format: ats, file: keys, mode: \"0640\", reload: [test, -e, go]}\n"
+
+	write("  - {kind: ngnix}\n")
+	if out, err := exec.Command(sessapiPath, "agent", "--check", "--config="+config).CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "line 5: ") || !strings.Contains(string(out), "did you mean nginx?") {
+		t.Errorf("agent --check: %v\n%s", err, out)
+	}
+	write(first)
+	run(t, sessapiPath, "agent", "--check", "--config="+config)
+	// Without its file a server does not run, so that there is nothing to reload.
+	run(t, sessapiPath, "agent", "--once", "--config="+config)
+	if got := readFile(t, key); string(got) != run(t, sessapiPath, "keys", "pull", "--server=http://"+s.addr, "--format=ats") {
+		t.Error("agent --once wrote something else than the keys")
+	}
+	if info, err := os.Stat(key); err != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("%v %v", info, err)
+	}
+
+	cmd := exec.Command(sessapiPath, "agent", "--config="+config)
+	cmd.Dir = dir // of the file that its reload looks for
+	agent := startCommand(t, cmd)
+	url := "http://" + agent.out.await(t, `"name":"agent","address":"([^"]+)"`)[1]
+	await := func(path, want string, status int) {
+		t.Helper()
+		var got string
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			response, err := http.Get(url + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(response.Body)
+			_ = response.Body.Close()
+			if got = fmt.Sprintf("%d %s", response.StatusCode, body); err == nil && response.StatusCode == status && strings.Contains(got, want) {
+				return
+			}
+		}
+		t.Fatalf("GET %s: no %d with %s in:\n%s", path, status, want, got)
+	}
+	await("/livez", "ok", http.StatusOK)
+	await("/readyz", `"name":"target one","status":"ok"`, http.StatusOK)
+	await("/metrics", `sessapi_agent_target_state{kind="file",state="current",target="one"} 1`, http.StatusOK)
+
+	run(t, sessapiPath, "keys", "rotate", "--server=http://"+s.addr)
+	await("/readyz", `reload failed: test: exit status 1`, http.StatusServiceUnavailable)
+	await("/metrics", `sessapi_agent_target_state{kind="file",state="failed",target="one"} 1`, http.StatusOK)
+
+	write("targets: [\n")
+	_ = agent.Process.Signal(syscall.SIGHUP)
+	agent.out.await(t, `"msg":"reload failed; keeping the previous configuration"`)
+	write(first + "  - {kind: h2o, file: other.yaml}\n")
+	_ = agent.Process.Signal(syscall.SIGHUP)
+	await("/metrics", `sessapi_agent_target_state{kind="h2o",state="current",target="h2o"} 1`, http.StatusOK)
+	readFile(t, other)
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await("/readyz", `"name":"target one","status":"ok"`, http.StatusOK)
+	for text := range strings.FieldsSeq(agent.out.String()) {
+		if strings.Contains(string(readFile(t, other)), text) && len(text) > 40 {
+			t.Error("a key is in the log")
+		}
+	}
+	agent.stop(t, syscall.SIGTERM)
+	if agent.err != nil {
+		t.Errorf("the agent ended with %v", agent.err)
+	}
 }
