@@ -686,7 +686,7 @@ func kill(t *testing.T, i *edge) {
 	t.Helper()
 	children, _ := exec.Command("ps", "-o", "pid=", "--ppid", fmt.Sprint(i.Process.Pid)).Output()
 	i.process.stop(t, syscall.SIGKILL)
-	for _, child := range strings.Fields(string(children)) {
+	for child := range strings.FieldsSeq(string(children)) {
 		_ = exec.Command("kill", "-KILL", child).Run() // it may be gone
 	}
 }
