@@ -191,7 +191,7 @@ func (a *Agent) deliver(u *update) {
 	for _, t := range a.targets {
 		t.Want(t.wants(u.generation, u.set))
 	}
-	a.log.Info("ticket keys received", slog.Uint64("generation", u.generation), slog.Int("keys", len(u.set.Keys)))
+	a.log.Info("ticket keys received", slog.Uint64("generation", u.generation))
 	a.generation.Store(u.generation)
 }
 

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -251,6 +252,7 @@ type model struct {
 	agent   *Agent
 	stop    func()
 	written map[string]bool // contents that a file may have
+	mu      sync.Mutex      // guards known
 	known   map[string]keys.Name
 	newest  uint64 // generation that an agent has had
 }
@@ -309,7 +311,11 @@ func (m *model) randomTarget(i int, dir string) Target {
 
 // publish notes what files may have, now that the keys are other ones.
 func (m *model) publish() {
+	m.service.mu.Lock()
 	set := m.service.set()
+	m.service.mu.Unlock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, s := range m.servers {
 		want := s.wants(set)
 		for _, content := range want {
@@ -340,6 +346,8 @@ func (m *model) start() {
 			s := m.server(strings.TrimSuffix(address, ":443"))
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			m.mu.Lock()
+			defer m.mu.Unlock()
 			name, ok := m.known[s.Name+strings.Join(s.loaded, "")]
 			if !ok {
 				return keys.Name{1}, nil
@@ -376,21 +384,25 @@ func (m *model) wait(d time.Duration) {
 // check holds the states of the targets against the truth, once all has come to rest.
 func (m *model) check(what string) {
 	m.wait(25 * time.Second) // a probe is given 15 s
-	set := m.service.set()
+	m.service.mu.Lock()
+	set, generation, down, reports := m.service.set(), m.service.generation, m.service.down, maps.Clone(m.service.reports)
+	m.service.mu.Unlock()
 	for _, status := range m.agent.Status() {
 		s := m.server(status.Name)
 		holds := s.holds(set)
-		if m.service.generation != m.agent.Figures().Generation {
+		if generation != m.agent.Figures().Generation {
 			continue // the agent has not heard of the keys
 		}
+		s.mu.Lock()
 		obstructed := s.brokenTest || s.brokenReload || s.hangingReload || s.hangingSocket || s.noFolder
+		s.mu.Unlock()
 		if !holds && status.State == Current || !obstructed && status.State != Current {
 			m.t.Errorf("%s: target %s (%s) is %s (%s), and holds the keys: %v; obstructed: %v", what, s.Name, s.Kind, status.State, status.Detail, holds, obstructed)
 		}
-		if m.service.down {
+		if down {
 			continue
 		}
-		if got := m.service.reports[s.Name]; got != status.Report {
+		if got := reports[s.Name]; got != status.Report {
 			m.t.Errorf("%s: target %s is reported as %+v, not as %+v", what, s.Name, got, status.Report)
 		}
 	}
@@ -544,22 +556,28 @@ func TestModel(t *testing.T) {
 				}
 				m.mend()
 				m.wait(10 * time.Second)
+				m.service.mu.Lock()
 				set := m.service.set()
+				m.service.mu.Unlock()
 				for _, s := range m.servers {
 					if !s.holds(set) {
 						t.Errorf("10 s after all trouble target %s (%s) does not hold the keys", s.Name, s.Kind)
 					}
 				}
 				m.check("after all trouble")
-				reloads := map[string]int{}
-				for _, s := range m.servers {
-					reloads[s.Name] = s.reloads
-				}
-				m.wait(10 * time.Minute)
-				for _, s := range m.servers {
-					if s.reloads != reloads[s.Name] {
-						t.Errorf("target %s (%s) was reloaded without need", s.Name, s.Kind)
+				reloads := func() map[string]int {
+					counts := map[string]int{}
+					for _, s := range m.servers {
+						s.mu.Lock()
+						counts[s.Name] = s.reloads
+						s.mu.Unlock()
 					}
+					return counts
+				}
+				before := reloads()
+				m.wait(10 * time.Minute)
+				if after := reloads(); !maps.Equal(before, after) {
+					t.Errorf("reloads without need: %v before, %v after", before, after)
 				}
 				m.stop()
 				for _, s := range m.servers {

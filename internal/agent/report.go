@@ -19,7 +19,7 @@ const (
 func (n *nodes) Report(ctx context.Context, name string, r Report) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	return n.try(func(c *client.Client) error {
+	return n.try(&n.told, func(c *client.Client) error {
 		report := client.ConsumerReport{
 			Kind: r.Kind, Generation: r.Generation, State: client.ConsumerReportState(r.State),
 			ExpiresInSeconds: int64(reportLife.Seconds()),

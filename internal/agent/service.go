@@ -41,20 +41,20 @@ type update struct {
 
 // nodes are the nodes of a service, of which the one that answered last is asked first.
 type nodes struct {
-	clients   []*client.Client
-	addresses []string
-	host      string // the agent's name
-	preferred atomic.Int64
+	clients     []*client.Client
+	addresses   []string
+	host        string       // the agent's name
+	asked, told atomic.Int64 // the node to ask for keys, and to report to
 }
 
 // Nodes is part of [source].
 func (n *nodes) Nodes() int { return len(n.clients) }
 
-// try asks the preferred node. After an error the next one is preferred.
-func (n *nodes) try(do func(*client.Client) error) error {
-	i := n.preferred.Load()
+// try makes a request to a node. After an error the next one is to be tried.
+func (n *nodes) try(node *atomic.Int64, do func(*client.Client) error) error {
+	i := node.Load()
 	if err := do(n.clients[i]); err != nil {
-		n.preferred.CompareAndSwap(i, (i+1)%int64(len(n.clients)))
+		node.Store((i + 1) % int64(len(n.clients)))
 		return fmt.Errorf("%s: %w", n.addresses[i], err)
 	}
 	return nil
@@ -62,7 +62,7 @@ func (n *nodes) try(do func(*client.Client) error) error {
 
 // Next is part of [source].
 func (n *nodes) Next(ctx context.Context, generation, floor uint64) (u *update, err error) {
-	err = n.try(func(c *client.Client) error {
+	err = n.try(&n.asked, func(c *client.Client) error {
 		waiting, cancel := context.WithTimeout(ctx, hold+holdGrace)
 		defer cancel()
 		d, err := c.NextTicketKeys(waiting, generation, hold)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // names are those of the files in a directory.
@@ -169,5 +170,25 @@ func TestKilled(t *testing.T) {
 	}
 	if got := names(t, dir); len(got) != 1 {
 		t.Errorf("left behind after the next start: %q", got)
+	}
+}
+
+// Servers that look at times in whole seconds see every change, however fast they follow.
+func TestReplaceMovesTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	last := time.Now().Truncate(time.Second)
+	for i := range 5 {
+		if err := Replace(path, []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.ModTime().Truncate(time.Second); !got.After(last) {
+			t.Errorf("change %d has the time %v after %v", i, got, last)
+		} else {
+			last = got
+		}
 	}
 }

@@ -681,14 +681,15 @@ func encryptsWith(t *testing.T, i *edge) string {
 	return fmt.Sprintf("%x", name)
 }
 
-// kill kills a server and what it has started.
+// kill kills a server and what it has started, which holds its output open.
 func kill(t *testing.T, i *edge) {
 	t.Helper()
 	children, _ := exec.Command("ps", "-o", "pid=", "--ppid", fmt.Sprint(i.Process.Pid)).Output()
-	i.process.stop(t, syscall.SIGKILL)
+	_ = i.Process.Kill() // all of them may be gone
 	for child := range strings.FieldsSeq(string(children)) {
-		_ = exec.Command("kill", "-KILL", child).Run() // it may be gone
+		_ = exec.Command("kill", "-KILL", child).Run()
 	}
+	i.stop(t, syscall.SIGKILL)
 }
 
 // keyFiles are the key files of an instance.
