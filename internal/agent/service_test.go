@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+// node is a node of a service that describes one set and sends another.
+func node(t *testing.T, generation uint64, described, sent keys.Set) *httptest.Server {
+	t.Helper()
+	description := client.TicketKeys{Generation: generation, Source: "generated", UpdatedAt: time.Now()}
+	add := func(role keys.Role, k keys.Key) {
+		description.Keys = append(description.Keys, client.TicketKey{
+			Name: k.Name().String(), Role: client.TicketKeyRole(role), Bits: client.TicketKeyBits(k.Bits()), Fingerprint: k.Fingerprint(),
+			CreatedAt: time.Now(),
+		})
+	}
+	add(keys.RoleCurrent, described.Keys[0])
+	add(keys.RoleNext, *described.Next)
+	for _, k := range described.Keys[1:] {
+		add(keys.RolePrevious, k)
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"`+strconv.FormatUint(generation, 10)+`"`)
+		if r.Header.Get("If-None-Match") == w.Header().Get("ETag") {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		if r.URL.Query().Get("format") == "" {
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(description)
+			return
+		}
+		i, _ := strconv.Atoi(r.URL.Query().Get("key"))
+		data, err := keys.NGINX.AppendKey(nil, sent, i)
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		_, _ = w.Write(data)
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func TestNodes(t *testing.T) {
+	set, other := keys.Generate(256, 4), keys.Generate(256, 4)
+	defer set.Wipe()
+	defer other.Wipe()
+	good, mixed, gone := node(t, 7, set, set), node(t, 8, set, other), node(t, 9, set, set)
+	gone.Close()
+
+	service := Service{Addresses: words{gone.URL, mixed.URL, good.URL}}
+	clients, err := service.clients()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &nodes{clients: clients, addresses: service.Addresses, host: "host"}
+
+	// A node that is gone, and one whose keys are not those that it describes, are passed
+	// over.
+	for _, want := range []string{gone.URL + ": ", mixed.URL + ": the keys changed while they were fetched"} {
+		if u, err := n.Next(t.Context(), 0, 0); u != nil || err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v %v, want %s", u, err, want)
+		}
+	}
+	u, err := n.Next(t.Context(), 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u.generation != 7 || len(u.set.Keys) != len(set.Keys) || !u.set.Next.Equal(*set.Next) {
+		t.Errorf("generation %d, %d keys", u.generation, len(u.set.Keys))
+	}
+	for i, k := range u.set.Keys {
+		if !k.Equal(set.Keys[i]) {
+			t.Errorf("key %d is another", i)
+		}
+	}
+	// The node that answered is asked again.
+	if u, err := n.Next(t.Context(), 7, 7); u != nil || err != nil {
+		t.Errorf("%v %v", u, err)
+	}
+	_, err = n.Next(t.Context(), 10, 10)
+	if older, ok := errors.AsType[*olderError](err); !ok || older.has != 7 || older.inForce != 10 {
+		t.Errorf("%v", err)
+	}
+}
