@@ -512,10 +512,10 @@ func (s *site) revoke(t *testing.T) {
 }
 
 // fault is something that goes wrong: do makes it so, checks that the report is right
-// while it lasts, and ends it. It returns the consumer that it concerned, or "".
+// while it lasts, and ends it. It returns the consumer that it concerned.
 type fault struct {
 	name string
-	do   func(*testing.T, *site, *rand.Rand)
+	do   func(*testing.T, *site, *rand.Rand) string
 }
 
 func (s *site) pair(name string) *edgePair {
@@ -525,7 +525,7 @@ func (s *site) pair(name string) *edgePair {
 func (s *site) anyPair(r *rand.Rand) *edgePair { return s.pairs[r.IntN(len(s.pairs))] }
 
 var allFaults = []fault{
-	{"the service is killed", func(t *testing.T, s *site, r *rand.Rand) {
+	{"the service is killed", func(t *testing.T, s *site, r *rand.Rand) string {
 		s.service.stop(t, syscall.SIGKILL)
 		p := s.anyPair(r)
 		c := tlsClient()
@@ -537,24 +537,27 @@ var allFaults = []fault{
 			t.Errorf("%s: without the service sessions are not resumed (%v)", p.name, err)
 		}
 		s.start(t)
+		return p.consumer(0)
 	}},
-	{"an agent is killed, and two rotations are missed", func(t *testing.T, s *site, r *rand.Rand) {
+	{"an agent is killed, and two rotations are missed", func(t *testing.T, s *site, r *rand.Rand) string {
 		p := s.anyPair(r)
 		p.agent.stop(t, syscall.SIGKILL)
 		s.rotate(t)
 		d := s.rotate(t)
 		s.awaitConsumer(t, p.consumer(0), "behind", func(c client.Consumer) bool { return c.Behind && c.Generation < d.Generation })
 		p.startAgent(t)
+		return p.consumer(0)
 	}},
-	{"a server is killed", func(t *testing.T, s *site, r *rand.Rand) {
+	{"a server is killed", func(t *testing.T, s *site, r *rand.Rand) string {
 		p := s.pair([]string{"nginx", "haproxy-socket", "httpd", "h2o"}[r.IntN(4)])
 		n := r.IntN(2)
 		i := p.instances[n]
 		kill(t, i)
 		s.awaitFailed(t, p.consumer(n), "")
 		i.start(t)
+		return p.consumer(n)
 	}},
-	{"the configuration of nginx is broken", func(t *testing.T, s *site, r *rand.Rand) {
+	{"the configuration of nginx is broken", func(t *testing.T, s *site, r *rand.Rand) string {
 		p, n := s.pair("nginx"), r.IntN(2)
 		i := p.instances[n]
 		good := readFile(t, filepath.Join(i.dir, "nginx.conf"))
@@ -566,8 +569,9 @@ var allFaults = []fault{
 			t.Errorf("nginx encrypts with %s, not as before with %s", now, before)
 		}
 		i.write(t, "nginx.conf", good)
+		return p.consumer(n)
 	}},
-	{"the folder cannot be written", func(t *testing.T, s *site, r *rand.Rand) {
+	{"the folder cannot be written", func(t *testing.T, s *site, r *rand.Rand) string {
 		p, n := s.anyPair(r), r.IntN(2)
 		i := p.instances[n]
 		if err := os.Chmod(i.dir, 0o500); err != nil {
@@ -578,8 +582,9 @@ var allFaults = []fault{
 		if err := os.Chmod(i.dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
+		return p.consumer(n)
 	}},
-	{"the stats socket hangs", func(t *testing.T, s *site, r *rand.Rand) {
+	{"the stats socket hangs", func(t *testing.T, s *site, r *rand.Rand) string {
 		p, n := s.pair("haproxy-socket"), r.IntN(2)
 		i := p.instances[n]
 		path := filepath.Join(i.dir, "hung.sock")
@@ -602,8 +607,9 @@ var allFaults = []fault{
 		s.awaitFailed(t, p.consumer(n), "socket")
 		relink("haproxy.sock")
 		_ = hung.Close()
+		return p.consumer(n)
 	}},
-	{"the reload command hangs", func(t *testing.T, s *site, r *rand.Rand) {
+	{"the reload command hangs", func(t *testing.T, s *site, r *rand.Rand) string {
 		p, n := s.pair("nginx"), r.IntN(2)
 		i := p.instances[n]
 		i.write(t, "hang", nil)
@@ -612,10 +618,11 @@ var allFaults = []fault{
 		if err := os.Remove(filepath.Join(i.dir, "hang")); err != nil {
 			t.Fatal(err)
 		}
+		return p.consumer(n)
 	}},
-	{"somebody overwrites a file", func(t *testing.T, s *site, r *rand.Rand) {
-		p := s.anyPair(r)
-		i := p.instances[r.IntN(2)]
+	{"somebody overwrites a file", func(t *testing.T, s *site, r *rand.Rand) string {
+		p, n := s.anyPair(r), r.IntN(2)
+		i := p.instances[n]
 		path := keyFiles(t, i)[0]
 		want := readFile(t, path)
 		i.write(t, filepath.Base(path), want[:len(want)/2])
@@ -624,9 +631,11 @@ var allFaults = []fault{
 				t.Fatalf("%s stays overwritten", path)
 			}
 		}
+		return p.consumer(n)
 	}},
-	{"somebody pushes a foreign key into HAProxy", func(t *testing.T, s *site, r *rand.Rand) {
-		i := s.pair("haproxy-socket").instances[r.IntN(2)]
+	{"somebody pushes a foreign key into HAProxy", func(t *testing.T, s *site, r *rand.Rand) string {
+		p, n := s.pair("haproxy-socket"), r.IntN(2)
+		i := p.instances[n]
 		want := showRing(t, i)
 		key := strings.Fields(run(t, sessapiPath, "keys", "generate", "--format=haproxy"))[0]
 		for range 1 + r.IntN(3) {
@@ -637,6 +646,7 @@ var allFaults = []fault{
 				t.Fatal("HAProxy keeps a foreign key")
 			}
 		}
+		return p.consumer(n)
 	}},
 }
 
@@ -651,12 +661,14 @@ func (s *site) breakThings(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	for _, i := range r.Perm(len(allFaults))[:min(*faults, len(allFaults))] {
 		f := allFaults[i]
-		f.do(t, s, r)
+		concerned := f.do(t, s, r)
 		ended := time.Now()
 		d, err := s.client.TicketKeys(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.awaitCurrent(t, concerned, d.Generation)
+		t.Logf("%s: %s is current %v after its end", f.name, concerned, time.Since(ended).Round(100*time.Millisecond))
 		s.awaitAll(t, d, nil)
 		for _, p := range s.pairs {
 			for _, i := range p.instances {
@@ -665,7 +677,6 @@ func (s *site) breakThings(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("%s: all current %v after its end", f.name, time.Since(ended).Round(100*time.Millisecond))
 	}
 }
 
