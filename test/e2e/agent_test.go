@@ -21,7 +21,7 @@ import (
 
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/api"
-	"github.com/sessapi/sessapi/internal/doctor"
+	handshakes "github.com/sessapi/sessapi/internal/doctor"
 )
 
 var (
@@ -171,8 +171,8 @@ type edgePair struct {
 	config    string // file of the agent
 }
 
-// site is a service with pairs of servers.
-type site struct {
+// edgeSite is a service with pairs of servers.
+type edgeSite struct {
 	port    string // of the service
 	args    []string
 	service *process
@@ -181,10 +181,10 @@ type site struct {
 }
 
 // openSite starts a service, and with the keys that agents brought them, servers.
-func openSite(t *testing.T, servers []delivered) *site {
+func openSite(t *testing.T, servers []delivered) *edgeSite {
 	t.Helper()
 	dir := t.TempDir()
-	s := &site{port: freePort(t)}
+	s := &edgeSite{port: freePort(t)}
 	sealKey := filepath.Join(dir, "seal.key")
 	if err := os.WriteFile(sealKey, []byte(run(t, sessapiPath, "seal-key", "new")), 0o600); err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func openSite(t *testing.T, servers []delivered) *site {
 	return s
 }
 
-func (s *site) start(tb testing.TB) {
+func (s *edgeSite) start(tb testing.TB) {
 	tb.Helper()
 	s.service = start(tb, sessapiPath, s.args...)
 	s.service.out.await(tb, `"msg":"serving"`)
@@ -217,7 +217,7 @@ func (s *site) start(tb testing.TB) {
 
 // open starts the agent and the servers, as the units of a host do: the agent writes the
 // keys once, then the servers start, then the agent stays.
-func (p *edgePair) open(t *testing.T, s *site) {
+func (p *edgePair) open(t *testing.T, s *edgeSite) {
 	t.Helper()
 	var config strings.Builder
 	// The first node of the service is always down.
@@ -251,7 +251,7 @@ func (p *edgePair) startAgent(tb testing.TB) {
 // consumer is the name of the target of the n-th instance.
 func (p *edgePair) consumer(n int) string { return p.name + "-" + string(rune('a'+n)) }
 
-func (s *site) rotate(tb testing.TB) *client.TicketKeys {
+func (s *edgeSite) rotate(tb testing.TB) *client.TicketKeys {
 	tb.Helper()
 	d, err := s.client.Rotate(tb.Context())
 	if err != nil {
@@ -272,7 +272,7 @@ func current(d *client.TicketKeys) string {
 
 // awaitConsumer waits until what the service knows of a consumer satisfies the
 // condition.
-func (s *site) awaitConsumer(tb testing.TB, name, what string, ok func(client.Consumer) bool) client.Consumer {
+func (s *edgeSite) awaitConsumer(tb testing.TB, name, what string, ok func(client.Consumer) bool) client.Consumer {
 	tb.Helper()
 	var last client.Consumer
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -296,7 +296,7 @@ func (s *site) awaitConsumer(tb testing.TB, name, what string, ok func(client.Co
 	return last
 }
 
-func (s *site) awaitCurrent(tb testing.TB, name string, generation uint64) client.Consumer {
+func (s *edgeSite) awaitCurrent(tb testing.TB, name string, generation uint64) client.Consumer {
 	tb.Helper()
 	return s.awaitConsumer(tb, name, fmt.Sprintf("current at %d", generation), func(c client.Consumer) bool {
 		return c.State == "current" && c.Generation == generation
@@ -304,7 +304,7 @@ func (s *site) awaitCurrent(tb testing.TB, name string, generation uint64) clien
 }
 
 // awaitFailed waits until a consumer is failed for the reason.
-func (s *site) awaitFailed(tb testing.TB, name, reason string) {
+func (s *edgeSite) awaitFailed(tb testing.TB, name, reason string) {
 	tb.Helper()
 	s.awaitConsumer(tb, name, "failed: "+reason, func(c client.Consumer) bool {
 		return c.State == "failed" && c.Detail != nil && strings.Contains(*c.Detail, reason)
@@ -313,7 +313,7 @@ func (s *site) awaitFailed(tb testing.TB, name, reason string) {
 
 // awaitAll waits until all servers are current, and adds how long each took since the
 // keys changed.
-func (s *site) awaitAll(tb testing.TB, d *client.TicketKeys, took map[string][]time.Duration) {
+func (s *edgeSite) awaitAll(tb testing.TB, d *client.TicketKeys, took map[string][]time.Duration) {
 	tb.Helper()
 	for _, p := range s.pairs {
 		for n := range p.instances {
@@ -325,8 +325,8 @@ func (s *site) awaitAll(tb testing.TB, d *client.TicketKeys, took map[string][]t
 	}
 }
 
-func tlsClient() doctor.Client {
-	return doctor.Client{ServerName: "localhost", Insecure: true, Timeout: 20 * time.Second}
+func tlsClient() handshakes.Client {
+	return handshakes.Client{ServerName: "localhost", Insecure: true, Timeout: 20 * time.Second}
 }
 
 // crowd is clients of a pair that come back, to either of its servers, over and over.
@@ -357,9 +357,9 @@ func (e *epochs) lasts(name string) bool {
 	return known && e.now <= since+1
 }
 
-func (l *crowd) run(ctx context.Context, p *edgePair, protocol doctor.Protocol, e *epochs) {
+func (l *crowd) run(ctx context.Context, p *edgePair, protocol handshakes.Protocol, e *epochs) {
 	c := tlsClient()
-	var session *doctor.Session
+	var session *handshakes.Session
 	for n := 0; ctx.Err() == nil; n++ {
 		h, err := c.Handshake(ctx, p.instances[n%2].addr(), protocol, session)
 		switch {
@@ -422,7 +422,7 @@ func TestAgentLighttpd(t *testing.T) {
 	s.revoke(t)
 }
 
-func (s *site) rotateUnderLoad(t *testing.T, d *client.TicketKeys, rotations int) {
+func (s *edgeSite) rotateUnderLoad(t *testing.T, d *client.TicketKeys, rotations int) {
 	e := &epochs{since: map[string]int{}}
 	e.add(current(d))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -430,7 +430,7 @@ func (s *site) rotateUnderLoad(t *testing.T, d *client.TicketKeys, rotations int
 	var clients sync.WaitGroup
 	crowds := make([]crowd, len(s.pairs))
 	for i, p := range s.pairs {
-		for _, protocol := range []doctor.Protocol{doctor.TLS12, doctor.TLS13} {
+		for _, protocol := range []handshakes.Protocol{handshakes.TLS12, handshakes.TLS13} {
 			clients.Go(func() { crowds[i].run(ctx, p, protocol, e) })
 		}
 	}
@@ -462,15 +462,15 @@ func (s *site) rotateUnderLoad(t *testing.T, d *client.TicketKeys, rotations int
 
 // revoke revokes the key that encrypts. Its tickets are dead everywhere, and those of
 // the new key are shared.
-func (s *site) revoke(t *testing.T) {
+func (s *edgeSite) revoke(t *testing.T) {
 	c := tlsClient()
 	type visitor struct {
 		p        *edgePair
-		protocol doctor.Protocol
-		session  *doctor.Session
+		protocol handshakes.Protocol
+		session  *handshakes.Session
 	}
 	var visitors []visitor
-	visit := func(i *edge, protocol doctor.Protocol, session *doctor.Session) *doctor.Handshake {
+	visit := func(i *edge, protocol handshakes.Protocol, session *handshakes.Session) *handshakes.Handshake {
 		h, err := c.Handshake(t.Context(), i.addr(), protocol, session)
 		if err != nil {
 			t.Fatalf("%s: %v", i.name, err)
@@ -478,7 +478,7 @@ func (s *site) revoke(t *testing.T) {
 		return h
 	}
 	for _, p := range s.pairs {
-		for _, protocol := range []doctor.Protocol{doctor.TLS12, doctor.TLS13} {
+		for _, protocol := range []handshakes.Protocol{handshakes.TLS12, handshakes.TLS13} {
 			h := visit(p.instances[0], protocol, nil)
 			if !visit(p.instances[1], protocol, h.Session).Resumed {
 				t.Errorf("%s: TLS %v: the second server does not resume the session of the first", p.name, protocol)
@@ -515,31 +515,31 @@ func (s *site) revoke(t *testing.T) {
 // while it lasts, and ends it. It returns the consumer that it concerned.
 type fault struct {
 	name string
-	do   func(*testing.T, *site, *rand.Rand) string
+	do   func(*testing.T, *edgeSite, *rand.Rand) string
 }
 
-func (s *site) pair(name string) *edgePair {
+func (s *edgeSite) pair(name string) *edgePair {
 	return s.pairs[slices.IndexFunc(s.pairs, func(p *edgePair) bool { return p.name == name })]
 }
 
-func (s *site) anyPair(r *rand.Rand) *edgePair { return s.pairs[r.IntN(len(s.pairs))] }
+func (s *edgeSite) anyPair(r *rand.Rand) *edgePair { return s.pairs[r.IntN(len(s.pairs))] }
 
 var allFaults = []fault{
-	{"the service is killed", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"the service is killed", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		s.service.stop(t, syscall.SIGKILL)
 		p := s.anyPair(r)
 		c := tlsClient()
-		h, err := c.Handshake(t.Context(), p.instances[0].addr(), doctor.TLS13, nil)
+		h, err := c.Handshake(t.Context(), p.instances[0].addr(), handshakes.TLS13, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h, err = c.Handshake(t.Context(), p.instances[1].addr(), doctor.TLS13, h.Session); err != nil || !h.Resumed {
+		if h, err = c.Handshake(t.Context(), p.instances[1].addr(), handshakes.TLS13, h.Session); err != nil || !h.Resumed {
 			t.Errorf("%s: without the service sessions are not resumed (%v)", p.name, err)
 		}
 		s.start(t)
 		return p.consumer(0)
 	}},
-	{"an agent is killed, and two rotations are missed", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"an agent is killed, and two rotations are missed", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p := s.anyPair(r)
 		p.agent.stop(t, syscall.SIGKILL)
 		s.rotate(t)
@@ -548,7 +548,7 @@ var allFaults = []fault{
 		p.startAgent(t)
 		return p.consumer(0)
 	}},
-	{"a server is killed", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"a server is killed", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p := s.pair([]string{"nginx", "haproxy-socket", "httpd", "h2o"}[r.IntN(4)])
 		n := r.IntN(2)
 		i := p.instances[n]
@@ -557,7 +557,7 @@ var allFaults = []fault{
 		i.start(t)
 		return p.consumer(n)
 	}},
-	{"the configuration of nginx is broken", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"the configuration of nginx is broken", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p, n := s.pair("nginx"), r.IntN(2)
 		i := p.instances[n]
 		good := readFile(t, filepath.Join(i.dir, "nginx.conf"))
@@ -571,7 +571,7 @@ var allFaults = []fault{
 		i.write(t, "nginx.conf", good)
 		return p.consumer(n)
 	}},
-	{"the folder cannot be written", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"the folder cannot be written", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p, n := s.anyPair(r), r.IntN(2)
 		i := p.instances[n]
 		if err := os.Chmod(i.dir, 0o500); err != nil {
@@ -584,7 +584,7 @@ var allFaults = []fault{
 		}
 		return p.consumer(n)
 	}},
-	{"the stats socket hangs", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"the stats socket hangs", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p, n := s.pair("haproxy-socket"), r.IntN(2)
 		i := p.instances[n]
 		path := filepath.Join(i.dir, "hung.sock")
@@ -609,7 +609,7 @@ var allFaults = []fault{
 		_ = hung.Close()
 		return p.consumer(n)
 	}},
-	{"the reload command hangs", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"the reload command hangs", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p, n := s.pair("nginx"), r.IntN(2)
 		i := p.instances[n]
 		i.write(t, "hang", nil)
@@ -620,7 +620,7 @@ var allFaults = []fault{
 		}
 		return p.consumer(n)
 	}},
-	{"somebody overwrites a file", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"somebody overwrites a file", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p, n := s.anyPair(r), r.IntN(2)
 		i := p.instances[n]
 		path := keyFiles(t, i)[0]
@@ -633,7 +633,7 @@ var allFaults = []fault{
 		}
 		return p.consumer(n)
 	}},
-	{"somebody pushes a foreign key into HAProxy", func(t *testing.T, s *site, r *rand.Rand) string {
+	{"somebody pushes a foreign key into HAProxy", func(t *testing.T, s *edgeSite, r *rand.Rand) string {
 		p, n := s.pair("haproxy-socket"), r.IntN(2)
 		i := p.instances[n]
 		want := showRing(t, i)
@@ -652,7 +652,7 @@ var allFaults = []fault{
 
 // breakThings goes through faults in any order. After each, every server is as it is to
 // be.
-func (s *site) breakThings(t *testing.T) {
+func (s *edgeSite) breakThings(t *testing.T) {
 	seed := *faultSeed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -684,7 +684,7 @@ func (s *site) breakThings(t *testing.T) {
 func encryptsWith(t *testing.T, i *edge) string {
 	t.Helper()
 	c := tlsClient()
-	h, err := c.Handshake(t.Context(), i.addr(), doctor.TLS12, nil)
+	h, err := c.Handshake(t.Context(), i.addr(), handshakes.TLS12, nil)
 	if err != nil {
 		t.Fatalf("%s: %v", i.name, err)
 	}
