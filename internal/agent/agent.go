@@ -18,6 +18,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 const (
@@ -36,6 +38,8 @@ const (
 	interval = time.Second
 	// maxRetryAfter bounds the pause that the service asks for.
 	maxRetryAfter = 5 * time.Minute
+	// maxToken bounds a file with a token, in bytes.
+	maxToken = 4 << 10
 )
 
 // Agent runs the targets of one configuration.
@@ -57,6 +61,16 @@ func New(c *Config, floor uint64, log *slog.Logger) (*Agent, error) {
 	clients, err := c.Service.clients()
 	if err != nil {
 		return nil, err
+	}
+	if path := c.Service.TokenFile; path != "" {
+		token, _, err := files.Read(path, maxToken)
+		if err == nil && len(bytes.TrimSpace(token)) == 0 {
+			err = errors.New("holds no token")
+		}
+		clear(token)
+		if err != nil {
+			return nil, fmt.Errorf("token file %s: %w", path, err)
+		}
 	}
 	source := &nodes{clients: clients, addresses: c.Service.Addresses, host: c.Name}
 	return newAgent(c, source, reach{runFor, askSocket, ticketKeyName}, floor, log), nil
