@@ -72,10 +72,10 @@ func lookUp(text string, number func() (string, error)) (int, error) {
 // attributes. A UID or GID of -1 is any.
 func Is(path string, data []byte, a Attributes) bool {
 	info, err := os.Lstat(path)
-	if err != nil || !info.Mode().IsRegular() || info.Mode() != a.Mode || !ownedBy(info, a) {
+	if err != nil || !info.Mode().IsRegular() || !has(info, a) {
 		return false
 	}
-	has, _, err := Read(path, len(data))
-	defer clear(has)
-	return err == nil && subtle.ConstantTimeCompare(has, data) == 1
+	content, _, err := Read(path, len(data))
+	defer clear(content)
+	return err == nil && subtle.ConstantTimeCompare(content, data) == 1
 }

@@ -4,5 +4,5 @@ package files
 
 import "io/fs"
 
-// ownedBy cannot tell where files have no owner by number.
-func ownedBy(fs.FileInfo, Attributes) bool { return true }
+// has cannot tell where files have neither a mode nor an owner by number.
+func has(fs.FileInfo, Attributes) bool { return true }
