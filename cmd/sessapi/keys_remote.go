@@ -54,10 +54,10 @@ func (r remote) client() (*client.Client, error) {
 		options = append(options, client.WithTokenFile(r.TokenFile))
 	}
 	c, err := client.New(string(r.Server), options...)
-	if err != nil {
+	if _, ofFile := errors.AsType[*fs.PathError](err); err != nil && !ofFile {
 		return nil, usageError{err}
 	}
-	return c, nil
+	return c, err
 }
 
 // update makes an update of the keys of the service and writes what is active
