@@ -29,12 +29,16 @@ targets:
 `
 
 func TestParseConfig(t *testing.T) {
-	c, err := parseConfig([]byte(complete), "/etc/sessapi")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("abc"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parseConfig([]byte(complete), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	last := c.Targets[len(c.Targets)-1]
-	if c.Service.TokenFile != "/etc/sessapi/token" || c.Targets[7].Reload.PIDFile != "/etc/sessapi/nghttpx.pid" ||
+	if c.Service.TokenFile != filepath.Join(dir, "token") || c.Targets[7].Reload.PIDFile != filepath.Join(dir, "nghttpx.pid") ||
 		c.Targets[1].Name != "haproxy" || c.Targets[0].Timeout != 30*time.Second || last.Timeout != 5*time.Second ||
 		last.attributes.Mode != fs.FileMode(0o640) || last.attributes.UID != 0 ||
 		strings.Join(last.paths(), " ") != "/run/x.0 /run/x.1" {
