@@ -4,15 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
-	"unicode"
 
 	"github.com/sessapi/sessapi/internal/api"
 )
 
 const (
 	maxKeys   = 64  // of a set
-	maxText   = 512 // bytes of a text for people
 	maxFields = 256 // that a problem tells of
 )
 
@@ -68,18 +65,4 @@ func isText(data []byte) bool {
 		}
 	}
 	return true
-}
-
-// printable is a text of the service's without what would make a terminal do
-// something, and no longer than one reads.
-func printable(text string) string {
-	if len(text) > maxText {
-		text = text[:maxText] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
 }

@@ -40,6 +40,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 const (
@@ -264,7 +265,7 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 	// What answers in place of the service, such as a proxy, has another type.
 	if got := header.Get("Content-Type"); got != contentType(format) || len(data) == 0 {
 		clear(data)
-		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), printable(got), format)
+		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), printable.Short(got), format)
 	}
 	if contentType(format) != "application/octet-stream" && !isText(data) {
 		clear(data)
@@ -360,7 +361,7 @@ func (c *Client) describe(ctx context.Context, timeout time.Duration, request fu
 	}
 	var description TicketKeys
 	if err := json.Unmarshal(body, &description); err != nil {
-		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %s", printable(err.Error()))
+		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %s", printable.Short(err.Error()))
 	}
 	if err := checkDescription(&description); err != nil {
 		return nil, fmt.Errorf("the service's answer is not a description of ticket keys: %w", err)

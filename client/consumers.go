@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 const (
@@ -98,7 +99,7 @@ func (c *Client) Consumers(ctx context.Context) (*Consumers, error) {
 	}
 	var list Consumers
 	if err := json.Unmarshal(body, &list); err != nil {
-		return nil, fmt.Errorf("the service's answer is not a list of consumers: %s", printable(err.Error()))
+		return nil, fmt.Errorf("the service's answer is not a list of consumers: %s", printable.Short(err.Error()))
 	}
 	if err := checkConsumers(&list); err != nil {
 		return nil, fmt.Errorf("the service's answer is not a list of consumers: %w", err)
@@ -129,7 +130,7 @@ func checkConsumers(list *Consumers) error {
 		}
 		for _, text := range []*string{c.Identity, c.Detail} {
 			if text != nil {
-				*text = printable(*text)
+				*text = printable.Short(*text)
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 var (
@@ -72,10 +73,10 @@ func newError(response *http.Response, body []byte) *Error {
 	if !wordPattern.MatchString(string(problem.Code)) {
 		return e
 	}
-	e.Code, e.Detail = string(problem.Code), printable(problem.Detail)
+	e.Code, e.Detail = string(problem.Code), printable.Short(problem.Detail)
 	if problem.Errors != nil {
 		for _, field := range (*problem.Errors)[:min(len(*problem.Errors), maxFields)] {
-			e.Fields = append(e.Fields, FieldError{Field: printable(field.Field), Reason: printable(field.Reason)})
+			e.Fields = append(e.Fields, FieldError{Field: printable.Short(field.Field), Reason: printable.Short(field.Reason)})
 		}
 	}
 	return e

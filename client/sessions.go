@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 const (
@@ -98,7 +99,7 @@ func (c *Client) sessionAs(ctx context.Context, id, mediaType string) ([]byte, e
 	// What answers in place of the service, such as a proxy, has another type.
 	if got := header.Get("Content-Type"); got != mediaType || len(data) == 0 {
 		clear(data)
-		return nil, fmt.Errorf("the service sends %d bytes of %q, not a session", len(data), printable(got))
+		return nil, fmt.Errorf("the service sends %d bytes of %q, not a session", len(data), printable.Short(got))
 	}
 	return data, nil
 }
@@ -149,10 +150,10 @@ func (c *Client) getJSON(ctx context.Context, v any, request func(context.Contex
 		return err
 	}
 	if got := header.Get("Content-Type"); got != mediaJSON {
-		return fmt.Errorf("the service sends %q, not %s", printable(got), mediaJSON)
+		return fmt.Errorf("the service sends %q, not %s", printable.Short(got), mediaJSON)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("the service's answer is not what the contract says: %s", printable(err.Error()))
+		return fmt.Errorf("the service's answer is not what the contract says: %s", printable.Short(err.Error()))
 	}
 	return nil
 }
@@ -169,7 +170,7 @@ func checkSession(s *Session) error {
 		}
 		for _, text := range []*string{&ssl.Protocol, &ssl.Cipher, &ssl.SessionID, ssl.ServerName, ssl.ALPN, ssl.SessionIDContext, ssl.PeerSubject} {
 			if text != nil {
-				*text = printable(*text)
+				*text = printable.Short(*text)
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/app"
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 type checkConfigCommand struct {
@@ -21,7 +22,7 @@ func (c checkConfigCommand) Run(env environment) error {
 		warnings = append(warnings, warning)
 	}
 	for _, warning := range warnings {
-		fmt.Fprintf(env.stderr, "sessapi: warning: %s\n", printable(warning.Error()))
+		fmt.Fprintf(env.stderr, "sessapi: warning: %s\n", printable.Text(warning.Error()))
 	}
 	if err := errors.Join(append([]error{c.Problems()}, failures...)...); err != nil {
 		return err

@@ -12,13 +12,13 @@ import (
 	"reflect"
 	"strings"
 	"syscall"
-	"unicode"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/term"
 
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 // Exit codes.
@@ -183,16 +183,7 @@ func checkGiven(command *kong.Context) error {
 // reach the terminal, because the text may come from a service.
 func complain(env environment, code int, err error) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(env.stderr, "sessapi: %s\n", printable(line))
+		fmt.Fprintf(env.stderr, "sessapi: %s\n", printable.Text(line))
 	}
 	return code
-}
-
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
 }

@@ -4,10 +4,9 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 // Report is what an examination found. Its JSON is part of the contract of the command.
@@ -100,7 +99,7 @@ func (f *fleet) report() *Report {
 	for i, n := range f.nodes {
 		out := Node{Address: n.name, Protocols: []Protocol{}, TicketKey: n.class(), ServiceKey: f.serviceKey(n)}
 		if n.err != nil {
-			out.Error = printable(n.err)
+			out.Error = printable.Short(n.err.Error())
 		}
 		var full []time.Duration
 		for _, protocol := range f.protocols {
@@ -140,24 +139,6 @@ func median(times []time.Duration) float64 {
 	}
 	sorted := slices.Sorted(slices.Values(times))
 	return float64(sorted[len(sorted)/2].Microseconds()) / 1000
-}
-
-// maxText is how much of an error is repeated, in bytes.
-const maxText = 256
-
-// printable is the text of an error, which may be a server's own, without anything
-// that makes a terminal do something.
-func printable(err error) string {
-	text := err.Error()
-	if len(text) > maxText {
-		text = strings.ToValidUTF8(text[:maxText], "") + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return utf8.RuneError
-		}
-		return r
-	}, text)
 }
 
 // sortFindings puts the worst first.

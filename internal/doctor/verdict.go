@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 // findings is the verdict on what the handshakes showed, the worst first.
@@ -59,10 +60,10 @@ func (v *verdict) reach() {
 		switch {
 		case isKind(n.err, ProtocolMissing): // missingProtocols says so
 		case n.err != nil:
-			v.add(CodeUnreachable, SeverityError, []int{i}, "No handshake: %s. %s", printable(n.err), advice(n.err))
+			v.add(CodeUnreachable, SeverityError, []int{i}, "No handshake: %s. %s", printable.Short(n.err.Error()), advice(n.err))
 		case len(n.failures) > 0:
 			v.add(CodeUnreachable, SeverityError, []int{i}, "%d of %d handshakes failed, the first with: %s. Some processes of the server may not be in order.",
-				len(n.failures), n.attempts, printable(n.failures[0]))
+				len(n.failures), n.attempts, printable.Short(n.failures[0].Error()))
 		}
 	}
 }
@@ -85,7 +86,7 @@ func advice(err error) string {
 func (v *verdict) certificates() {
 	for i, n := range v.nodes {
 		if n.invalid != nil {
-			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. Renew it, or name its CA with --ca; --insecure checks none.", printable(n.invalid))
+			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. Renew it, or name its CA with --ca; --insecure checks none.", printable.Short(n.invalid.Error()))
 		}
 	}
 }
