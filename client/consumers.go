@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/printable"
@@ -73,10 +72,9 @@ func plainDetail(text string) string {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(text, "?"))
-	for len(text) > maxDetail {
-		_, size := utf8.DecodeLastRuneInString(text[:maxDetail+1])
-		text = text[:min(maxDetail, maxDetail+1-size)]
+	}, text)
+	if len(text) > maxDetail {
+		text = strings.ToValidUTF8(text[:maxDetail], "") // a rune that is cut in two goes
 	}
 	return text
 }

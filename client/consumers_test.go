@@ -62,7 +62,7 @@ func TestReportConsumer(t *testing.T) {
 		}
 		w.WriteHeader(status)
 	})
-	for _, detail := range []string{"", "plain", "two\nlines", "\xff\x00", strings.Repeat("é", 200), strings.Repeat("x", 255) + "é", strings.Repeat("\xff", 1000)} {
+	for _, detail := range []string{"", "plain", "two\nlines", "\xff\x00", strings.Repeat("é", 200), strings.Repeat("x", 255) + "é", strings.Repeat("x", 255) + "…", strings.Repeat("x", 254) + "😀", strings.Repeat("\xff", 1000)} {
 		if err := c.ReportConsumer(t.Context(), "edge-7", "web:443", ConsumerReport{
 			Kind: "nginx", Generation: 1<<64 - 1, State: ReportFailed, Detail: &detail, ExpiresInSeconds: 90,
 		}); err != nil {
