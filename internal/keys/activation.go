@@ -39,8 +39,9 @@ type activation struct {
 	timeout time.Duration
 	log     *slog.Logger
 
-	next  Name      // that was to become current
-	since time.Time // first
+	next    Name      // key that a rotation was to make current
+	since   time.Time // when it first was
+	overdue Name      // last key whose rotation has waited for the timeout
 }
 
 // Activation is how rotations wait for consumers.
@@ -82,6 +83,10 @@ func (r *Ring) held() error {
 	if now.Before(held.Until) {
 		return held
 	}
+	if a.overdue == a.next { // the step is tried again
+		return nil
+	}
+	a.overdue = a.next
 	a.log.Warn("rotating the ticket keys without waiting any longer",
 		slog.String("reason", held.Error()), slog.Duration("waited", now.Sub(since)))
 	r.mu.Lock()

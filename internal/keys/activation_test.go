@@ -148,3 +148,38 @@ func TestHeldErrorIsBounded(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+// A rotation that does not wait any longer is counted and logged once, however often it
+// is tried until it can be stored.
+func TestActivateAfterTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logtest.Buffer
+		c := &consumers{}
+		c.set("edge/web")
+		r := NewRing(time.Now, Lifecycle{})
+		r.ActivateAfter(c.ask, time.Hour, slog.New(slog.NewTextHandler(&log, nil)))
+		step := func(u Update, want error) {
+			t.Helper()
+			if _, err := r.Rotate(u); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		}
+		full := errors.New("the disk is full")
+		failing := Update{Record: func(Description, Description, error) error { return full }}
+		for range 2 {
+			count := r.Activation().Timeouts
+			step(failing, ErrHeld)
+			time.Sleep(time.Hour)
+			for range 3 {
+				step(failing, full)
+			}
+			step(Update{}, nil)
+			if got := r.Activation().Timeouts; got != count+1 {
+				t.Errorf("%d timeouts, want %d", got, count+1)
+			}
+		}
+		if n := strings.Count(log.String(), "without waiting any longer"); n != 2 {
+			t.Errorf("%d lines: %s", n, &log)
+		}
+	})
+}
