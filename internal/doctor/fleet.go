@@ -28,7 +28,11 @@ const (
 	neighbours = 2
 	// atOnce is how many nodes are visited at a time, each by one connection.
 	atOnce = 8
-	// MaxNodes is how many nodes are examined at most.
+	// maxFailedPairs is how many pairs may fail one after another at a node, before the
+	// rest of its pairs fail without a handshake. Else one that hangs takes the timeout
+	// for each.
+	maxFailedPairs = 3
+	// MaxNodes is how many nodes an examination may have.
 	MaxNodes = 256
 )
 
@@ -43,7 +47,8 @@ const (
 
 // Plan says what to examine, and how.
 type Plan struct {
-	// Targets are the nodes as HOST:PORT. Each address that a host has is a node.
+	// Targets are the nodes as HOST:PORT. Each address that a host has is a node, once
+	// for each server name.
 	Targets []string
 	// Client makes the handshakes. Without a ServerName each node is asked for the
 	// host of its target.
@@ -138,11 +143,8 @@ func Examine(ctx context.Context, plan Plan) (*Report, error) {
 		outcomes: map[pair]*outcome{}, protocols: plan.Protocols,
 		mechanisms: plan.Mechanisms, service: plan.Service,
 	}
-	for _, target := range plan.Targets {
-		f.nodes = append(f.nodes, e.resolve(ctx, target)...)
-	}
-	if len(f.nodes) > MaxNodes {
-		return nil, fmt.Errorf("%d nodes are too many: %d are examined at a time", len(f.nodes), MaxNodes)
+	if err := e.resolveAll(ctx, f); err != nil {
+		return nil, err
 	}
 	e.each(len(f.nodes), func(i int) { e.visit(ctx, f.nodes[i]) })
 	if len(f.nodes) <= maxComplete || plan.AllPairs {
@@ -167,6 +169,33 @@ func (e *examiner) each(n int, do func(int)) {
 		group.Go(func() { do(i); <-slots })
 	}
 	group.Wait()
+}
+
+// resolveAll adds the nodes of all targets.
+func (e *examiner) resolveAll(ctx context.Context, f *fleet) error {
+	resolved := make([][]*node, len(e.Targets))
+	if len(resolved) <= MaxNodes {
+		e.each(len(resolved), func(i int) { resolved[i] = e.resolve(ctx, e.Targets[i]) })
+	}
+	nodes := slices.Concat(resolved...)
+	if n := max(len(resolved), len(nodes)); n > MaxNodes {
+		return fmt.Errorf("there are %d nodes; the limit is %d", n, MaxNodes)
+	}
+	taken := map[string]bool{} // names, which tell nodes apart
+	seen := map[[2]string]bool{}
+	for _, n := range nodes {
+		id := [2]string{n.address, n.serverName}
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		if taken[n.name] { // an address of two hosts
+			n.name = n.host + "/" + n.address
+		}
+		taken[n.name] = true
+		f.nodes = append(f.nodes, n)
+	}
+	return nil
 }
 
 // resolve returns a node for each address of the target.
@@ -236,7 +265,7 @@ func (e *examiner) visit(ctx context.Context, n *node) {
 				return h, err
 			})
 		}
-		if protocol == TLS12 && slices.Contains(e.Mechanisms, ByID) {
+		if protocol == TLS12 && slices.Contains(e.Mechanisms, ByID) && !n.isGone() {
 			e.try(ctx, n, protocol, func(*speaker) (*Handshake, error) {
 				id, h, err := c.StoreSession(ctx, n.address)
 				if len(id) > 0 {
@@ -310,8 +339,16 @@ func (e *examiner) offer(ctx context.Context, f *fleet, pairs []pair) {
 		}
 	}
 	e.each(len(f.nodes), func(i int) {
+		failed := 0 // pairs, one after another
 		for _, p := range byNode[i] {
-			e.offerPair(ctx, f, p)
+			o := f.outcomes[p]
+			if failed == maxFailedPairs {
+				o.failed = true
+			} else if e.offerPair(ctx, f, p); o.failed {
+				failed++
+			} else {
+				failed = 0
+			}
 		}
 	})
 }

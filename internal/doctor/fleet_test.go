@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -106,7 +108,63 @@ func TestAddressesOfAName(t *testing.T) {
 	}
 }
 
-// A server that never stops to speak does not keep the doctor.
+// A node is examined once, and no two have the same name in the report.
+func TestNodesAreDistinct(t *testing.T) {
+	t.Parallel()
+	targets := []string{"127.0.0.1:443", "127.0.0.1:443", "localhost:443", "127.0.0.1:444", "none.invalid:443", "none.invalid:443"}
+	nodes := func(serverName string) (names []string) {
+		e := &examiner{Plan: Plan{Targets: targets, Client: Client{ServerName: serverName, Timeout: time.Minute}}}
+		f := &fleet{}
+		if err := e.resolveAll(t.Context(), f); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range f.nodes {
+			names = append(names, n.name)
+		}
+		slices.Sort(names)
+		if len(slices.Compact(slices.Clone(names))) != len(names) {
+			t.Errorf("two nodes of one name: %v", names)
+		}
+		return names
+	}
+	// Without a server name, localhost is another virtual host of the same server.
+	if one, each := nodes("example.test"), nodes(""); len(each) != len(one)+1 {
+		t.Errorf("as one server name: %v, as several: %v", one, each)
+	}
+}
+
+func TestTooManyNodes(t *testing.T) {
+	t.Parallel()
+	plan := Plan{Targets: make([]string, MaxNodes+1), Client: Client{Timeout: time.Minute}}
+	for i := range plan.Targets {
+		plan.Targets[i] = fmt.Sprintf("127.0.0.1:%d", 1+i)
+	}
+	if r, err := Examine(t.Context(), plan); err == nil {
+		t.Errorf("%d nodes", len(r.Nodes))
+	}
+}
+
+// Of a node that fails while sessions are offered to it, not each pair is awaited.
+func TestNodeFailsMidway(t *testing.T) {
+	t.Parallel()
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(t, time.Now().Add(time.Hour))}}
+	var connections atomic.Int64
+	failing := listen(t, func(conn net.Conn) {
+		if connections.Add(1) <= tries {
+			reply(tls.Server(conn, config))
+		}
+	})
+	targets := append(goFleet(t, bytes.Repeat([]byte{1}, maxComplete-1)...), failing)
+	r := examine(t, targets, func(p *Plan) { p.Protocols, p.Mechanisms = []Protocol{TLS12}, []Mechanism{ByTicket} })
+	if n := connections.Load(); n != tries+maxFailedPairs {
+		t.Errorf("%d handshakes", n)
+	}
+	if len(r.Findings) == 0 || r.Findings[0].Code != CodeUnreachable || !slices.Equal(r.Findings[0].Nodes, []string{failing}) {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
+// A server that sends without end does not keep the doctor.
 func TestEndlessServers(t *testing.T) {
 	t.Parallel()
 	pour := func(first []byte) string {
@@ -128,15 +186,19 @@ func TestEndlessServers(t *testing.T) {
 			}
 		}
 	})
-	r := examine(t, []string{pour(nil), chatty, listen(t, func(c net.Conn) {
+	if r := examine(t, []string{chatty}, nil); r.Nodes[0].Error != "" {
+		t.Errorf("%+v", r.Nodes)
+	}
+	slow := listen(t, func(c net.Conn) {
 		for { // a byte at a time
 			if _, err := c.Write([]byte{recordHandshake}); err != nil {
 				return
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-	})}, func(p *Plan) { p.Client.Timeout = time.Second })
-	if r.Nodes[0].Error == "" || r.Nodes[1].Error != "" || r.Nodes[2].Error == "" {
+	})
+	r := examine(t, []string{pour(nil), slow}, func(p *Plan) { p.Client.Timeout = time.Second })
+	if r.Nodes[0].Error == "" || r.Nodes[1].Error == "" {
 		t.Errorf("%+v", r.Nodes)
 	}
 	client := &Client{Insecure: true, Timeout: time.Second}

@@ -174,7 +174,10 @@ func TestHandshakeFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			client := &Client{Insecure: true, Timeout: time.Second}
+			client := &Client{Insecure: true, Timeout: time.Minute}
+			if test.want == NoAnswer {
+				client.Timeout = 100 * time.Millisecond
+			}
 			if h, err := client.Handshake(t.Context(), test.address, test.protocol, nil); !isKind(err, test.want) {
 				t.Errorf("%+v, %v", h, err)
 			}
