@@ -13,7 +13,7 @@ import (
 	"github.com/sessapi/sessapi/client"
 )
 
-// pollConsumers is how often a rotation that waits looks at the consumers.
+// pollConsumers is how often a rotation that waits lists the consumers.
 const pollConsumers = time.Second
 
 type listCommand struct {
@@ -95,7 +95,7 @@ func detail(c client.Consumer) string {
 
 type rotateCommand struct {
 	remote
-	Wait    bool          `env:"-" help:"Wait until all consumers that are not missing hold the keys, and show who is behind."`
+	Wait    bool          `env:"-" help:"Wait until all consumers that are not missing hold the keys, and show which are behind."`
 	Timeout time.Duration `env:"-" default:"5m" help:"How long to wait."`
 }
 
@@ -136,6 +136,9 @@ func (c rotateCommand) Run(env environment) error {
 			return consumerTable(env.stdout, list.Consumers, keys.Generation)
 		}
 		if !w.pause() {
+			if err := env.ctx.Err(); err != nil {
+				return err
+			}
 			return fmt.Errorf("after %v consumers are behind: %s", c.Timeout, cmp.Or(w.behind, "the service does not say which"))
 		}
 	}
@@ -165,16 +168,16 @@ func (w *waiting) pause() bool {
 	}
 }
 
-// consumers looks at the consumers, and writes who is behind when that has changed;
-// generation 0 is that of the service. The list is nil when the service is away for the
-// moment.
+// consumers lists the consumers, and writes which are behind when that has changed;
+// generation 0 is that of the service. The list is nil while the service does not
+// answer.
 func (w *waiting) consumers(generation uint64) (*client.Consumers, error) {
 	list, err := w.service.Consumers(w.env.ctx)
 	if err != nil {
 		if answer, ok := errors.AsType[*client.Error](err); ok && answer.Status < 500 && answer.Status != http.StatusTooManyRequests {
 			return nil, err
 		}
-		return nil, nil // it may come back
+		return nil, nil // it may answer later
 	}
 	if generation == 0 {
 		generation = list.Generation

@@ -373,7 +373,7 @@ type ConsumerReport struct {
 	// Detail Text for people, 256 bytes at most and without control characters.
 	Detail *string `json:"detail,omitempty"`
 
-	// ExpiresInSeconds After how long without another report the consumer is `missing`.
+	// ExpiresInSeconds Seconds without another report after which the consumer is `missing`.
 	ExpiresInSeconds int64 `json:"expires_in_seconds"`
 
 	// Generation The generation of the ticket keys that the consumer holds, 0 for none.

@@ -92,7 +92,7 @@ type ClientInterface interface {
 
 	// ListConsumers List the consumers of the ticket keys
 	//
-	// Lists who holds which generation of the ticket keys, ordered by name. A consumer
+	// Lists which consumer holds which generation of the ticket keys, by name. A consumer
 	// is anything that holds ticket keys and reports it: a target of `sessapi agent`,
 	// or a server with a script of its own.
 	//
@@ -114,8 +114,8 @@ type ClientInterface interface {
 	// report has expired is `missing` for 24 hours and is then forgotten.
 	//
 	// A name belongs to the identity that reported it, until that report expires:
-	// a report by another identity is answered 403. The service keeps 4096 consumers
-	// at most.
+	// a report by another identity is answered 403. The service keeps at most 4096
+	// consumers.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -129,8 +129,8 @@ type ClientInterface interface {
 	// report has expired is `missing` for 24 hours and is then forgotten.
 	//
 	// A name belongs to the identity that reported it, until that report expires:
-	// a report by another identity is answered 403. The service keeps 4096 consumers
-	// at most.
+	// a report by another identity is answered 403. The service keeps at most 4096
+	// consumers.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -289,8 +289,8 @@ type ClientInterface interface {
 	// the `next`, and the following step activates it.
 	//
 	// With `--activate-after=all` a step that would make `next` current is answered
-	// 409 `consumers_behind` until all consumers that are not `missing` hold it, for
-	// `--activate-timeout` at most since the first such request.
+	// 409 `consumers_behind` until all consumers that are not `missing` hold it, but no
+	// longer than `--activate-timeout` after the first such answer.
 	//
 	// Corresponds with POST /ticket-keys/rotate (the `RotateTicketKeys` operationId).
 	RotateTicketKeys(ctx context.Context, params *RotateTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -307,7 +307,7 @@ type ClientInterface interface {
 
 // ListConsumers List the consumers of the ticket keys
 //
-// Lists who holds which generation of the ticket keys, ordered by name. A consumer
+// Lists which consumer holds which generation of the ticket keys, by name. A consumer
 // is anything that holds ticket keys and reports it: a target of `sessapi agent`,
 // or a server with a script of its own.
 //
@@ -349,8 +349,8 @@ func (c *Client) ForgetConsumer(ctx context.Context, host ConsumerHost, target C
 // report has expired is `missing` for 24 hours and is then forgotten.
 //
 // A name belongs to the identity that reported it, until that report expires:
-// a report by another identity is answered 403. The service keeps 4096 consumers
-// at most.
+// a report by another identity is answered 403. The service keeps at most 4096
+// consumers.
 //
 // Takes any type of body and a specified content type.
 //
@@ -374,8 +374,8 @@ func (c *Client) ReportConsumerWithBody(ctx context.Context, host ConsumerHost, 
 // report has expired is `missing` for 24 hours and is then forgotten.
 //
 // A name belongs to the identity that reported it, until that report expires:
-// a report by another identity is answered 403. The service keeps 4096 consumers
-// at most.
+// a report by another identity is answered 403. The service keeps at most 4096
+// consumers.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -644,8 +644,8 @@ func (c *Client) ReplaceTicketKeysWithTextBody(ctx context.Context, params *Repl
 // the `next`, and the following step activates it.
 //
 // With `--activate-after=all` a step that would make `next` current is answered
-// 409 `consumers_behind` until all consumers that are not `missing` hold it, for
-// `--activate-timeout` at most since the first such request.
+// 409 `consumers_behind` until all consumers that are not `missing` hold it, but no
+// longer than `--activate-timeout` after the first such answer.
 //
 // Corresponds with POST /ticket-keys/rotate (the `RotateTicketKeys` operationId).
 func (c *Client) RotateTicketKeys(ctx context.Context, params *RotateTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {

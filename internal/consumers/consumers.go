@@ -1,4 +1,4 @@
-// Package consumers knows who holds which generation of the ticket keys.
+// Package consumers knows which consumer holds which generation of the ticket keys.
 //
 // A consumer is anything that holds ticket keys and reports it. A [Table] keeps the
 // last report of each. A name belongs to the identity that reported it until that
@@ -31,7 +31,7 @@ const (
 	MissingFor = 24 * time.Hour
 	// MinExpiry is the least [Report.ExpiresIn].
 	MinExpiry = 10 * time.Second
-	// MaxExpiry is the longest.
+	// MaxExpiry is the greatest.
 	MaxExpiry = time.Hour
 
 	maxDetail = 256 // bytes
@@ -44,8 +44,8 @@ var (
 	ErrNotFound = errors.New("consumers: no consumer of that name")
 	// ErrTooMany reports a new consumer when there are [Max].
 	ErrTooMany = fmt.Errorf("consumers: there are %d consumers already", Max)
-	// ErrOwned reports a name that another identity reports.
-	ErrOwned = errors.New("consumers: another identity reports this consumer")
+	// ErrOwned reports a name that belongs to another identity.
+	ErrOwned = errors.New("consumers: the name belongs to another identity")
 )
 
 // InvalidError says what is wrong with a name or a report.
@@ -53,15 +53,15 @@ type InvalidError struct{ Field, Reason string }
 
 func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
 
-// State is how a consumer is doing.
+// State is the state of a consumer.
 type State string
 
 // The states of consumers. The first three are reported.
 const (
 	Current  State = "current"  // holds the active generation
-	Applying State = "applying" // changes to other keys
+	Applying State = "applying" // is changing to other keys
 	Failed   State = "failed"   // could not change
-	Stale    State = "stale"    // was current, and its generation is not the active one any more
+	Stale    State = "stale"    // reported current, and holds an older generation than the active one
 	Missing  State = "missing"  // its report has expired
 )
 
@@ -162,8 +162,8 @@ func New(now func() time.Time, store Store) *Table {
 	return &Table{now: now, store: store, records: make(map[string]Record)}
 }
 
-// Put notes a report. The error is [ErrOwned], [ErrTooMany], an [*InvalidError] or one
-// of the store; the record from before stays.
+// Put stores a report. The error is [ErrOwned], [ErrTooMany], an [*InvalidError] or one
+// of the store; then nothing changes.
 func (t *Table) Put(name, identity string, r Report) error {
 	if err := r.check(); err != nil {
 		return err
@@ -221,7 +221,7 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 		if err != nil {
 			return err
 		}
-		if fresh.Forgotten { // nobody else has to be told
+		if fresh.Forgotten { // no other table has a copy
 			t.drop(name)
 			return nil
 		}
@@ -267,7 +267,7 @@ func (t *Table) drop(name string) {
 	t.changes++
 }
 
-// room returns nil or why there is none for the consumer. The table is locked.
+// room returns [ErrTooMany] when there is no room for the consumer. The table is locked.
 func (t *Table) room(name string) error {
 	if old, found := t.records[name]; found && !old.Forgotten || t.consumers < Max {
 		return nil
@@ -278,7 +278,7 @@ func (t *Table) room(name string) error {
 	return ErrTooMany
 }
 
-// sweep drops what is over. The table is locked.
+// sweep drops records whose time is over. The table is locked.
 func (t *Table) sweep() {
 	now := t.now()
 	for name, r := range t.records {
@@ -296,7 +296,7 @@ func (t *Table) Merge(name string, r Record) {
 		return
 	}
 	if !r.Forgotten {
-		_ = t.keep(name, r) // beyond the limit the others keep it
+		_ = t.keep(name, r) // beyond the limit it stays in the store alone
 		return
 	}
 	if t.drop(name); len(t.records) < maxRecords {
@@ -328,7 +328,7 @@ func (t *Table) List(active keys.Description) []Consumer {
 	list := make([]Consumer, 0, len(t.records))
 	for name, r := range t.records {
 		if !r.Forgotten {
-			list = append(list, look(name, r, active, now))
+			list = append(list, describe(name, r, active, now))
 		}
 	}
 	slices.SortFunc(list, func(a, b Consumer) int { return strings.Compare(a.Name, b.Name) })
@@ -346,8 +346,8 @@ func (t *Table) Behind(active keys.Description) (names []string, known bool) {
 	return names, t.store == nil || t.store.Known()
 }
 
-// look is how a consumer is doing.
-func look(name string, r Record, active keys.Description, now time.Time) Consumer {
+// describe compares the record of a consumer with the active set.
+func describe(name string, r Record, active keys.Description, now time.Time) Consumer {
 	c := Consumer{Name: name, Record: r, Behind: r.Generation < active.Generation}
 	switch {
 	case !r.live(now):
@@ -358,8 +358,8 @@ func look(name string, r Record, active keys.Description, now time.Time) Consume
 	return c
 }
 
-// overtaken is since when there are keys that a consumer of the generation does not
-// hold: a generation is the time of a change in milliseconds.
+// overtaken is when the oldest key was made that a consumer of the generation does not
+// hold. A generation is the time of a change in milliseconds.
 func overtaken(generation uint64, active keys.Description) time.Time {
 	since := active.UpdatedAt
 	for _, k := range active.Keys {

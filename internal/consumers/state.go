@@ -57,7 +57,7 @@ func (t *Table) SaveWhenChanged(ctx context.Context, save func(state []byte) err
 		}
 		data, changes := t.encode()
 		if err := save(data); err != nil {
-			log.Error("the consumers cannot be saved; the file from before stays", slog.String("error", err.Error()))
+			log.Error("cannot save the consumers; keeping the previous file", slog.String("error", err.Error()))
 			continue
 		}
 		saved = changes
@@ -70,8 +70,8 @@ func (t *Table) changed() uint64 {
 	return t.changes
 }
 
-// Restore adds what was saved. Consumers that were not missing then have the time of a
-// report to report again. The error is [ErrInvalidState]; then nothing is added.
+// Restore adds what was saved. Consumers that were not missing then stay so for the time
+// that their reports last. The error is [ErrInvalidState]; then nothing is added.
 func (t *Table) Restore(data []byte) error {
 	var s state
 	if json.Unmarshal(data, &s) != nil || s.Version != stateVersion {
@@ -121,8 +121,8 @@ func DecodeRecord(data []byte) (r Record, err error) {
 // valid reports whether the record may be of a table.
 func (r Record) valid() bool { return !r.ReportedAt.IsZero() && (r.Forgotten || r.check() == nil) }
 
-// Revive gives consumers that were not missing at since the time of a report to report
-// again: from since until now the service could not be told.
+// Revive makes the reports of consumers that were not missing at since last from now on:
+// in between, the service could receive none.
 func (t *Table) Revive(since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -23,31 +23,31 @@ const (
 )
 
 // consumerStore shares the records of a table: each in a key of its own, which Redis
-// drops when the consumer is to be forgotten. A node that was away compares all: it
-// takes what is newer, and puts back what Redis has lost.
+// drops when the consumer is to be forgotten. A node that was cut off compares all
+// records: it merges newer ones, and puts back those that Redis has lost.
 type consumerStore struct {
 	node  *Node
 	table *consumers.Table
 	wake  chan struct{} // has a token when something may have changed
 
 	mu    sync.Mutex // guards what follows
-	known bool       // all records were compared since any may have changed
+	known bool       // the table has all records of Redis
 	all   bool       // all records may have changed
 	stale map[string]bool
-	down  time.Time // since when Redis did not answer; zero when nothing is to be done about it
+	down  time.Time // when an outage began that sync has not made up for; else zero
 }
 
 // errNewer ends an update that would put an older record in the place of a newer one.
 var errNewer = errors.New("fleet: Redis has a newer record of the consumer")
 
-// Consumers returns the table of the fleet's consumers. It is called once, before
-// Connect.
-func (n *Node) Consumers() *consumers.Table {
+func newConsumerStore(n *Node) *consumerStore {
 	s := &consumerStore{node: n, wake: make(chan struct{}, 1), stale: make(map[string]bool), all: true}
 	s.table = consumers.New(n.Now, s)
-	n.consumers = s
-	return s.table
+	return s
 }
+
+// Consumers returns the table of the fleet's consumers.
+func (n *Node) Consumers() *consumers.Table { return n.consumers.table }
 
 func (n *Node) consumerPrefix() string { return n.cfg.Namespace + ":consumer:" }
 
@@ -109,7 +109,7 @@ func (s *consumerStore) changed(name string) {
 	notify(s.wake)
 }
 
-// answers notes that Redis answers again, which it did not since.
+// answers notes that Redis answers again, after an outage that began at since.
 func (s *consumerStore) answers(since time.Time) {
 	s.mu.Lock()
 	s.down = since
@@ -117,7 +117,7 @@ func (s *consumerStore) answers(since time.Time) {
 	s.changed("")
 }
 
-// run takes what others report, until ctx ends.
+// run merges the reports to other nodes, until ctx ends.
 func (s *consumerStore) run(ctx context.Context) {
 	logged := ""
 	for {
@@ -142,7 +142,7 @@ func (s *consumerStore) run(ctx context.Context) {
 	}
 }
 
-// sync takes what has changed. After an error everything is compared the next time.
+// sync merges the records that have changed. After an error it compares all next time.
 func (s *consumerStore) sync() (err error) {
 	s.mu.Lock()
 	all, stale, down := s.all, s.stale, s.down
@@ -174,7 +174,7 @@ func (s *consumerStore) Known() bool {
 	return s.known
 }
 
-// fetch takes the record of a consumer from Redis, and returns it.
+// fetch merges the record of a consumer in Redis, and returns it.
 func (s *consumerStore) fetch(name string) (consumers.Record, error) {
 	value, err := s.node.get(writeTimeout, s.node.consumerPrefix()+name)
 	if isRefusal(err) { // it is no string, and holds up no other
@@ -191,7 +191,7 @@ func (s *consumerStore) fetch(name string) (consumers.Record, error) {
 	return r, nil
 }
 
-// compare takes all records from Redis, and puts back those that are newer here.
+// compare merges all records in Redis, and puts back those that are newer here.
 func (s *consumerStore) compare() error {
 	found := make(map[string]time.Time)
 	err := s.node.scan(s.node.consumerPrefix(), func(_ context.Context, _ rueidis.Client, keys []string) error {

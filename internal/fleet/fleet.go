@@ -180,8 +180,8 @@ type Node struct {
 	mu    sync.Mutex // guards since
 	since time.Time  // when the link came to be as it is: up, or not
 
-	sessions  *Sessions      // nil without any; set before Connect
-	consumers *consumerStore // the same
+	sessions  *Sessions // nil without any; set before Connect
+	consumers *consumerStore
 	counts    counts
 }
 
@@ -204,6 +204,7 @@ func New(c Config) (*Node, error) {
 		cfg: c, started: time.Now().Add(-time.Nanosecond), since: time.Now(),
 		wake: make(chan struct{}, 1), keysWake: make(chan struct{}, 1),
 	}
+	n.consumers = newConsumerStore(n)
 	o, err := n.options()
 	if err != nil {
 		return nil, err
@@ -409,9 +410,7 @@ func (n *Node) broke() {
 	if n.sessions != nil {
 		n.sessions.table.distrust()
 	}
-	if n.consumers != nil {
-		n.consumers.changed("")
-	}
+	n.consumers.changed("")
 	notify(n.wake)
 }
 
@@ -428,9 +427,7 @@ func notify(c chan<- struct{}) {
 func (n *Node) Run(ctx context.Context, refresh func() error) {
 	var running sync.WaitGroup
 	running.Go(func() { n.refreshKeys(ctx, refresh) })
-	if n.consumers != nil {
-		running.Go(func() { n.consumers.run(ctx) })
-	}
+	running.Go(func() { n.consumers.run(ctx) })
 	defer running.Wait()
 	retry := firstRetry
 	for {
@@ -588,9 +585,7 @@ func (n *Node) setUp(up bool, cause error) {
 	n.mu.Unlock()
 	if up {
 		notify(n.keysWake)
-		if n.consumers != nil {
-			n.consumers.answers(since)
-		}
+		n.consumers.answers(since)
 		n.cfg.Log.Info("Redis answers", slog.String("namespace", n.cfg.Namespace))
 	} else {
 		n.cfg.Log.Error("Redis does not answer; sessions are served for a while and then missed, writes are refused, ticket keys stay",
@@ -645,7 +640,7 @@ func (n *Node) invalidated(changed []rueidis.RedisMessage) {
 			notify(n.keysWake)
 		} else if id, ok := n.sessionID(name); ok && n.sessions != nil {
 			n.sessions.table.invalidate(id)
-		} else if consumer, ok := strings.CutPrefix(name, n.consumerPrefix()); ok && n.consumers != nil {
+		} else if consumer, ok := strings.CutPrefix(name, n.consumerPrefix()); ok {
 			n.consumers.changed(consumer)
 		}
 	}

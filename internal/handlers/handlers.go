@@ -45,7 +45,7 @@ type Config struct {
 	// KeyFile is the file that the ring follows; nil without one.
 	KeyFile *keys.File
 
-	// Consumers are who holds the ticket keys; nil is a table of this node alone.
+	// Consumers knows which consumer holds which generation of the ticket keys.
 	Consumers *consumers.Table
 
 	// Checks are what /readyz asks, beside whether the service is stopping.
@@ -155,9 +155,6 @@ func New(c Config) *API {
 	}
 	if c.Sessions == nil && c.Cache != nil {
 		c.Sessions = Local(c.Cache)
-	}
-	if c.Consumers == nil {
-		c.Consumers = consumers.New(c.Now, nil)
 	}
 	a := &API{
 		cfg:      c,

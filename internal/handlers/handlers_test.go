@@ -19,6 +19,7 @@ import (
 	"github.com/sessapi/sessapi"
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -37,7 +38,7 @@ func newAPI(tb testing.TB) *API {
 	tb.Cleanup(func() { c.Close() })
 	return New(Config{
 		Cache: c, MaxSessionBytes: 1 << 10, DefaultTTL: time.Hour, MaxTTL: time.Hour,
-		Ring: keys.NewRing(time.Now, keys.Lifecycle{}), Log: slog.New(slog.DiscardHandler), Recorder: discardRecorder{},
+		Ring: keys.NewRing(time.Now, keys.Lifecycle{}), Consumers: consumers.New(time.Now, nil), Log: slog.New(slog.DiscardHandler), Recorder: discardRecorder{},
 		Metrics:      http.NotFoundHandler(),
 		AllowedHosts: []string{"example.com"}, // which httptest's requests are to
 	})

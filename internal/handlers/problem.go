@@ -164,8 +164,8 @@ func (a *API) asProblem(err error) *problem {
 	case isHeld:
 		return &problem{
 			code: api.ProblemCodeConsumersBehind,
-			detail: fmt.Sprintf("The next key is not made current before all consumers hold it, or until %s (%d behind). Nothing was changed.",
-				held.Until.UTC().Format(time.RFC3339), len(held.Behind)),
+			detail: fmt.Sprintf("The next key can become current once all consumers hold it, or at %s. Nothing was changed.",
+				held.Until.UTC().Format(time.RFC3339)),
 		}
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}

@@ -15,7 +15,7 @@ var ErrHeld = errors.New("keys: not all consumers have the next key")
 // HeldError is a rotation that would make a key current that consumers do not have.
 type HeldError struct {
 	Behind []string  // consumers without it; nil when they are not known yet
-	Until  time.Time // when it is made current all the same
+	Until  time.Time // when the rotation stops waiting
 }
 
 const maxNamed = 10 // consumers in an error
@@ -44,10 +44,10 @@ type activation struct {
 	overdue Name      // last key whose rotation has waited for the timeout
 }
 
-// Activation is how rotations wait for consumers.
+// Activation tells of rotations that wait for consumers.
 type Activation struct {
 	Waiting  *HeldError // why the rotation that is due waits; nil when it does not
-	Timeouts uint64     // rotations that did not wait any longer
+	Timeouts uint64     // rotations that were made after the timeout
 }
 
 // ActivateAfter has rotations make the next key current only when no consumer is
