@@ -62,7 +62,7 @@ func (v *verdict) reach() {
 		case n.err != nil:
 			v.add(CodeUnreachable, SeverityError, []int{i}, "No handshake: %s. %s", printable.Short(n.err.Error()), advice(n.err))
 		case len(n.failures) > 0:
-			v.add(CodeUnreachable, SeverityError, []int{i}, "%d of %d handshakes failed, the first with: %s. Some processes of the server may not be in order.",
+			v.add(CodeUnreachable, SeverityError, []int{i}, "%d of %d handshakes failed, the first with: %s. Some processes of the server may be broken.",
 				len(n.failures), n.attempts, printable.Short(n.failures[0].Error()))
 		}
 	}
@@ -77,16 +77,16 @@ func advice(err error) string {
 	case NotTLS:
 		return "Check the port: it speaks something other than TLS."
 	case Refused:
-		return "Check the name that is asked for (--servername), and whether the server wants a client certificate (--cert, --key-file)."
+		return "Check the server name (--servername), and whether the server wants a client certificate (--cert, --key-file)."
 	default:
-		return "Check the address, and that the server runs."
+		return "Check the address, and that the server is running."
 	}
 }
 
 func (v *verdict) certificates() {
 	for i, n := range v.nodes {
 		if n.invalid != nil {
-			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. Renew it, or name its CA with --ca; --insecure checks none.", printable.Short(n.invalid.Error()))
+			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. Renew it, or name its CA with --ca. --insecure skips this check.", printable.Short(n.invalid.Error()))
 		}
 	}
 }
@@ -107,8 +107,8 @@ func (v *verdict) missingProtocols() {
 		switch {
 		case len(missing) == 0:
 		case others > 0:
-			v.add(CodeProtocolMissing, SeverityError, missing, "TLS %s is missing, and %d of the other nodes speak it: their sessions do not resume here. Allow the same versions on every node.",
-				protocol, others)
+			v.add(CodeProtocolMissing, SeverityError, missing, "TLS %s is missing, but enabled on %s: sessions of that version cannot resume here. Enable the same versions on every node.",
+				protocol, counted(others, "other node"))
 		case alone:
 			v.add(CodeProtocolMissing, SeverityError, missing, "TLS %s is missing.", protocol)
 		}
@@ -176,7 +176,7 @@ func (v *verdict) noTickets() {
 			}
 		}
 		if without != nil {
-			v.add(CodeNoTickets, SeverityError, []int{i}, "There are no session tickets in TLS %s, so returning clients make a full handshake. Turn tickets on, with the same keys as on the other nodes.", strings.Join(without, " and "))
+			v.add(CodeNoTickets, SeverityError, []int{i}, "The node issues no session tickets in TLS %s, so returning clients make a full handshake. Turn tickets on, with the same keys as on the other nodes.", strings.Join(without, " and "))
 		}
 	}
 }
@@ -196,19 +196,19 @@ func (v *verdict) unsteady() {
 		case own.tries == 0:
 		case len(names) > 1 && !v.fails(i):
 			v.explained[i] = true
-			v.add(CodeTicketKeysDiffer, SeverityWarning, []int{i}, "Tickets are encrypted with %d keys in turn (%s), and all resume: the keys changed a moment ago, or some processes have not read the new ones. If it lasts, restart the server.",
+			v.add(CodeTicketKeysDiffer, SeverityWarning, []int{i}, "Tickets are encrypted with %d keys in turn (%s), and all resume: the keys have just changed, or some processes have not loaded the new ones. If this lasts, restart the server.",
 				len(names), shortList(names))
 		case len(names) > 1 && own.all():
 			v.explained[i] = true
-			v.add(CodeTicketKeysDiffer, SeverityError, []int{i}, "Tickets are encrypted with %d keys in turn (%s), and not all resume everywhere: the keys changed a moment ago, or some processes have not read the new ones. If it lasts, restart the server.",
+			v.add(CodeTicketKeysDiffer, SeverityError, []int{i}, "Tickets are encrypted with %d keys in turn (%s), and not all resume everywhere: the keys have just changed, or some processes have not loaded the new ones. If this lasts, restart the server.",
 				len(names), shortList(names))
 		case len(names) > 1, own.resumed > 0 && !own.all() && len(names) == 0:
 			v.explained[i] = true
-			v.add(CodeTicketKeysDiffer, SeverityError, []int{i}, "The node answers differently from one try to the next: %d of its own %d tickets resume%s. Several processes with keys of their own share the address. Give all of them the same keys, and restart those with old ones.",
+			v.add(CodeTicketKeysDiffer, SeverityError, []int{i}, "The node answers differently from one try to the next: %d of its own %d tickets resume%s. Several processes with different keys share the address. Give all of them the same keys, and restart those with old ones.",
 				own.resumed, own.tries, inTurn(names))
 		case !own.all():
 			v.explained[i] = true
-			v.add(CodeNotResumed, SeverityError, []int{i}, "%d of its own %s resume. Its processes may have different secrets under one name, or a setting may keep it from resuming, such as the session ID context.",
+			v.add(CodeNotResumed, SeverityError, []int{i}, "%d of its own %s resume. Its processes may hold different secrets under one key name, or a setting such as the session ID context may prevent resumption.",
 				own.resumed, counted(own.tries, "ticket"))
 		}
 	}
@@ -229,7 +229,7 @@ func (v *verdict) service() {
 	kept := v.kept()
 	for i, n := range v.nodes {
 		if kept > 0 && n.lifetime() > kept {
-			v.add(CodeLifetime, SeverityWarning, []int{i}, "Tickets live for %s, and the service keeps a key for %s after it stopped encrypting: clients that return later make a full handshake. Shorten the lifetime on the server, or raise --ticket-lifetime of the service.",
+			v.add(CodeLifetime, SeverityWarning, []int{i}, "Tickets live for %s, but the service keeps a key for only %s after it stops encrypting: clients that return later make a full handshake. Shorten the lifetime on the server, or raise --ticket-lifetime of the service.",
 				span(n.lifetime()), span(kept))
 		}
 		name := n.class()
@@ -240,7 +240,7 @@ func (v *verdict) service() {
 		switch {
 		case key == nil:
 			v.explained[i] = true
-			v.add(CodeUnknownKey, SeverityError, []int{i}, "Tickets are encrypted with key %s, which the service does not have: it was revoked or dropped, or came from elsewhere. Bring the node the keys of the service and reload it.%s", short(name), v.reports(n))
+			v.add(CodeUnknownKey, SeverityError, []int{i}, "Tickets are encrypted with key %s, which the service does not have: it was revoked or dropped, or came from elsewhere. Deliver the service's keys to the node and reload it.%s", short(name), v.reports(n))
 		case key.Role == "previous":
 			v.explained[i] = true
 			severity := SeverityWarning
@@ -373,7 +373,7 @@ func (v *verdict) between(from, to []int) (sum outcome) {
 func (v *verdict) keysDiffer() {
 	classes := v.classes()
 	if nameless, named := classes[""], len(classes); len(nameless) > 0 && named > 1 {
-		v.add(CodeTicketKeysDiffer, SeverityError, nameless, "Tickets do not begin with the name of a key, as those of the other nodes do: this is another kind of server, and servers resume only tickets of their own kind. Examine each kind by itself.")
+		v.add(CodeTicketKeysDiffer, SeverityError, nameless, "Tickets do not begin with a key name, unlike those of the other nodes: this is another kind of server, and servers resume only tickets of their own kind. Examine each kind by itself.")
 	}
 	delete(classes, "")
 	if len(classes) < 2 {
@@ -394,7 +394,7 @@ func (v *verdict) keysDiffer() {
 			there, back := v.between(classes[a], classes[b]), v.between(classes[b], classes[a])
 			failing = failing || there.tries != there.resumed
 			if there.all() && back.tries > 0 && back.resumed == 0 {
-				v.add(CodeStaleKey, SeverityError, classes[a], "Tickets are encrypted with key %s, which other nodes still decrypt; theirs are encrypted with %s, which is unknown here. The node has missed a rotation: bring it the new keys and reload it.", short(a), short(b))
+				v.add(CodeStaleKey, SeverityError, classes[a], "Tickets are encrypted with key %s, which other nodes still decrypt. Their tickets are encrypted with key %s, which this node does not have: it missed a rotation. Deliver the new keys to it and reload it.", short(a), short(b))
 				for _, i := range classes[a] {
 					v.explained[i] = true
 				}
@@ -420,12 +420,12 @@ func (v *verdict) keysDiffer() {
 	}
 	what := "Tickets are encrypted with different keys (" + shortList(keys) + ")"
 	if common != "" {
-		what = fmt.Sprintf("Tickets are encrypted with key %s, and on %s with %s", shortList(keys), counted(len(classes[common]), "other node"), short(common))
+		what = fmt.Sprintf("Tickets are encrypted with key %s, but with %s on %s", shortList(keys), short(common), counted(len(classes[common]), "other node"))
 	}
 	if failing {
-		v.add(CodeTicketKeysDiffer, SeverityError, odd, "%s; the nodes do not resume each other's. Give every node the same keys and reload it.", what)
+		v.add(CodeTicketKeysDiffer, SeverityError, odd, "%s; the nodes do not resume each other's tickets. Give every node the same keys and reload it.", what)
 	} else {
-		v.add(CodeTicketKeysDiffer, SeverityWarning, odd, "%s; the nodes resume each other's all the same, so a rotation is under way. If it lasts, new keys do not reach every node.", what)
+		v.add(CodeTicketKeysDiffer, SeverityWarning, odd, "%s; the nodes still resume each other's tickets, so a rotation is under way. If this lasts, new keys do not reach every node.", what)
 	}
 }
 
@@ -474,15 +474,15 @@ func (v *verdict) explainGroup(name string, group, rest []int, even bool) {
 	}
 	switch {
 	case there.all() != back.all() && name == "" && decrypts != yes:
-		v.add(CodeTicketKeysDiffer, SeverityError, nodes, "%s resume tickets in one direction only, which show no key names. One side has missed a rotation, or the clocks differ by more than the life of a ticket.", subject)
+		v.add(CodeTicketKeysDiffer, SeverityError, nodes, "%s resume tickets, which show no key names, in one direction only. One side missed a rotation, or the clocks differ by more than the lifetime of a ticket.", subject)
 	case there.all() != back.all():
-		v.add(CodeNotResumed, SeverityError, nodes, "%s have %s, and tickets resume in one direction only. The clocks may differ by more than the life of a ticket, or the settings that sessions are bound to may differ.", subject, key)
+		v.add(CodeNotResumed, SeverityError, nodes, "%s have %s, and tickets resume in one direction only. The clocks may differ by more than the lifetime of a ticket, or sessions may be bound to settings that differ.", subject, key)
 	case name == "" && decrypts != yes:
-		v.add(CodeTicketKeysDiffer, SeverityError, nodes, "%s do not resume each other's tickets, which show no key names: the keys differ. Give every node the same keys.", subject)
+		v.add(CodeTicketKeysDiffer, SeverityError, nodes, "%s do not resume each other's tickets, which show no key names: their keys differ. Give every node the same keys.", subject)
 	case decrypts == no:
-		v.add(CodeSwappedLayout, SeverityError, nodes, "%s have a key of the same name (%s) with different secrets, and do not decrypt each other's tickets. Usually the halves of the key are swapped on one side, as servers order them differently: check that each key file has the format of its server (sessapi keys convert).", subject, short(name))
+		v.add(CodeSwappedLayout, SeverityError, nodes, "%s have a key of the same name (%s) with different secrets, and do not decrypt each other's tickets. Usually the halves of the key are swapped on one side, because servers order them differently. Check that each key file has the format of its server (sessapi keys convert).", subject, short(name))
 	case decrypts == yes:
-		v.add(CodeNotResumed, SeverityError, nodes, "%s have %s and decrypt each other's tickets, but do not resume them. %s", subject, key, v.context(group, rest))
+		v.add(CodeNotResumed, SeverityError, nodes, "%s have %s and decrypt each other's tickets, but do not resume the sessions. %s", subject, key, v.context(group, rest))
 	default:
 		v.add(CodeNotResumed, SeverityError, nodes, "%s have a key of the same name (%s), and do not resume each other's tickets. Either the secrets differ, usually because the halves of the key are swapped on one side, or the nodes bind sessions to something else. %s", subject, short(name), v.context(group, rest))
 	}
@@ -507,7 +507,7 @@ func (v *verdict) unexplained() {
 	}
 	if nodes != nil {
 		slices.Sort(nodes)
-		v.add(CodeNotResumed, SeverityError, slices.Compact(nodes), "Some tickets do not resume between these nodes, though other tickets show that they have the same keys. Examine them again: processes with different keys or settings may share an address.")
+		v.add(CodeNotResumed, SeverityError, slices.Compact(nodes), "Some tickets do not resume between these nodes, although other tickets show that they have the same keys. Processes with different keys or settings may share an address. Examine the nodes again.")
 	}
 }
 
@@ -517,7 +517,7 @@ func (v *verdict) context(group, rest []int) string {
 	if v.nodes[group[0]].leaf != v.nodes[rest[0]].leaf {
 		differ = " Their certificates differ."
 	}
-	return "Sessions are bound to a context, which must be equal on all nodes: in httpd ServerName with its port, in nginx the certificate and the client CAs, in Traffic Server the lines of ssl_multicert.config, in Node.js sessionIdContext. No server resumes sessions of another kind of server." + differ
+	return "Servers bind sessions to a context, which must be the same on all nodes: in httpd ServerName with its port, in nginx the certificate and the client CAs, in Traffic Server the lines of ssl_multicert.config, in Node.js sessionIdContext. No server resumes sessions of another kind of server." + differ
 }
 
 // sessionIDs judges resumption by session ID where clients depend on it: where nothing
@@ -534,7 +534,7 @@ func (v *verdict) sessionIDs() {
 		switch o := v.self(i, TLS12, ByID); {
 		case o.failed:
 		case o.resumed == 0:
-			v.add(CodeIDCacheNotShared, SeverityError, []int{i}, "No session is kept, so no client resumes by session ID. Turn the session cache on, or tickets.")
+			v.add(CodeIDCacheNotShared, SeverityError, []int{i}, "The node keeps no sessions, so no client resumes by session ID. Turn on the session cache or tickets.")
 		case !o.all():
 			v.add(CodeIDCacheNotShared, SeverityError, []int{i}, "Only %d of its own %s resume by session ID: the processes of the server do not share their session cache. Share it, or turn tickets on.", o.resumed, counted(o.tries, "session"))
 		default:
@@ -549,7 +549,7 @@ func (v *verdict) sessionIDs() {
 		groups = groups[1:]
 	}
 	odd := slices.Sorted(slices.Values(slices.Concat(groups...)))
-	v.add(CodeIDCacheNotShared, SeverityError, odd, "Sessions resume by ID where they began, and not elsewhere: the session cache is not shared. Share it (sessapi keeps sessions for a fleet), or turn tickets on with the same keys everywhere.")
+	v.add(CodeIDCacheNotShared, SeverityError, odd, "Sessions do not resume by ID on other nodes: the session cache is not shared. Share it (sessapi keeps sessions for a fleet), or turn tickets on with the same keys everywhere.")
 }
 
 func counted(n int, what string) string {
