@@ -15,26 +15,25 @@ import (
 	"github.com/sessapi/sessapi/internal/files"
 )
 
-// doctorCommand examines a fleet of TLS servers from outside. What a flag of the
-// other commands says of the service has the prefix server- here, and the same
-// variable.
+// doctorCommand examines a fleet of TLS servers from outside. Its flags for the service
+// are those of the other commands with the prefix server-, and have the same variables.
 type doctorCommand struct {
 	Targets []target `arg:"" name:"host:port" help:"The nodes. Each address that a host has is a node."`
 
-	ServerName string        `name:"servername" env:"-" placeholder:"NAME" help:"Name to ask for (SNI) and to find in the certificate; the host of each node if not given."`
-	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"Certificates that sign those of the nodes, as PEM, instead of the system's."`
+	ServerName string        `name:"servername" env:"-" placeholder:"NAME" help:"Name to send (SNI) and to expect in the certificate. Default: the host of each node."`
+	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"CAs of the nodes, as PEM, instead of the system's."`
 	Insecure   bool          `env:"-" xor:"trust" help:"Do not check the nodes' certificates."`
-	Cert       string        `env:"-" placeholder:"FILE" help:"Certificate of this client, as PEM, for nodes that want one."`
+	Cert       string        `env:"-" placeholder:"FILE" help:"Certificate of this client, as PEM, for nodes that require one."`
 	KeyFile    string        `env:"-" placeholder:"FILE" help:"Key of the certificate, as PEM."`
 	ALPN       []string      `name:"alpn" env:"-" placeholder:"PROTOCOL" help:"Application protocols to offer, such as h2,http/1.1."`
 	Protocol   string        `env:"-" enum:"1.2,1.3,both" default:"both" help:"Versions of TLS to examine: ${enum}."`
-	By         string        `env:"-" enum:"ticket,id,both" default:"both" help:"How sessions are to be resumed: ${enum}. Session IDs are of TLS 1.2."`
-	AllPairs   bool          `env:"-" help:"Pair each node with every other one, also when they are more than 12."`
+	By         string        `env:"-" enum:"ticket,id,both" default:"both" help:"Means of resumption to examine: ${enum}. Session IDs need TLS 1.2."`
+	AllPairs   bool          `env:"-" help:"Pair each node with every other one, even if there are more than 12."`
 	Timeout    time.Duration `env:"-" default:"5s" help:"How long a handshake may take."`
 
 	JSON       bool          `name:"json" env:"-" help:"Write the report as JSON, on one line."`
-	Prometheus string        `env:"-" placeholder:"FILE" help:"Write the report for the textfile collector of Prometheus' node exporter as well."`
-	Watch      time.Duration `env:"-" placeholder:"DURATION" help:"Examine again and again, with this pause, until stopped."`
+	Prometheus string        `env:"-" placeholder:"FILE" help:"Also write the report for the textfile collector of Prometheus' node exporter."`
+	Watch      time.Duration `env:"-" placeholder:"DURATION" help:"Repeat the examination after this pause, until stopped."`
 
 	Server        *server `env:"SESSAPI_SERVER" placeholder:"URL" help:"Service to compare the nodes' keys with: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
 	ServerCA      string  `env:"SESSAPI_CA" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
@@ -182,10 +181,10 @@ func (c doctorCommand) service(env environment) (*doctor.Service, error) {
 	return &doctor.Service{Keys: keys, Consumers: consumers}, err
 }
 
-// progress is a line on a terminal that says how far the examination is.
+// progress is a line on a terminal that counts the handshakes.
 type progress struct {
 	mu    sync.Mutex
-	w     io.Writer // nil where nobody reads along
+	w     io.Writer // nil without a terminal
 	shown time.Time
 }
 

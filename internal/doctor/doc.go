@@ -1,11 +1,10 @@
-// Package doctor makes real TLS handshakes with the nodes of a fleet, and says which
-// node resumes the sessions of which, and why not.
+// Package doctor makes real TLS handshakes with the nodes of a fleet, and reports which
+// nodes resume whose sessions, and why others do not.
 //
-// [Client.Handshake] is one handshake: full, or with a session of an earlier one.
-// Resumption by session ID has its own pair, [Client.StoreSession] and
-// [Client.OfferID]. [Examine] makes all handshakes of a fleet, and says in a [Report]
-// what they show and what is wrong.
+// [Client.Handshake] makes one handshake: full, or with the session of an earlier one.
+// [Client.StoreSession] and [Client.OfferID] do the same for resumption by session ID.
+// [Examine] makes all handshakes with a fleet, and returns a [Report] with findings.
 //
-// A server may be anybody's. Each handshake ends in time, what is read from it is
-// bounded, and no text of a server gets into a report before it is made printable.
+// Servers are not trusted: each handshake has a timeout, reads are bounded, and text from
+// a server is made printable before it enters a report.
 package doctor
