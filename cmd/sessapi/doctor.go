@@ -21,7 +21,7 @@ type doctorCommand struct {
 	Targets []target `arg:"" name:"host:port" help:"The nodes. Each address that a host has is a node."`
 
 	ServerName string        `name:"servername" env:"-" placeholder:"NAME" help:"Name to send (SNI) and to expect in the certificate. Default: the host of each node."`
-	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"CAs of the nodes, as PEM, instead of the system's."`
+	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"Certificates that sign those of the nodes, as PEM, instead of the system's."`
 	Insecure   bool          `env:"-" xor:"trust" help:"Do not check the nodes' certificates."`
 	Cert       string        `env:"-" placeholder:"FILE" help:"Certificate of this client, as PEM, for nodes that require one."`
 	KeyFile    string        `env:"-" placeholder:"FILE" help:"Key of the certificate, as PEM."`

@@ -151,6 +151,26 @@ func TestDecoy(t *testing.T) {
 	}
 }
 
+func TestClientCertificateAndALPN(t *testing.T) {
+	t.Parallel()
+	cert := []tls.Certificate{certificate(t, time.Now().Add(time.Hour))}
+	address := serveTLS(t, &tls.Config{Certificates: cert, ClientAuth: tls.RequireAnyClientCert, NextProtos: []string{"h2"}})
+	for _, protocol := range []Protocol{TLS12, TLS13} {
+		client := &Client{Insecure: true, Timeout: time.Minute, Certificate: cert, ALPN: []string{"h2"}}
+		h, err := client.Handshake(t.Context(), address, protocol, nil)
+		if err != nil || h.Session == nil {
+			t.Fatalf("%s: %+v, %v", protocol, h, err)
+		}
+		if h, err = client.Handshake(t.Context(), address, protocol, h.Session); err != nil || !h.Resumed {
+			t.Errorf("%s: %+v, %v", protocol, h, err)
+		}
+		client.ALPN = []string{"other"}
+		if h, err := client.Handshake(t.Context(), address, protocol, nil); !isKind(err, Refused) {
+			t.Errorf("%s: %+v, %v", protocol, h, err)
+		}
+	}
+}
+
 func TestHandshakeFails(t *testing.T) {
 	t.Parallel()
 	cert := []tls.Certificate{certificate(t, time.Now().Add(time.Hour))}

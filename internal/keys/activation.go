@@ -14,7 +14,7 @@ var ErrHeld = errors.New("keys: not all consumers have the next key")
 
 // HeldError is a rotation that would make a key current that consumers do not have.
 type HeldError struct {
-	Behind []string  // consumers without it; nil when they are not known yet
+	Behind []string  // consumers without it; nil while they are unknown
 	Until  time.Time // when the rotation stops waiting
 }
 
@@ -23,7 +23,7 @@ const maxNamed = 10 // consumers in an error
 func (e *HeldError) Error() string {
 	switch n := len(e.Behind); {
 	case n == 0:
-		return ErrHeld.Error() + ": they are not known yet"
+		return ErrHeld.Error() + ": the consumers are not known yet"
 	case n > maxNamed:
 		return fmt.Sprintf("%v: %s and %d more", ErrHeld, strings.Join(e.Behind[:maxNamed], ", "), n-maxNamed)
 	}

@@ -515,7 +515,7 @@ func (f *File) KeepSessions(ctx context.Context, c *cache.Cache) {
 		case <-tick.C:
 		}
 		if err := f.SaveSessions(ctx, c); err != nil && ctx.Err() == nil {
-			f.log.Error("the sessions cannot be saved; the file from before stays",
+			f.log.Error("cannot save the sessions; keeping the previous file",
 				slog.String("path", f.path+sessionsSuffix), slog.String("error", err.Error()))
 		}
 	}

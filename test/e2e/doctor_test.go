@@ -31,7 +31,8 @@ type report struct {
 		TicketKey             string   `json:"ticket_key"`
 		TicketLifetimeSeconds int      `json:"ticket_lifetime_seconds"`
 		ServiceKey            *struct {
-			Role string `json:"role"`
+			Role       string `json:"role"`
+			Generation uint64 `json:"generation"`
 		} `json:"service_key"`
 		Error string `json:"error"`
 	} `json:"nodes"`
@@ -231,9 +232,10 @@ func TestDoctorKeys(t *testing.T) {
 			instances, ports := launchAll(t, s, own, k, k)
 			r, code := doctor(t, cert, ports, "--server", s.url)
 			r.finds(t, code)
+			current, generation := instances[0].currentName(t), description(t, s).Generation
 			for _, n := range r.Nodes {
-				if current := instances[0].currentName(t); !k.nameless && n.TicketKey != current || !k.nameless && (n.ServiceKey == nil || n.ServiceKey.Role != "current") {
-					t.Errorf("the key is %s; %+v", current, n)
+				if !k.nameless && (n.TicketKey != current || n.ServiceKey == nil || n.ServiceKey.Role != "current" || n.ServiceKey.Generation != generation) {
+					t.Errorf("the key is %s of generation %d; %+v", current, generation, n)
 				}
 				if n.TicketLifetimeSeconds <= 0 || !slices.Equal(n.Protocols, []string{"1.2", "1.3"}) {
 					t.Errorf("%+v", n)
@@ -452,7 +454,7 @@ func TestDoctorUnreachable(t *testing.T) {
 		return port
 	}
 	ports := []string{nginx[0], answering(""), answering("SSH-2.0-\x1b[31mevil\r\n"), freePort(t)}
-	r, code := doctor(t, cert, ports, "--timeout", "2s")
+	r, code := doctor(t, cert, ports, "--timeout", "10s")
 	r.finds(t, code,
 		wanted{"unreachable", "error", []int{1}, "no answer in time"},
 		wanted{"unreachable", "error", []int{2}, "no TLS"},
