@@ -364,13 +364,19 @@ func (e *examiner) offerPair(ctx context.Context, f *fleet, p pair) {
 		n = min(n, pairTries)
 	}
 	for i := range n {
+		// Every other session, then the rest: a balancer that goes round would bring
+		// each session back to its own process if they came in order.
+		at := 2 * i
+		if at >= n {
+			at = (at - n) | 1
+		}
 		var resumed bool
 		var err error
 		if p.by == ByID {
-			resumed, err = c.OfferID(ctx, to.address, from.ids[i])
+			resumed, err = c.OfferID(ctx, to.address, from.ids[at])
 		} else {
 			var h *Handshake
-			if h, err = c.Handshake(ctx, to.address, p.protocol, from.speaks[p.protocol].sessions[i]); err == nil {
+			if h, err = c.Handshake(ctx, to.address, p.protocol, from.speaks[p.protocol].sessions[at]); err == nil {
 				if resumed = h.Resumed; resumed {
 					o.took = append(o.took, h.Took)
 				}

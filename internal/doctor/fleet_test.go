@@ -87,6 +87,30 @@ func TestManyNodes(t *testing.T) {
 	}
 }
 
+// Processes with keys of their own are found behind a balancer that goes round, too:
+// it must not bring every session back to where it began.
+func TestBalancer(t *testing.T) {
+	t.Parallel()
+	cert := certificate(t, time.Now().Add(time.Hour))
+	for processes := 2; processes <= tries; processes++ {
+		configs := make([]*tls.Config, processes)
+		for i := range configs {
+			configs[i] = &tls.Config{Certificates: []tls.Certificate{cert}}
+			configs[i].SetSessionTicketKeys([][32]byte{{byte(i)}})
+		}
+		var turn atomic.Uint32
+		target := serveTLS(t, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return configs[int(turn.Add(1))%processes], nil
+		}})
+		for _, protocol := range []Protocol{TLS12, TLS13} {
+			r := examine(t, []string{target}, func(p *Plan) { p.Protocols, p.Mechanisms = []Protocol{protocol}, []Mechanism{ByTicket} })
+			if r.Healthy() {
+				t.Errorf("%d processes, TLS %s: %+v", processes, protocol, r)
+			}
+		}
+	}
+}
+
 // Each address of a name is a node.
 func TestAddressesOfAName(t *testing.T) {
 	t.Parallel()
