@@ -429,26 +429,59 @@ func (v *verdict) keysDiffer() {
 	}
 }
 
-// sameKey compares nodes whose tickets show no difference of their keys.
+// sameKey compares nodes whose tickets show no difference of their keys: first those
+// with different secrets, then those with the same ones.
 func (v *verdict) sameKey() {
 	for name, nodes := range v.classes() {
 		groups := v.groups(nodes, v.protocols, ByTicket)
-		if len(groups) < 2 {
-			continue
+		secrets := v.secrets(groups)
+		joined := make([][]int, len(secrets))
+		for i, same := range secrets {
+			joined[i] = slices.Concat(same...)
 		}
-		odd := slices.Clone(groups)
-		if len(groups[0]) > len(groups[1]) {
-			odd = groups[1:]
+		v.explain(name, joined)
+		for _, same := range secrets {
+			v.explain(name, same)
 		}
-		for _, group := range odd {
-			var rest []int
-			for _, other := range groups {
-				if other[0] != group[0] {
-					rest = append(rest, other...)
-				}
+	}
+}
+
+// secrets sorts groups into those that decrypt each other's tickets, directly or
+// through others.
+func (v *verdict) secrets(groups [][]int) (secrets [][][]int) {
+	for _, group := range groups {
+		same := [][]int{group}
+		secrets = slices.DeleteFunc(secrets, func(others [][]int) bool {
+			nodes := slices.Concat(others...)
+			decrypts := v.between(group, nodes).decrypts == yes || v.between(nodes, group).decrypts == yes
+			if decrypts {
+				same = append(others, same...)
 			}
-			v.explainGroup(name, group, rest, len(odd) == len(groups))
+			return decrypts
+		})
+		secrets = append(secrets, same)
+	}
+	return secrets
+}
+
+// explain says why groups of nodes do not resume each other's tickets.
+func (v *verdict) explain(name string, groups [][]int) {
+	if len(groups) < 2 {
+		return
+	}
+	slices.SortStableFunc(groups, func(a, b []int) int { return len(b) - len(a) })
+	odd := groups
+	if len(groups[0]) > len(groups[1]) {
+		odd = groups[1:]
+	}
+	for _, group := range odd {
+		var rest []int
+		for _, other := range groups {
+			if other[0] != group[0] {
+				rest = append(rest, other...)
+			}
 		}
+		v.explainGroup(name, group, rest, len(odd) == len(groups))
 	}
 }
 

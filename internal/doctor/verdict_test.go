@@ -119,6 +119,8 @@ func TestVerdict(t *testing.T) {
 		{name: "swapped on one of two", nodes: []*node{seen(both, "a"), seen(both, "a")}, tickets: "yu uy", want: "error swapped_layout 0 1"},
 		{name: "context", nodes: []*node{seen(both, "a"), seen(both, "a"), seen(both, "a")}, tickets: "yyd yyd ddy", want: "error not_resumed_with_same_key 2", text: "ServerName"},
 		{name: "context without names", nodes: []*node{seen(both, "?"), seen(both, "?")}, tickets: "yd dy", want: "error not_resumed_with_same_key 0 1"},
+		{name: "swapped on one, context on another", nodes: []*node{seen(both, "a"), seen(both, "a"), seen(both, "a"), seen(both, "a")}, tickets: "yyud yyud uuyu dduy", want: "error swapped_layout 2; error not_resumed_with_same_key 3"},
+		{name: "swapped on one, context on each", nodes: []*node{seen(both, "a"), seen(both, "a"), seen(both, "a")}, tickets: "yud uyu duy", want: "error swapped_layout 1; error not_resumed_with_same_key 0 2"},
 		{name: "swapped or context, in TLS 1.2", nodes: []*node{seen("1.2", "a"), seen("1.2", "a")}, tickets: "yn ny", want: "error not_resumed_with_same_key 0 1", text: "swapped"},
 		{name: "clocks", nodes: []*node{seen(both, "a"), seen(both, "a")}, tickets: "yd yy", want: "error not_resumed_with_same_key 0 1", text: "clocks"},
 		{name: "clocks, with the ticket too old to be looked into", nodes: []*node{seen(both, "a"), seen(both, "a")}, tickets: "yu yy", want: "error not_resumed_with_same_key 0 1", text: "clocks"},
