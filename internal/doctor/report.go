@@ -97,7 +97,10 @@ func (r *Report) Healthy() bool {
 func (f *fleet) report() *Report {
 	r := &Report{Nodes: []Node{}, Resumptions: []Resumption{}, Findings: f.findings()}
 	for i, n := range f.nodes {
-		out := Node{Address: n.name, Protocols: []Protocol{}, TicketKey: n.class(), ServiceKey: f.serviceKey(n)}
+		out := Node{Address: n.name, Protocols: []Protocol{}, TicketKey: n.class()}
+		if key := f.serviceKey(n.class()); key != nil {
+			out.ServiceKey = &ServiceKey{Role: string(key.Role), Generation: f.service.Keys.Generation}
+		}
 		if n.err != nil {
 			out.Error = printable.Short(n.err.Error())
 		}

@@ -236,7 +236,7 @@ func (v *verdict) service() {
 		if name == "" || v.explained[i] {
 			continue
 		}
-		key := v.serviceKey(n)
+		key := v.serviceKey(name)
 		switch {
 		case key == nil:
 			v.explained[i] = true
@@ -247,7 +247,7 @@ func (v *verdict) service() {
 			if v.fails(i) {
 				severity = SeverityError
 			}
-			v.add(CodeStaleKey, severity, []int{i}, "Tickets are encrypted with key %s, which the service replaced%s. The new keys have not reached the node, or it was not reloaded.%s", short(name), v.replaced(), v.reports(n))
+			v.add(CodeStaleKey, severity, []int{i}, "Tickets are encrypted with key %s, which the service replaced%s. The new keys have not reached the node, or it was not reloaded.%s", short(name), v.replaced(key), v.reports(n))
 		}
 	}
 }
@@ -285,16 +285,15 @@ func (v *verdict) fails(i int) bool {
 	return false
 }
 
-// serviceKey is the node's key as the service knows it; nil when it does not, or was
-// not asked.
-func (f *fleet) serviceKey(n *node) *ServiceKey {
+// serviceKey is the key of that name at the service; nil when it has none, or was not
+// asked.
+func (f *fleet) serviceKey(name string) *client.TicketKey {
 	if f.service == nil {
 		return nil
 	}
-	name := n.class()
-	for _, k := range f.service.Keys.Keys {
+	for i, k := range f.service.Keys.Keys {
 		if k.Name == name {
-			return &ServiceKey{Role: string(k.Role), Generation: f.service.Keys.Generation}
+			return &f.service.Keys.Keys[i]
 		}
 	}
 	return nil
@@ -310,12 +309,18 @@ func (v *verdict) current() *client.TicketKey {
 	return nil // no service says so: the client checks it
 }
 
-// replaced says when the service's key before the current one was.
-func (v *verdict) replaced() string {
-	if at := v.current().ActivatedAt; at != nil {
-		return fmt.Sprintf(" at %s", at.UTC().Format(time.RFC3339))
+// replaced says when the service made another key the current one in place of that key.
+func (v *verdict) replaced(key *client.TicketKey) string {
+	var at *time.Time
+	for _, k := range v.fleet.service.Keys.Keys {
+		if key.ActivatedAt != nil && k.ActivatedAt != nil && k.ActivatedAt.After(*key.ActivatedAt) && (at == nil || k.ActivatedAt.Before(*at)) {
+			at = k.ActivatedAt
+		}
 	}
-	return ""
+	if at == nil {
+		return ""
+	}
+	return fmt.Sprintf(" at %s", at.UTC().Format(time.RFC3339))
 }
 
 // kept is how long the service keeps a key that has stopped to encrypt; 0 when that

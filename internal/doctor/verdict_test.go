@@ -145,6 +145,7 @@ func TestVerdict(t *testing.T) {
 		{name: "the service's current key", nodes: []*node{seen(both, "a"), seen(both, "a")}, tickets: "yy yy", service: "c:a n:b"},
 		{name: "the service's next key", nodes: []*node{seen(both, "b"), seen(both, "b")}, tickets: "yy yy", service: "c:a n:b"},
 		{name: "the service's previous key, decrypted", nodes: []*node{seen(both, "a"), seen(both, "b")}, tickets: "yy yy", service: "c:b p:a", want: "warning stale_key 0"},
+		{name: "one of several previous keys", nodes: []*node{seen(both, "a")}, tickets: "y", service: "c:d n:e p:c p:a p:f", want: "warning stale_key 0", text: "replaced at " + now.Add(-time.Hour).UTC().Format(time.RFC3339)},
 		{name: "the service's previous key", nodes: []*node{seen(both, "a"), seen(both, "b")}, tickets: "yn ny", service: "c:b p:a", want: "error stale_key 0"},
 		{name: "a key that the service has not", nodes: []*node{seen(both, "x"), seen(both, "b")}, tickets: "yn ny", service: "c:b", want: "error unknown_key 0"},
 		{name: "a key that has not reached the server", nodes: []*node{seen(both, "a")}, tickets: "y", service: "c:b p:a", want: "warning stale_key 0", text: "Consumer Edge-7/web reports that it holds the newest keys"},
@@ -249,7 +250,7 @@ func outcomeOf(p pair, matrix string) *outcome {
 func serviceOf(now time.Time, text string) *Service {
 	roles := map[byte]client.TicketKeyRole{'c': "current", 'n': "next", 'p': "previous", 'o': "previous"}
 	set := &client.TicketKeys{Generation: 7}
-	created := now
+	created, activated := now, now
 	for word := range strings.FieldsSeq(text) {
 		if interval, err := time.ParseDuration(word); err == nil {
 			set.NextRotationAt = new(now.Add(interval))
@@ -258,7 +259,10 @@ func serviceOf(now time.Time, text string) *Service {
 		if word[0] != 'o' {
 			created = created.Add(-time.Hour)
 		}
-		k := client.TicketKey{Name: name(word[2]), Role: roles[word[0]], CreatedAt: created, ActivatedAt: &now}
+		k := client.TicketKey{Name: name(word[2]), Role: roles[word[0]], CreatedAt: created}
+		if word[0] != 'n' {
+			k.ActivatedAt, activated = new(activated), activated.Add(-time.Hour)
+		}
 		set.Keys = append(set.Keys, k)
 	}
 	at := time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC)
