@@ -31,9 +31,9 @@ type doctorCommand struct {
 	AllPairs   bool          `env:"-" help:"Pair each node with every other one, even if there are more than 12."`
 	Timeout    time.Duration `env:"-" default:"5s" help:"How long a handshake may take."`
 
-	JSON       bool          `name:"json" env:"-" help:"Write the report as JSON, on one line."`
-	Prometheus string        `env:"-" placeholder:"FILE" help:"Also write the report for the textfile collector of Prometheus' node exporter."`
-	Watch      time.Duration `env:"-" placeholder:"DURATION" help:"Repeat the examination after this pause, until stopped."`
+	JSON       bool           `name:"json" env:"-" help:"Write the report as JSON, on one line."`
+	Prometheus string         `env:"-" placeholder:"FILE" help:"Also write the report for the textfile collector of Prometheus' node exporter."`
+	Watch      *time.Duration `env:"-" placeholder:"DURATION" help:"Repeat the examination after this pause, until stopped."`
 
 	Server        *server `env:"SESSAPI_SERVER" placeholder:"URL" help:"Service to compare the nodes' keys with: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
 	ServerCA      string  `env:"SESSAPI_CA" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
@@ -51,7 +51,7 @@ func (t *target) UnmarshalText(text []byte) error {
 	if err == nil {
 		_, err = net.LookupPort("tcp", port)
 	}
-	if err != nil || host == "" {
+	if err != nil || host == "" || port == "" {
 		return errors.New("must be HOST:PORT")
 	}
 	*t = target(text)
@@ -65,7 +65,7 @@ func (c doctorCommand) Validate() error {
 		return errors.New("--cert and --key-file go together")
 	case c.Timeout <= 0:
 		return errors.New("--timeout must be positive")
-	case c.Watch < 0:
+	case c.Watch != nil && *c.Watch <= 0:
 		return errors.New("--watch must be positive")
 	case c.By == string(doctor.ByID) && c.Protocol == doctor.TLS13.String():
 		return errors.New("TLS 1.3 has no resumption by session ID: leave out --by or --protocol")
@@ -82,21 +82,21 @@ func (c doctorCommand) Run(env environment) error {
 	for {
 		healthy, err := c.examine(env, plan)
 		switch {
-		case env.ctx.Err() != nil && c.Watch > 0:
+		case env.ctx.Err() != nil && c.Watch != nil:
 			return nil
-		case err != nil && c.Watch > 0:
+		case err != nil && c.Watch != nil:
 			complain(env, exitFailure, err)
 		case err != nil:
 			return err
-		case c.Watch == 0 && !healthy:
+		case c.Watch == nil && !healthy:
 			return errors.New("the fleet is not healthy")
-		case c.Watch == 0:
+		case c.Watch == nil:
 			return nil
 		}
 		select {
 		case <-env.ctx.Done():
 			return nil
-		case <-time.After(c.Watch):
+		case <-time.After(*c.Watch):
 		}
 	}
 }
@@ -155,13 +155,15 @@ func (c doctorCommand) examine(env environment, plan doctor.Plan) (healthy bool,
 	if c.JSON {
 		err = json.NewEncoder(env.stdout).Encode(report)
 	} else {
-		if c.Watch > 0 {
+		if c.Watch != nil {
 			fmt.Fprintln(env.stdout, time.Now().Format(time.RFC3339))
 		}
 		err = report.WriteTable(env.stdout, isTerminal(env.stdout) && os.Getenv("NO_COLOR") == "")
 	}
 	if err == nil && c.Prometheus != "" {
-		err = report.WriteMetrics(c.Prometheus, time.Now())
+		if err = report.WriteMetrics(c.Prometheus, time.Now()); err != nil {
+			err = fmt.Errorf("--prometheus=%s: %w", c.Prometheus, err)
+		}
 	}
 	return report.Healthy(), err
 }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -77,7 +78,7 @@ func advice(err error) string {
 	case NotTLS:
 		return "Check the port: it speaks something other than TLS."
 	case Refused:
-		return "Check the server name (--servername), and whether the server wants a client certificate (--cert, --key-file)."
+		return "Check the server name (--servername), the application protocols (--alpn), and whether the server wants a client certificate (--cert, --key-file)."
 	default:
 		return "Check the address, and that the server is running."
 	}
@@ -86,8 +87,23 @@ func advice(err error) string {
 func (v *verdict) certificates() {
 	for i, n := range v.nodes {
 		if n.invalid != nil {
-			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. Renew it, or name its CA with --ca. --insecure skips this check.", printable.Short(n.invalid.Error()))
+			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. %s", printable.Short(n.invalid.Error()), certificateAdvice(n.invalid))
 		}
+	}
+}
+
+// certificateAdvice is what to do about an invalid certificate.
+func certificateAdvice(err error) string {
+	var invalid x509.CertificateInvalidError
+	switch {
+	case errors.As(err, new(x509.HostnameError)):
+		return "Ask for the name that clients ask for (--servername), or give the server a certificate of this name."
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return "Name its CA with --ca, or send the intermediate certificates with it; --insecure checks none."
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "Renew it, or set the clock of this machine."
+	default:
+		return "Replace it; --insecure checks none."
 	}
 }
 

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -58,9 +59,9 @@ func flaky() *node {
 	return n
 }
 
-func expired() *node {
+func invalid(err error) *node {
 	n := seen("1.2 1.3", "a")
-	n.invalid = errors.New("expired\x1b[31m")
+	n.invalid = err
 	return n
 }
 
@@ -99,8 +100,11 @@ func TestVerdict(t *testing.T) {
 		{name: "hangs", nodes: []*node{seen(both, "a"), failed(NoAnswer)}, tickets: "y- --", want: "error unreachable 1", text: "in time"},
 		{name: "wants a certificate", nodes: []*node{failed(Refused)}, want: "error unreachable 0", text: "--cert"},
 		{name: "flaky", nodes: []*node{seen(both, "a"), flaky()}, tickets: "yy yy", want: "error unreachable 1", text: "1 of 8"},
-		{name: "expired", nodes: []*node{seen(both, "a"), expired()}, tickets: "yy yy", want: "error certificate 1", text: "expired\uFFFD[31m"},
-		{name: "TLS 1.3 off", nodes: []*node{seen(both, "a"), seen("1.2", "a")}, tickets: "yy yy", want: "error protocol_missing 1", text: "TLS 1.3"},
+		{name: "no good certificate", nodes: []*node{seen(both, "a"), invalid(errors.New("bad\x1b[31m"))}, tickets: "yy yy", want: "error certificate 1", text: "bad\uFFFD[31m"},
+		{name: "expired", nodes: []*node{invalid(x509.CertificateInvalidError{Reason: x509.Expired})}, tickets: "y", want: "error certificate 0", text: "Renew"},
+		{name: "another name", nodes: []*node{invalid(x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"})}, tickets: "y", want: "error certificate 0", text: "--servername"},
+		{name: "unknown CA", nodes: []*node{invalid(x509.UnknownAuthorityError{})}, tickets: "y", want: "error certificate 0", text: "--ca"},
+		{name: "TLS 1.3 off", nodes: []*node{seen(both, "a"), seen("1.2", "a")}, tickets: "yy yy", want: "error protocol_missing 1", text: "TLS 1.3 is missing, and spoken by 1 other node:"},
 		{name: "TLS 1.2 off", nodes: []*node{seen(both, "a"), seen("1.3", "a")}, tickets: "yy yy", want: "error protocol_missing 1", text: "TLS 1.2"},
 		{name: "no version in common", nodes: []*node{seen("1.2", "a"), seen("1.3", "a")}, tickets: "yy yy", want: "error protocol_missing 0; error protocol_missing 1"},
 		{name: "the version asked for is missing everywhere", nodes: []*node{failed(ProtocolMissing)}, protocols: []Protocol{TLS13}, want: "error protocol_missing 0"},
