@@ -107,6 +107,13 @@ func TestBalancer(t *testing.T) {
 			if r.Healthy() {
 				t.Errorf("%d processes, TLS %s: %+v", processes, protocol, r)
 			}
+			var table bytes.Buffer
+			if err := r.WriteTable(&table, false); err != nil {
+				t.Fatal(err)
+			}
+			if r.Resumptions[0].ResumedMS > 0 != strings.Contains(table.String(), " some\n") {
+				t.Errorf("%d processes, TLS %s: %s", processes, protocol, &table)
+			}
 		}
 	}
 }

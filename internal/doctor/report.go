@@ -46,6 +46,8 @@ type Resumption struct {
 	Resumed   bool      `json:"resumed"`
 	FullMS    float64   `json:"full_ms"`
 	ResumedMS float64   `json:"resumed_ms,omitempty"`
+
+	partly bool // some resumed, and others did not
 }
 
 // Severity is error or warning.
@@ -117,7 +119,7 @@ func (f *fleet) report() *Report {
 			for _, p := range f.appendPairs(nil, i, to) {
 				if o := f.outcomes[p]; o != nil {
 					r.Resumptions = append(r.Resumptions, Resumption{
-						From: n.name, To: f.nodes[to].name, Protocol: p.protocol, By: p.by, Resumed: o.all(),
+						From: n.name, To: f.nodes[to].name, Protocol: p.protocol, By: p.by, Resumed: o.all(), partly: o.resumed > 0 && !o.all(),
 						FullMS: median(f.nodes[to].speaks[p.protocol].full), ResumedMS: median(o.took),
 					})
 				}

@@ -132,7 +132,7 @@ func (t *table) matrices() (matrices []matrix) {
 
 func (t *table) alike(a, b matrix) bool {
 	for pair, r := range a.cells {
-		if other, ok := b.cells[pair]; !ok || other.Resumed != r.Resumed {
+		if other, ok := b.cells[pair]; !ok || other.Resumed != r.Resumed || other.partly != r.partly {
 			return false
 		}
 	}
@@ -150,15 +150,16 @@ func (t *table) matrix(m matrix) {
 	if m.by == ByID {
 		what = "session IDs"
 	}
-	resumed := 0
+	resumed, partly := 0, false
 	for _, r := range m.cells {
 		if r.Resumed {
 			resumed++
 		}
+		partly = partly || r.partly
 	}
 	fmt.Fprintf(&t.out, "\nTLS %s, %s: ", strings.Join(versions, " and "), what)
 	switch {
-	case resumed == 0:
+	case resumed == 0 && !partly:
 		fmt.Fprintln(&t.out, "nothing resumes")
 		return
 	case resumed == len(m.cells):
@@ -180,8 +181,13 @@ func (t *table) matrix(m matrix) {
 		for _, to := range t.Nodes {
 			text, colour := "-", ""
 			if r, ok := m.cells[[2]string{from.Address, to.Address}]; ok {
-				if text, colour = "no", red; r.Resumed {
+				switch {
+				case r.Resumed:
 					text, colour = "yes", green
+				case r.partly:
+					text, colour = "some", yellow
+				default:
+					text, colour = "no", red
 				}
 			}
 			t.out.WriteString(strings.Repeat(" ", 5-len(text)))
