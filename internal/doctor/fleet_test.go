@@ -118,7 +118,7 @@ func TestBalancer(t *testing.T) {
 	}
 }
 
-// Each address of a name is a node.
+// Each address of a name is a node, once.
 func TestAddressesOfAName(t *testing.T) {
 	t.Parallel()
 	_, port, err := net.SplitHostPort(goFleet(t, 1)[0])
@@ -133,7 +133,8 @@ func TestAddressesOfAName(t *testing.T) {
 	for _, ip := range ips {
 		distinct[ip.Unmap().String()] = true
 	}
-	r := examine(t, []string{net.JoinHostPort("localhost", port)}, nil)
+	target := net.JoinHostPort("localhost", port)
+	r := examine(t, []string{target, target}, nil)
 	if len(r.Nodes) != len(distinct) {
 		t.Errorf("%+v, of %v", r.Nodes, ips)
 	}

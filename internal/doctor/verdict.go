@@ -183,16 +183,20 @@ func (v *verdict) noTickets() {
 	}
 	for i, n := range v.nodes {
 		var without []string
+		who := "clients that return to another node"
 		for _, protocol := range v.protocols {
 			switch {
 			case n.speaks[protocol] == nil, v.issues(i, protocol), v.resumes(i, protocol, ByTicket):
 			case protocol == TLS12 && (v.idsOnly() || v.resumes(i, protocol, ByID)):
 			default:
 				without = append(without, protocol.String())
+				if v.self(i, protocol, ByTicket).resumed+v.self(i, protocol, ByID).resumed == 0 {
+					who = "returning clients"
+				}
 			}
 		}
 		if without != nil {
-			v.add(CodeNoTickets, SeverityError, []int{i}, "The node issues no session tickets in TLS %s, so returning clients make a full handshake. Turn tickets on, with the same keys as on the other nodes.", strings.Join(without, " and "))
+			v.add(CodeNoTickets, SeverityError, []int{i}, "The node issues no session tickets in TLS %s, so %s make a full handshake. Turn tickets on, with the same keys as on the other nodes.", strings.Join(without, " and "), who)
 		}
 	}
 }
