@@ -16,6 +16,9 @@ import (
 // pollConsumers is how often a rotation that waits lists the consumers.
 const pollConsumers = time.Second
 
+// maxNamed is how many consumers a line names.
+const maxNamed = 10
+
 type listCommand struct {
 	remote
 }
@@ -191,6 +194,9 @@ func (w *waiting) consumers(generation uint64) (*client.Consumers, error) {
 			}
 			behind = append(behind, text+")")
 		}
+	}
+	if more := len(behind) - maxNamed; more > 0 {
+		behind = append(behind[:maxNamed], fmt.Sprintf("%d more", more))
 	}
 	text := strings.Join(behind, ", ")
 	if text != "" && text != w.behind {
