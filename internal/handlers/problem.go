@@ -212,7 +212,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	// Headers that describe the answer that was meant to be sent do not hold
 	// for this one.
 	h := w.Header()
-	for _, name := range [...]string{"Content-Length", "Content-Range", "Accept-Ranges", "Etag", "Session-Size"} {
+	for _, name := range [...]string{"Content-Length", "Content-Range", "Accept-Ranges", "Etag", "Session-Size", "Preference-Applied"} {
 		delete(h, name)
 	}
 	if kind.header[0] != "" {

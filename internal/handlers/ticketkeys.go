@@ -20,7 +20,7 @@ const maxKeysBody = 64 << 10
 
 // GetTicketKeys implements [api.ServerInterface].
 func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams) {
-	ifNoneMatch, err := headers.ParseETags("If-None-Match", params.IfNoneMatch)
+	has, err := generationHeld(params.IfNoneMatch)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -30,17 +30,23 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 		a.fail(w, r, err)
 		return
 	}
+	if has == nil || r.ContentLength != 0 {
+		wait = 0
+	}
+	if wait > 0 {
+		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
+	}
 	if params.Format == nil {
-		err = a.describeTicketKeys(w, r, params, ifNoneMatch, wait)
+		err = a.describeTicketKeys(w, r, params, has, wait)
 	} else {
-		err = a.sendTicketKeys(w, r, params, ifNoneMatch, wait)
+		err = a.sendTicketKeys(w, r, params, has, wait)
 	}
 	if err != nil {
 		a.fail(w, r, err)
 	}
 }
 
-func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *headers.ETags, wait time.Duration) error {
+func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has keys.Condition, wait time.Duration) error {
 	if params.Key != nil {
 		return invalidRequest("key: needs a format")
 	}
@@ -49,7 +55,7 @@ func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params 
 	}
 	a.whenChanged(w, r, has, wait, permitKeyDescription, func(w http.ResponseWriter, _ *http.Request) {
 		description := a.cfg.Ring.Description()
-		if isCurrent(has, description.Generation) {
+		if has != nil && has(description.Generation) {
 			setGeneration(w, description.Generation)
 			w.WriteHeader(http.StatusNotModified)
 			return
@@ -59,7 +65,7 @@ func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params 
 	return nil
 }
 
-func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has *headers.ETags, wait time.Duration) error {
+func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has keys.Condition, wait time.Duration) error {
 	format, err := parseFormat(params.Format)
 	if err != nil {
 		return err
@@ -80,7 +86,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 	a.whenChanged(w, r, has, wait, permitKeySecrets, func(w http.ResponseWriter, r *http.Request) {
 		set, description := a.cfg.Ring.Snapshot()
 		defer set.Wipe()
-		if isCurrent(has, description.Generation) {
+		if has != nil && has(description.Generation) {
 			setGeneration(w, description.Generation)
 			w.WriteHeader(http.StatusNotModified)
 			return
@@ -144,11 +150,6 @@ func formatMediaType(format keys.Format) string {
 // generationETag is the ETag of everything that is said about a generation.
 func generationETag(generation uint64) string {
 	return `"` + strconv.FormatUint(generation, 10) + `"`
-}
-
-// isCurrent reports whether the client has the generation already.
-func isCurrent(ifNoneMatch *headers.ETags, generation uint64) bool {
-	return ifNoneMatch != nil && ifNoneMatch.MatchWeak(generationETag(generation))
 }
 
 // setGeneration sets the headers of every answer about the set.
@@ -310,6 +311,18 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 	a.update(w, r, keys.Update{If: condition}, func(u keys.Update) (keys.Description, error) {
 		return a.cfg.Ring.Revoke(name, u)
 	})
+}
+
+// generationHeld is the condition that the client has the generation, by If-None-Match;
+// nil without one.
+func generationHeld(ifNoneMatch *string) (keys.Condition, error) {
+	list, err := headers.ParseETags("If-None-Match", ifNoneMatch)
+	if err != nil || list == nil {
+		return nil, err
+	}
+	return func(generation uint64) bool {
+		return list.MatchWeak(generationETag(generation))
+	}, nil
 }
 
 // generationCondition is the condition that If-Match sets; nil without one.

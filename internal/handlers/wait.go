@@ -2,11 +2,10 @@ package handlers
 
 import (
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/auth"
-	"github.com/sessapi/sessapi/internal/handlers/headers"
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 const (
@@ -16,17 +15,15 @@ const (
 	answerTimeout = 30 * time.Second
 )
 
-// whenChanged answers once the generation of the ticket keys differs from the
-// client's, or the client has waited for as long as it prefers, or the service is about
-// to stop. Permission is checked again after the wait.
-func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *headers.ETags, prefer time.Duration, permit auth.Roles, answer http.HandlerFunc) {
-	// A body that is announced and never sent would outlast the wait: net/http reads
-	// what is left of it.
-	waits := has != nil && prefer > 0 && r.ContentLength == 0
-	if waits {
-		w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(prefer/time.Second)))
-	}
-	if !waits || !isCurrent(has, a.cfg.Ring.Generation()) || a.isDraining() {
+// whenChanged answers once the client no longer has the generation of the ticket keys,
+// or has waited for as long as it may, or the service is about to stop. A client that
+// has none, whose condition may be nil, never waits. Permission is checked again after
+// the wait.
+//
+// The body must have been read, or there must be none: net/http reads what is left of
+// it, so that one that is announced and never sent would outlast the wait.
+func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has keys.Condition, wait time.Duration, permit auth.Roles, answer http.HandlerFunc) {
+	if has == nil || wait <= 0 || !has(a.cfg.Ring.Generation()) || a.isDraining() {
 		if err := a.admit(w); err != nil {
 			a.fail(w, r, err)
 			return
@@ -34,7 +31,7 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *headers.E
 		answer(w, r)
 		return
 	}
-	a.awaitChange(w, r, has, time.Now().Add(prefer))
+	a.awaitChange(w, r, has, time.Now().Add(wait))
 	answer = a.authorizeAgain(permit, answer)
 	// All that wait are woken at once: they are served one after the other.
 	select {
@@ -48,7 +45,7 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has *headers.E
 
 // awaitChange waits until the client's generation is not the current one any more, or
 // for no longer than it may.
-func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *headers.ETags, end time.Time) {
+func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has keys.Condition, end time.Time) {
 	a.waiting.Add(1)
 	defer a.waiting.Add(-1)
 	// The timeouts of the listener are for requests that are answered at once.
@@ -61,7 +58,7 @@ func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has *headers.E
 	defer timeout.Stop()
 	for {
 		changed := a.cfg.Ring.Changed()
-		if !isCurrent(has, a.cfg.Ring.Generation()) {
+		if !has(a.cfg.Ring.Generation()) {
 			return
 		}
 		select {
