@@ -163,6 +163,36 @@ func (e ProblemCode) Valid() bool {
 	}
 }
 
+// Defines values for SecretType.
+const (
+	TypeGoogleapisComEnvoyExtensionsTransportSocketsTLSV3Secret SecretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+)
+
+// Valid indicates whether the value is a known member of the SecretType enum.
+func (e SecretType) Valid() bool {
+	switch e {
+	case TypeGoogleapisComEnvoyExtensionsTransportSocketsTLSV3Secret:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for SecretName.
+const (
+	SecretNameTicketKeys SecretName = "ticket-keys"
+)
+
+// Valid indicates whether the value is a known member of the SecretName enum.
+func (e SecretName) Valid() bool {
+	switch e {
+	case SecretNameTicketKeys:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for SessionFormat.
 const (
 	SessionFormatBoringssl SessionFormat = "boringssl"
@@ -414,6 +444,35 @@ type ConsumersStatus struct {
 	Stale      int               `json:"stale"`
 }
 
+// DiscoveryRequest Envoy's `envoy.service.discovery.v3.DiscoveryRequest` in the JSON of Protocol
+// Buffers, 1 MiB at most. Names may be in `snake_case` or in `camelCase`. Other
+// members, such as those of `node`, are passed over.
+type DiscoveryRequest struct {
+	// ErrorDetail Why Envoy rejected the last answer.
+	ErrorDetail *struct {
+		Code    *int32  `json:"code,omitempty"`
+		Message *string `json:"message,omitempty"`
+	} `json:"error_detail,omitempty"`
+
+	// ResourceNames The secrets that Envoy wants. `*` or no names stand for all.
+	ResourceNames *[]string `json:"resource_names,omitempty"`
+
+	// TypeURL The type that Envoy wants; empty or missing for secrets.
+	TypeURL *string `json:"type_url,omitempty"`
+
+	// VersionInfo The generation that Envoy has; empty or missing for none.
+	VersionInfo *string `json:"version_info,omitempty"`
+}
+
+// DiscoveryResponse Envoy's `envoy.service.discovery.v3.DiscoveryResponse`.
+type DiscoveryResponse struct {
+	Resources []Secret `json:"resources"`
+	TypeURL   string   `json:"type_url"`
+
+	// VersionInfo The generation; missing without resources.
+	VersionInfo *string `json:"version_info,omitempty"`
+}
+
 // FieldError defines model for FieldError.
 type FieldError struct {
 	// Field Example: keys[1].aes_key
@@ -523,6 +582,24 @@ type SSLSession struct {
 	// VerifyResult OpenSSL's X509_V code for the peer's certificate, 0 is good.
 	VerifyResult *int64 `json:"verify_result,omitempty"`
 }
+
+// Secret Envoy's `envoy.extensions.transport_sockets.tls.v3.Secret`.
+type Secret struct {
+	Type              SecretType `json:"@type"`
+	Name              SecretName `json:"name"`
+	SessionTicketKeys struct {
+		Keys []struct {
+			// InlineBytes A key of 80 bytes.
+			InlineBytes []byte `json:"inline_bytes"`
+		} `json:"keys"`
+	} `json:"session_ticket_keys"`
+}
+
+// SecretType defines model for Secret.Type.
+type SecretType string
+
+// SecretName defines model for Secret.Name.
+type SecretName string
 
 // Session defines model for Session.
 type Session struct {
@@ -922,6 +999,12 @@ type RevokeTicketKeyParams struct {
 	IfMatch *IfGeneration `json:"If-Match,omitempty"`
 }
 
+// FetchSecretsParams defines parameters for FetchSecrets.
+type FetchSecretsParams struct {
+	// XEnvoyExpectedRqTimeoutMs How long Envoy waits for the answer, in milliseconds. Envoy sends it.
+	XEnvoyExpectedRqTimeoutMs *int64 `json:"X-Envoy-Expected-Rq-Timeout-Ms,omitempty"`
+}
+
 // ReportConsumerJSONRequestBody defines body for ReportConsumer for application/json ContentType.
 type ReportConsumerJSONRequestBody = ConsumerReport
 
@@ -933,6 +1016,9 @@ type ReplaceTicketKeysJSONRequestBody = TicketKeyUpload
 
 // ReplaceTicketKeysTextRequestBody defines body for ReplaceTicketKeys for text/plain ContentType.
 type ReplaceTicketKeysTextRequestBody = ReplaceTicketKeysTextBody
+
+// FetchSecretsJSONRequestBody defines body for FetchSecrets for application/json ContentType.
+type FetchSecretsJSONRequestBody = DiscoveryRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
@@ -1002,6 +1088,9 @@ type ServerInterface interface {
 	// RevokeTicketKey Revoke a ticket key
 	// (DELETE /ticket-keys/{name})
 	RevokeTicketKey(w http.ResponseWriter, r *http.Request, name string, params RevokeTicketKeyParams)
+	// FetchSecrets Fetch the ticket keys as Envoy does
+	// (POST /v3/discovery:secrets)
+	FetchSecrets(w http.ResponseWriter, r *http.Request, params FetchSecretsParams)
 }
 
 // Unimplemented server implementation that returns http.StatusNotImplemented for each endpoint.
@@ -1137,6 +1226,12 @@ func (_ Unimplemented) RotateTicketKeys(w http.ResponseWriter, r *http.Request, 
 // RevokeTicketKey Revoke a ticket key
 // (DELETE /ticket-keys/{name})
 func (_ Unimplemented) RevokeTicketKey(w http.ResponseWriter, r *http.Request, name string, params RevokeTicketKeyParams) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// FetchSecrets Fetch the ticket keys as Envoy does
+// (POST /v3/discovery:secrets)
+func (_ Unimplemented) FetchSecrets(w http.ResponseWriter, r *http.Request, params FetchSecretsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -2015,6 +2110,47 @@ func (siw *ServerInterfaceWrapper) RevokeTicketKey(w http.ResponseWriter, r *htt
 	handler.ServeHTTP(w, r)
 }
 
+// FetchSecrets operation middleware
+func (siw *ServerInterfaceWrapper) FetchSecrets(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params FetchSecretsParams
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "X-Envoy-Expected-Rq-Timeout-Ms" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Envoy-Expected-Rq-Timeout-Ms")]; found {
+		var XEnvoyExpectedRqTimeoutMs int64
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "X-Envoy-Expected-Rq-Timeout-Ms", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Envoy-Expected-Rq-Timeout-Ms", valueList[0], &XEnvoyExpectedRqTimeoutMs, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: "int64"})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "X-Envoy-Expected-Rq-Timeout-Ms", Err: err})
+			return
+		}
+
+		params.XEnvoyExpectedRqTimeoutMs = &XEnvoyExpectedRqTimeoutMs
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.FetchSecrets(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 type UnescapedCookieParamError struct {
 	ParamName string
 	Err       error
@@ -2157,6 +2293,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Delete(options.BaseURL+"/ticket-keys/{name}", wrapper.RevokeTicketKey)
+	})
+	r.Group(func(r chi.Router) {
+		r.Post(options.BaseURL+"/v3/discovery:secrets", wrapper.FetchSecrets)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/consumers", wrapper.ListConsumers)

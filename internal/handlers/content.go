@@ -86,15 +86,20 @@ func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, too
 		if err == io.EOF {
 			return dst, nil
 		}
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return dst, invalidRequest("The body did not arrive in time.")
-		case err != nil:
-			return dst, invalidRequest("The body broke off.")
+		if err != nil {
+			return dst, bodyProblem(err)
 		}
 	}
 	closeConnection(w, r)
 	return dst, tooLarge
+}
+
+// bodyProblem is the problem of a body that cannot be read to its end.
+func bodyProblem(err error) *problem {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return invalidRequest("The body did not arrive in time.")
+	}
+	return invalidRequest("The body broke off.")
 }
 
 // closeConnection has the connection end with the answer, if it serves no other requests
@@ -125,10 +130,14 @@ func (e notBase64) Error() string {
 // repeated members, names in their own case, base64 without white space. Its
 // errors say where and what, and never quote the input.
 func decodeJSON(data []byte, v any) error {
-	err := json.Unmarshal(data, v, json.RejectUnknownMembers(true))
-	if err == nil {
-		return nil
+	if err := json.Unmarshal(data, v, json.RejectUnknownMembers(true)); err != nil {
+		return jsonProblem(err)
 	}
+	return nil
+}
+
+// jsonProblem is what is wrong with JSON by an error of its decoder.
+func jsonProblem(err error) error {
 	syntax, isSyntax := errors.AsType[*jsontext.SyntacticError](err)
 	semantic, isSemantic := errors.AsType[*json.SemanticError](err)
 	switch {

@@ -138,6 +138,7 @@ type API struct {
 
 	slots         chan struct{} // has a token for each request being served
 	open, waiting atomic.Int64  // requests
+	rejected      atomic.Uint64 // the last generation of which a rejection was logged
 }
 
 var _ api.ServerInterface = (*API)(nil)

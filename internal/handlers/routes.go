@@ -57,6 +57,7 @@ func (a *API) routes() []route {
 		{method: http.MethodPost, pattern: "/ticket-keys", handler: op.ReplaceTicketKeys, query: queryOf[api.ReplaceTicketKeysParams](), permit: auth.KeyPublish, admission: admitLater},
 		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys, permit: auth.KeyPublish},
 		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey, permit: auth.KeyPublish},
+		{method: http.MethodPost, pattern: "/v3/discovery:secrets", handler: op.FetchSecrets, permit: permitKeySecrets, admission: admitLater},
 		{method: http.MethodGet, pattern: "/consumers", handler: op.ListConsumers, query: queryOf[api.ListConsumersParams](), permit: auth.Observe | auth.KeyConsume},
 		{method: http.MethodPut, pattern: "/consumers/{host}/{target}", handler: op.ReportConsumer, permit: auth.KeyConsume, admission: admitLater},
 		{method: http.MethodDelete, pattern: "/consumers/{host}/{target}", handler: op.ForgetConsumer, permit: auth.Admin},

@@ -131,6 +131,20 @@ func TestAudit(t *testing.T) {
 			return s.get("/ticket-keys?format=ats", typeBytes, append(as("key-consume"), "If-None-Match", etag)...)
 		}, audit.Event{}, true},
 		{
+			"export to Envoy", func() answer {
+				return s.post("/v3/discovery:secrets", typeJSON, []byte("{}"), as("key-consume")...)
+			},
+			audit.Event{Operation: "POST /v3/discovery:secrets", Outcome: audit.Exported, Identity: "key-consume", Format: "envoy"},
+			false,
+		},
+		{"nothing new for Envoy", func() answer {
+			body := fmt.Appendf(nil, `{"version_info": "%d"}`, s.ring.Generation())
+			return s.post("/v3/discovery:secrets", typeJSON, body, as("key-consume")...)
+		}, audit.Event{}, true},
+		{"nothing for Envoy", func() answer {
+			return s.post("/v3/discovery:secrets", typeJSON, []byte(`{"resource_names": ["certificate"]}`), as("key-consume")...)
+		}, audit.Event{}, true},
+		{
 			"flush", func() answer { return s.request("DELETE", "/sessions", nil, as("admin")...) },
 			audit.Event{Operation: "DELETE /sessions", Outcome: audit.Applied, Identity: "admin"},
 			false,

@@ -2,23 +2,33 @@ package api_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3" // the bootstrap names its messages
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/goccy/go-yaml"
+	statuspb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // TestEnvoyPage reads the configuration of Envoy's page, and the file that the example's
@@ -94,22 +104,28 @@ func writeSecret(tb testing.TB, s *service, name string) string {
 	if err := response.ValidateAll(); err != nil || len(response.Resources) != 1 {
 		tb.Fatalf("%d resources, %v", len(response.Resources), err)
 	}
-	var secret tlsv3.Secret
-	unpack(tb, response.Resources[0], &secret)
-	if err := secret.ValidateAll(); err != nil {
-		tb.Fatal(err)
-	}
-	if secret.Name != name {
-		tb.Errorf("the listener asks for %q, the secret is %q", name, secret.Name)
-	}
-	var got [][]byte
-	for _, source := range secret.GetSessionTicketKeys().GetKeys() {
-		got = append(got, source.GetInlineBytes())
+	itsName, got := sessionTicketKeys(tb, response.Resources[0])
+	if itsName != name {
+		tb.Errorf("the listener asks for %q, the secret is %q", name, itsName)
 	}
 	if !slices.EqualFunc(got, want, bytes.Equal) {
 		tb.Error("the file has other keys than the service")
 	}
 	return string(document)
+}
+
+// sessionTicketKeys returns the name of a secret and its keys.
+func sessionTicketKeys(tb testing.TB, packed *anypb.Any) (name string, ticketKeys [][]byte) {
+	tb.Helper()
+	var secret tlsv3.Secret
+	unpack(tb, packed, &secret)
+	if err := secret.ValidateAll(); err != nil {
+		tb.Fatal(err)
+	}
+	for _, source := range secret.GetSessionTicketKeys().GetKeys() {
+		ticketKeys = append(ticketKeys, source.GetInlineBytes())
+	}
+	return secret.Name, ticketKeys
 }
 
 func decodeYAML(tb testing.TB, document string, message proto.Message) {
@@ -128,4 +144,203 @@ func unpack(tb testing.TB, packed *anypb.Any, message proto.Message) {
 	if err := packed.UnmarshalTo(message); err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// envoy is Envoy's REST subscription to a secret: it sends what that sends, and holds
+// each answer against the schema.
+type envoy struct {
+	*service
+	request *discoveryv3.DiscoveryRequest
+}
+
+func newEnvoy(tb testing.TB, s *service, names ...string) *envoy {
+	tb.Helper()
+	metadata, err := structpb.NewStruct(map[string]any{"NAMESPACE": "edge", "version_info": "1", "nested": map[string]any{"resource_names": []any{"x"}}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	node := &corev3.Node{Id: "edge-7", Cluster: "edge", UserAgentName: "envoy", Metadata: metadata}
+	for i := range 500 { // as many as an Envoy has
+		name := fmt.Sprintf("envoy.filters.http.number_%d", i)
+		node.Extensions = append(node.Extensions, &corev3.Extension{Name: name, Category: "envoy.filters.http", TypeUrls: []string{name + ".v2", name + ".v3"}})
+	}
+	return &envoy{s, &discoveryv3.DiscoveryRequest{Node: node, ResourceNames: names, TypeUrl: secretType}}
+}
+
+const secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+
+// post asks once; without a timeout of the request the service knows none.
+func (e *envoy) post(timeout time.Duration) answer {
+	e.tb.Helper()
+	body, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e.request)
+	if err != nil {
+		e.tb.Fatal(err)
+	}
+	headers := []string{}
+	if timeout > 0 {
+		headers = append(headers, "X-Envoy-Expected-Rq-Timeout-Ms", strconv.FormatInt(timeout.Milliseconds(), 10))
+	}
+	return e.service.post("/v3/discovery:secrets", typeJSON, body, headers...)
+}
+
+// response reads an answer, which is then the version that Envoy has.
+func (e *envoy) response(a answer) *discoveryv3.DiscoveryResponse {
+	e.tb.Helper()
+	a.want(e.tb, 200).wantHeader(e.tb, "Content-Type", typeJSON).wantHeader(e.tb, "Cache-Control", "no-store")
+	var response discoveryv3.DiscoveryResponse
+	if err := protojson.Unmarshal(a.body, &response); err != nil {
+		e.tb.Fatal("not a DiscoveryResponse") // err may quote keys
+	}
+	if err := response.ValidateAll(); err != nil {
+		e.tb.Fatal(err)
+	}
+	e.request.VersionInfo = response.VersionInfo
+	return &response
+}
+
+// wantKeys holds the answer against the active set.
+func (e *envoy) wantKeys(a answer) {
+	e.tb.Helper()
+	response := e.response(a)
+	set, description := e.ring.Snapshot()
+	defer set.Wipe()
+	if response.VersionInfo != strconv.FormatUint(description.Generation, 10) || response.TypeUrl != secretType || len(response.Resources) != 1 {
+		e.tb.Fatalf("version %q, type %q, %d resources", response.VersionInfo, response.TypeUrl, len(response.Resources))
+	}
+	name, got := sessionTicketKeys(e.tb, response.Resources[0])
+	want := keys.Envoy.Append(nil, set)
+	if name != "ticket-keys" || len(got) != len(description.Keys) || !bytes.Equal(slices.Concat(got...), want) {
+		e.tb.Errorf("%d keys as %q, which are not those of the service", len(got), name)
+	}
+}
+
+func TestEnvoyREST(t *testing.T) {
+	s := startService(t)
+	e := newEnvoy(t, s, "ticket-keys")
+	e.wantKeys(e.post(0))
+	e.post(0).want(t, 304) // does not say how long it waits
+	for range 2 {
+		held := make(chan answer, 1)
+		go func() { held <- e.post(2 * slow * time.Second) }()
+		s.awaitWaiters(t, 1)
+		s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+		e.wantKeys(<-held)
+	}
+	// The answer comes before Envoy gives it up.
+	start := time.Now()
+	e.post(2*time.Second).want(t, 304).wantHeader(t, "Cache-Control", "no-store")
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("answered after %v", took)
+	}
+	// A push of 128-bit keys is derived.
+	s.post("/ticket-keys", typeBytes, slices.Concat(record(), record())).want(t, 200)
+	e.wantKeys(e.post(slow * time.Second))
+
+	held := make(chan answer, 1)
+	go func() { held <- e.post(2 * slow * time.Second) }()
+	s.awaitWaiters(t, 1)
+	s.api.Drain()
+	(<-held).want(t, 304)
+	e.post(slow*time.Second).want(t, 304)
+	e.request.VersionInfo = "1"
+	e.wantKeys(e.post(slow * time.Second))
+}
+
+// A client of another make writes the names of JSON the other way, and leaves out what
+// is at its default.
+func TestEnvoyRESTNames(t *testing.T) {
+	s := startService(t)
+	e := newEnvoy(t, s)
+	for _, body := range []string{`{}`, `{"resourceNames": ["ticket-keys"]}`, `{"resource_names": ["ticket-keys"], "typeUrl": "", "versionInfo": null, "errorDetail": null}`} {
+		e.wantKeys(s.post("/v3/discovery:secrets", typeJSON, []byte(body)))
+	}
+	s.post("/v3/discovery:secrets", typeJSON, fmt.Appendf(nil, `{"versionInfo": "%d", "resourceNames": null}`, s.ring.Generation())).want(t, 304)
+}
+
+// What the service does not have is not there, and says nothing of what it has.
+func TestEnvoyRESTUnknown(t *testing.T) {
+	s := startService(t)
+	for _, test := range []struct {
+		names []string
+		kind  string
+		known bool
+	}{
+		{[]string{"ticket-keys"}, "", true},
+		{nil, secretType, true},
+		{[]string{"*"}, secretType, true},
+		{[]string{"certificate", "ticket-keys", "ticket-keys"}, secretType, true},
+		{[]string{"certificate"}, secretType, false},
+		{[]string{"certificate", ""}, "", false},
+		{[]string{"ticket-keys"}, "type.googleapis.com/envoy.config.cluster.v3.Cluster", false},
+		{nil, "Secret", false},
+	} {
+		e := newEnvoy(t, s, test.names...)
+		e.request.TypeUrl = test.kind
+		if test.known {
+			e.wantKeys(e.post(0))
+			e.post(0).want(t, 304)
+			continue
+		}
+		for _, version := range []string{"", strconv.FormatUint(s.ring.Generation(), 10)} {
+			e.request.VersionInfo = version
+			response := e.response(e.post(slow * time.Second))
+			if response.VersionInfo != "" || len(response.Resources) != 0 || response.TypeUrl != cmp.Or(test.kind, secretType) {
+				t.Errorf("%q of %q: version %q, %d resources of %q", test.names, test.kind, response.VersionInfo, len(response.Resources), response.TypeUrl)
+			}
+		}
+	}
+}
+
+// TestEnvoyRESTRejects has clients that take an answer for wrong and say why, with what
+// they got in it, as Envoy's errors have it.
+func TestEnvoyRESTRejects(t *testing.T) {
+	s := startService(t)
+	e := newEnvoy(t, s, "ticket-keys")
+	e.wantKeys(e.post(0))
+	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+	const secret = "inline_bytes SECRET"
+	logged := func(want int) {
+		t.Helper()
+		if got := strings.Count(s.log.String(), "rejected the ticket keys"); got != want {
+			t.Errorf("logged %d times, want %d", got, want)
+		}
+	}
+	e.request.ErrorDetail = &statuspb.Status{Code: 3, Message: "Proto constraint validation failed: " + secret + strings.Repeat("x", 4096)}
+	before := e.request.VersionInfo
+	for range 3 { // it stays at the version before, and gets what there is
+		e.wantKeys(e.post(slow * time.Second))
+		e.request.VersionInfo = before
+	}
+	logged(1)
+	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
+	e.wantKeys(e.post(slow * time.Second))
+	logged(2)
+	if log := s.log.String(); strings.Contains(log, secret) || !strings.Contains(log, `"code":3`) {
+		t.Errorf("the log has the message or not the code: %s", log)
+	}
+}
+
+func TestEnvoyRESTBody(t *testing.T) {
+	s := startService(t)
+	const path = "/v3/discovery:secrets"
+	// 500 KiB of metadata are passed over.
+	metadata := `{"node": {"metadata": {"a": [` + strings.Repeat(`{"b": "0123456789"},`, 25<<10) + `0], "a": 1}}, "resource_names": ["ticket-keys"]}`
+	newEnvoy(t, s).wantKeys(s.post(path, typeJSON, []byte(metadata)))
+	for _, body := range []string{
+		``, ` `, `[]`, `1`, `{`, `{"version_info": 1}`, `{"resource_names": "ticket-keys"}`, `{"resource_names": [1]}`,
+		`{"resource_names": [["ticket-keys"]]}`, `{"resource_names": ["ticket-keys"`, `{"error_detail": []}`, `{"error_detail": {"code": "x"}}`,
+		`{} {}`, `{}x`, "{\"type_url\": \"\xff\"}",
+		`{"node": "` + strings.Repeat("x", 64<<10) + `"}`,
+		`{"node": [` + strings.Repeat(`"0123456789",`, 128<<10) + `0]}`,
+		`{"resource_names": [` + strings.Repeat(`"",`, 512<<10) + `""]}`,
+		strings.Repeat(`{"node":`, 100<<10),
+	} {
+		if p := s.post(path, typeJSON, []byte(body)).wantProblem(t, 400, api.ProblemCodeInvalidRequest); len(p.Detail) > 200 {
+			t.Errorf("%.40s: a detail of %d bytes", body, len(p.Detail))
+		}
+	}
+	s.post(path, "text/plain", []byte(`{}`)).wantProblem(t, 415, api.ProblemCodeUnsupportedMediaType)
+	s.post(path, typeJSON, []byte(`{}`), "Accept", "text/html").wantProblem(t, 406, api.ProblemCodeNotAcceptable)
+	s.post(path, typeJSON, []byte(`{}`), "X-Envoy-Expected-Rq-Timeout-Ms", "soon").wantProblem(t, 400, api.ProblemCodeInvalidRequest)
+	s.get(path, typeJSON).wantProblem(t, 405, api.ProblemCodeMethodNotAllowed)
 }

@@ -109,6 +109,7 @@ func TestPolicyMatrix(t *testing.T) {
 		{method: "POST", route: "/ticket-keys", headers: []string{"Content-Type", typeBytes}, body: record(), permitted: []string{"key-publish"}},
 		{method: "POST", route: "/ticket-keys/rotate", permitted: []string{"key-publish"}},
 		{method: "DELETE", route: "/ticket-keys/{name}", permitted: []string{"key-publish"}},
+		{method: "POST", route: "/v3/discovery:secrets", headers: []string{"Content-Type", typeJSON}, body: []byte("{}"), permitted: []string{"key-consume"}},
 		{method: "GET", route: "/consumers", permitted: []string{"key-consume", "observe"}},
 		{method: "PUT", route: "/consumers/{host}/{target}", headers: []string{"Content-Type", typeJSON}, body: reportBody("nginx", 1, "current", 10), permitted: []string{"key-consume"}},
 		{method: "DELETE", route: "/consumers/{host}/{target}"},
