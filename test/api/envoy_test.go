@@ -39,13 +39,13 @@ func TestEnvoyPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{}
-	for _, block := range regexp.MustCompile("(?ms)^```yaml\n# (/\\S+)\n(.*?)^```$").FindAllSubmatch(page, -1) {
-		files[string(block[1])] = string(block[2])
+	blocks := regexp.MustCompile("(?ms)^```yaml\n((?:# /etc/envoy/envoy.yaml|sds_config:)\n.*?)^```$").FindAllSubmatch(page, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks of YAML, want the bootstrap and the sds_config of the file", len(blocks))
 	}
 
 	var bootstrap bootstrapv3.Bootstrap
-	decodeYAML(t, files["/etc/envoy/envoy.yaml"], &bootstrap)
+	decodeYAML(t, string(blocks[0][1]), &bootstrap)
 	if err := bootstrap.ValidateAll(); err != nil {
 		t.Fatal(err)
 	}
@@ -61,9 +61,28 @@ func TestEnvoyPage(t *testing.T) {
 		t.Error(err)
 	}
 	source := downstream.GetSessionTicketKeysSdsSecretConfig()
+	rest := source.GetSdsConfig().GetApiConfigSource()
+	cluster := bootstrap.GetStaticResources().GetClusters()[0]
+	var upstream tlsv3.UpstreamTlsContext
+	unpack(t, cluster.GetTransportSocket().GetTypedConfig(), &upstream)
+	if err := upstream.ValidateAll(); err != nil {
+		t.Error(err)
+	}
+	if rest.GetApiType() != corev3.ApiConfigSource_REST || !slices.Equal(rest.GetClusterNames(), []string{cluster.GetName()}) || cluster.GetName() != upstream.GetSni() {
+		t.Errorf("%v asks %q, which is %q", rest, cluster.GetName(), upstream.GetSni())
+	}
+	file := &tlsv3.SdsSecretConfig{}
+	decodeYAML(t, string(blocks[1][1]), file)
+	file.Name = source.GetName()
+	downstream.SessionTicketKeysType = &tlsv3.DownstreamTlsContext_SessionTicketKeysSdsSecretConfig{SessionTicketKeysSdsSecretConfig: file}
+	if err := downstream.ValidateAll(); err != nil {
+		t.Error(err)
+	}
 
 	s := startService(t)
 	s.post("/ticket-keys/rotate", "", nil).want(t, 200) // to the largest set that the service makes
+	e := newEnvoy(t, s, source.GetName())
+	e.wantKeys(e.post(rest.GetRequestTimeout().AsDuration()))
 	before := writeSecret(t, s, source.GetName())
 	s.post("/ticket-keys/rotate", "", nil).want(t, 200)
 	if after := writeSecret(t, s, source.GetName()); before == after { // Envoy would keep the old keys
