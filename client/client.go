@@ -396,7 +396,13 @@ func (c *Client) do(ctx context.Context, timeout time.Duration, maxBody int, req
 		return nil, nil, err
 	}
 	defer response.Body.Close()
-	body := make([]byte, maxBody+1) // growing it would leave copies of secrets behind
+	size := int64(maxBody)
+	if response.Body == http.NoBody {
+		size = 0
+	} else if response.ContentLength > 0 {
+		size = min(size, response.ContentLength)
+	}
+	body := make([]byte, size+1) // growing it would leave copies of secrets behind
 	n := 0
 	for n < len(body) && err == nil {
 		var m int
