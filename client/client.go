@@ -2,9 +2,14 @@
 // rotates and revokes session ticket keys, and follows them as they change; and it
 // lists, describes, fetches, stores and removes TLS sessions.
 //
-// A Go server shares its session tickets with the rest of its fleet in one line:
+// A Go server resumes what any other of its fleet began, in one line. Either they share
+// the ticket keys, and a ticket holds its session, for a server that listens by tls.Listen:
 //
 //	go c.FollowTicketKeys(ctx, config)
+//
+// or they share the sessions, and a ticket is the ID of one:
+//
+//	c.ShareSessions(ctx, config)
 //
 // # Guarantees
 //

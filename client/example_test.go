@@ -88,3 +88,16 @@ func ExampleClient_FollowTicketKeys() {
 	}}
 	fmt.Println(server.ListenAndServeTLS("", ""))
 }
+
+// A server whose sessions resume on every other that shares them in the same service.
+func ExampleClient_ShareSessions() {
+	c, err := client.New("http://127.0.0.1:8440")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	config := &tls.Config{}
+	c.ShareSessions(context.Background(), config)
+	server := &http.Server{Addr: ":8443", TLSConfig: config}
+	fmt.Println(server.ListenAndServeTLS("cert.pem", "key.pem"))
+}

@@ -191,7 +191,7 @@ func backoff(failures int, err error) time.Duration {
 // config must be the one that connections are served with. http.Server's
 // ServeTLS and ListenAndServeTLS serve with a copy of the server's TLSConfig,
 // which keys do not reach; give them one whose GetConfigForClient returns config.
-// [tls.NewListener] serves with config itself.
+// [tls.NewListener] serves with config itself. [Client.ShareSessions] reaches copies, too.
 func (c *Client) FollowTicketKeys(ctx context.Context, config *tls.Config) error {
 	return c.Watch(ctx, "go", nil, func(data []byte) error {
 		seeds, err := parseSeeds(data)

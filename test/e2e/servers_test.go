@@ -190,6 +190,44 @@ func TestServersShareTicketKeys(t *testing.T) {
 	}
 }
 
+// Go servers that share their sessions, as their page says, resume what another began:
+// with TLS 1.3 once. Without the service they go on with full handshakes.
+func TestGoServersShareSessions(t *testing.T) {
+	need(t, "openssl")
+	t.Parallel()
+	s := serve(t)
+	p := readPage(t, "go")
+	line := regexp.MustCompile(`(?m)^.*FollowTicketKeys.*\n`)
+	snippet := regexp.MustCompile(`(?m)^\tservice\.ShareSessions.*\n`).Find(readFile(t, "../../docs/servers/go.md"))
+	if snippet == nil || !line.MatchString(p.files["main.go"]) {
+		t.Fatal("go.md has no line to share sessions, or none in whose place it is")
+	}
+	p.files["main.go"] = line.ReplaceAllLiteralString(p.files["main.go"], string(snippet))
+	server := &servers[slices.IndexFunc(servers, func(s server) bool { return s.page == "go" })]
+	site := newPair(t)
+	a, b := launch(t, server, s, p, site), launch(t, server, s, p, site)
+	dir, versions := t.TempDir(), []string{"-tls1_2", "-tls1_3"}
+	for _, version := range versions {
+		first := filepath.Join(dir, "first"+version)
+		if v := a.visit(t, version, "", first); v.Reused {
+			t.Errorf("%s: the first visit resumes", version)
+		}
+		if v := b.visit(t, version, first, ""); !v.Reused {
+			t.Errorf("%s: B does not resume the session of A", version)
+		}
+		if v := a.visit(t, version, first, ""); v.Reused == (version == "-tls1_3") {
+			t.Errorf("%s: the same session again: resumed is %t", version, v.Reused)
+		}
+		b.visit(t, version, "", filepath.Join(dir, "last"+version))
+	}
+	s.stop(t, syscall.SIGTERM)
+	for _, version := range versions {
+		if v := a.visit(t, version, filepath.Join(dir, "last"+version), ""); v.Reused {
+			t.Errorf("%s: A resumes without the service", version)
+		}
+	}
+}
+
 // Each page has the same sections in the same order, and a row in the list.
 func TestServerPages(t *testing.T) {
 	sections := []string{"Configuration", "Keys at start", "Keys at a change", "How many keys", "What binds a ticket", "What goes wrong", "How to check"}
