@@ -198,6 +198,7 @@ func newHTTPClient(path string, isUnix bool, config *tls.Config) *http.Client {
 			TLSClientConfig:        config,
 			TLSHandshakeTimeout:    requestTimeout,
 			IdleConnTimeout:        90 * time.Second, // the service closes after 2 minutes
+			MaxIdleConnsPerHost:    100,              // of a server whose handshakes ask for sessions
 			MaxResponseHeaderBytes: maxHeader,
 			ForceAttemptHTTP2:      true,
 		},

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net/url"
 	"sync"
 	"time"
 
@@ -86,6 +87,9 @@ func (s *shared) ask(ctx context.Context, request func(context.Context) error) {
 	switch log := s.client.log; {
 	case err != nil:
 		if s.failures++; s.failures == 1 {
+			if e, ok := errors.AsType[*url.Error](err); ok {
+				err = e.Err // without the URL, which has the ticket of a client
+			}
 			log.Warn("cannot share TLS sessions; handshakes are full ones", slog.String("error", err.Error()))
 		}
 		s.retryAt = time.Now().Add(sharePause)

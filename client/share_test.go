@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -232,7 +233,8 @@ func (b *syncBuffer) String() string {
 func TestShareSessionsBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		requests := 0
-		c, err := New("http://sessapi", WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		var log bytes.Buffer
+		c, err := New("http://sessapi", WithLogger(slog.New(slog.NewTextHandler(&log, nil))), WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			requests++
 			<-r.Context().Done()
 			return nil, r.Context().Err()
@@ -265,6 +267,9 @@ func TestShareSessionsBounds(t *testing.T) {
 			}
 			time.Sleep(sharePause)
 		}
+		if got := log.String(); strings.Count(got, "\n") != 1 || strings.Contains(got, "/sessions/") {
+			t.Errorf("logged %s", got)
+		}
 		cancel()
 		if took := handshake(); took != 0 || requests != 3 {
 			t.Errorf("after the end it took %v, %d requests", took, requests)
@@ -276,6 +281,44 @@ func TestShareSessionsBounds(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Handshakes that come at a time leave their connections to those that come next.
+func TestShareSessionsConnections(t *testing.T) {
+	const handshakes = 20
+	var connections atomic.Int32
+	var all sync.WaitGroup
+	service := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		all.Done()
+		all.Wait()
+		w.WriteHeader(http.StatusCreated)
+	}))
+	service.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	service.Start()
+	defer service.Close()
+	c, err := New(service.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		all.Add(handshakes)
+		var done sync.WaitGroup
+		for range handshakes {
+			done.Go(func() {
+				if _, err := c.PutSession(t.Context(), "01", []byte("x"), time.Minute); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		done.Wait()
+	}
+	if got := connections.Load(); got != handshakes {
+		t.Errorf("%d connections for %d handshakes at a time", got, handshakes)
+	}
 }
 
 // keeper keeps the memory that is written to it.
