@@ -136,9 +136,9 @@ func (s *shared) take(ctx context.Context, ticket []byte, once bool) (*tls.Sessi
 		return nil, unlessNotFound(err)
 	}
 	state, err := tls.ParseSessionState(data)
-	if err != nil { // of a server of another kind, which has put it there under this ID
+	if err != nil {
 		clear(data)
-		return nil, nil
+		return nil, nil //nolint:nilerr // it is of a server of another kind, whose session ID the client sent as a ticket
 	}
 	if once {
 		if err := s.client.DeleteSession(ctx, id); err != nil { // also when another server was first

@@ -63,6 +63,9 @@ func (a *API) fetchSecrets(w http.ResponseWriter, r *http.Request, params api.Fe
 		return err
 	}
 	request, err := readDiscovery(w, r)
+	if err == nil {
+		err = a.permitAgain(r, permitKeySecrets) // the body may have taken its time
+	}
 	if err != nil {
 		return err
 	}
@@ -169,7 +172,7 @@ func readDiscovery(w http.ResponseWriter, r *http.Request) (*discovery, error) {
 	var request discovery
 	err := json.UnmarshalDecode(body.decoder, &request)
 	if err == nil {
-		if _, err = body.decoder.ReadToken(); err == io.EOF {
+		if _, err = body.decoder.ReadToken(); errors.Is(err, io.EOF) {
 			return &request, nil
 		}
 		err = cmp.Or(err, error(invalidRequest("Something follows the JSON body.")))
@@ -197,7 +200,7 @@ func (b *discoveryBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.Reader.Read(p)
 	b.read += int64(n)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = bodyProblem(err)
 	}
 	return n, err

@@ -237,7 +237,7 @@ func TestAuditOfFlood(t *testing.T) {
 	}
 }
 
-// Who loses the role while the body is under way changes nothing.
+// Who loses the role while the body is under way changes nothing, and is sent no keys.
 func TestPolicyChangesWithinBody(t *testing.T) {
 	p, underPolicy := underPolicy(t)
 	log, configure, events := auditLog(t)
@@ -248,43 +248,51 @@ func TestPolicyChangesWithinBody(t *testing.T) {
 	// The body is sent when it is asked for, which is once the request is let in.
 	client := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: time.Minute}}
 	defer client.CloseIdleConnections()
-	for _, test := range []struct {
-		name, policy string
-		status       int
-		code         api.ProblemCode
+	for _, operation := range []struct {
+		path, mediaType, role string
+		body                  []byte
 	}{
-		{"another role", strings.Replace(p.text.String(), "roles: [key-publish]", "roles: [observe]", 1), 403, api.ProblemCodeForbidden},
-		{"unknown", "identities: [{name: other, roles: [observe], uids: [0]}]", 401, api.ProblemCodeUnauthenticated},
+		{"/ticket-keys", typeBytes, "key-publish", record()},
+		{"/v3/discovery:secrets", typeJSON, "key-consume", []byte(`{"resource_names": ["ticket-keys"]}`)},
 	} {
-		p.set(t, p.text.String())
-		generation, set := s.ring.Generation(), record()
-		body, rest := io.Pipe()
-		request, err := http.NewRequest(http.MethodPost, server.URL+"/ticket-keys", body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		request.Header.Set("Content-Type", typeBytes)
-		request.Header.Set("Authorization", "Bearer "+p.tokens["key-publish"])
-		request.Header.Set("Expect", "100-continue")
-		go func() {
-			_, _ = rest.Write(set[:10])
-			p.set(t, test.policy)
-			_, _ = rest.Write(set[10:])
-			_ = rest.Close()
-		}()
-		response, err := client.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = response.Body.Close()
-		if response.StatusCode != test.status {
-			t.Errorf("%s: %d", test.name, response.StatusCode)
-		}
-		if s.ring.Generation() != generation {
-			t.Errorf("%s: the keys changed", test.name)
-		}
-		if got := events(); len(got) != 1 || got[0].Outcome != audit.Denied || got[0].Code != string(test.code) {
-			t.Errorf("%s: %+v", test.name, got)
+		for _, test := range []struct {
+			policy string
+			status int
+			code   api.ProblemCode
+		}{
+			{strings.Replace(p.text.String(), "roles: ["+operation.role+"]", "roles: [observe]", 1), 403, api.ProblemCodeForbidden},
+			{"identities: [{name: other, roles: [observe], uids: [0]}]", 401, api.ProblemCodeUnauthenticated},
+		} {
+			p.set(t, p.text.String())
+			generation := s.ring.Generation()
+			body, rest := io.Pipe()
+			request, err := http.NewRequest(http.MethodPost, server.URL+operation.path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Content-Type", operation.mediaType)
+			request.Header.Set("Authorization", "Bearer "+p.tokens[operation.role])
+			request.Header.Set("Expect", "100-continue")
+			go func() {
+				_, _ = rest.Write(operation.body[:10])
+				p.set(t, test.policy)
+				_, _ = rest.Write(operation.body[10:])
+				_ = rest.Close()
+			}()
+			response, err := client.Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if response.StatusCode != test.status {
+				t.Errorf("%s: %d, want %d", operation.path, response.StatusCode, test.status)
+			}
+			if s.ring.Generation() != generation {
+				t.Errorf("%s: the keys changed", operation.path)
+			}
+			if got := events(); len(got) != 1 || got[0].Outcome != audit.Denied || got[0].Code != string(test.code) {
+				t.Errorf("%s: %+v", operation.path, got)
+			}
 		}
 	}
 }
