@@ -445,14 +445,17 @@ type ConsumersStatus struct {
 }
 
 // DiscoveryRequest Envoy's `envoy.service.discovery.v3.DiscoveryRequest` in the JSON of Protocol
-// Buffers, 1 MiB at most. Names may be in `snake_case` or in `camelCase`. Other
-// members, such as those of `node`, are passed over.
+// Buffers, 1 MiB at most, and each string in it 16 KiB. Names may be in `snake_case`
+// or in `camelCase`. Other members are passed over.
 type DiscoveryRequest struct {
 	// ErrorDetail Why Envoy rejected the last answer.
 	ErrorDetail *struct {
 		Code    *int32  `json:"code,omitempty"`
 		Message *string `json:"message,omitempty"`
 	} `json:"error_detail,omitempty"`
+
+	// Node Which Envoy asks. Not used.
+	Node *map[string]interface{} `json:"node,omitempty"`
 
 	// ResourceNames The secrets that Envoy wants. `*` or no names stand for all.
 	ResourceNames *[]string `json:"resource_names,omitempty"`
