@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 const (
@@ -76,10 +78,5 @@ func redacted(text string) string {
 
 // oneLine is text as one line that can be read.
 func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, strings.Join(strings.Fields(text), " "))
+	return printable.Text(strings.Join(strings.Fields(text), " "))
 }
