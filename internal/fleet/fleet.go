@@ -324,8 +324,9 @@ func readAuth(path, user string) (rueidis.AuthCredentials, error) {
 	case user != "":
 		name, password = user, text
 	default:
-		spaced := false
-		if name, password, spaced = strings.Cut(text, " "); !spaced {
+		if before, after, found := strings.Cut(text, " "); found {
+			name, password = before, after
+		} else {
 			name, password = "", text
 		}
 	}
@@ -337,9 +338,9 @@ func readAuth(path, user string) (rueidis.AuthCredentials, error) {
 
 var (
 	// ErrNoPassword reports that Redis wants a password and was given none.
-	ErrNoPassword = errors.New("Redis wants a password: name the file that has it with --redis-auth-file")
+	ErrNoPassword = errors.New("the server wants a password: name the file that has it with --redis-auth-file")
 	// ErrWrongPassword reports that Redis refused the user or the password.
-	ErrWrongPassword = errors.New("Redis refuses the user or the password of --redis-auth-file")
+	ErrWrongPassword = errors.New("the server refuses the user or the password of --redis-auth-file")
 )
 
 // refusal is the error of Redis, or what it means when it is about credentials.
