@@ -1,9 +1,10 @@
-// Package client speaks to a sessapi service: it describes, fetches, pushes,
-// rotates and revokes session ticket keys, and follows them as they change; and it
-// lists, describes, fetches, stores and removes TLS sessions.
+// Package client is the client of a sessapi service. It describes, fetches, pushes,
+// rotates and revokes session ticket keys, and follows their changes. It lists, describes,
+// fetches, stores and removes TLS sessions.
 //
-// A Go server resumes what any other of its fleet began, in one line. Either they share
-// the ticket keys, and a ticket holds its session, for a server that listens by tls.Listen:
+// With one line, a Go server resumes the sessions of all other servers of its fleet. Either
+// they share the ticket keys, and a ticket holds its session, for a server that listens
+// with tls.Listen:
 //
 //	go c.FollowTicketKeys(ctx, config)
 //
@@ -13,17 +14,16 @@
 //
 // # Guarantees
 //
-//   - What the service answers is held to its contract before it is used. No text of
-//     an [*Error] is long or makes a terminal do something.
-//   - Every request ends: with its context, or when the service has not
-//     answered in time. No answer takes more memory than a set of keys or
-//     a page of sessions needs.
-//   - What follows the keys goes on until its context ends. While the service
-//     is away, or sends what cannot be used, the last keys stay.
-//   - Secrets are in no error and no log. The buffers that they arrive in are
-//     wiped, those of net/http aside, which are out of reach.
+//   - Answers are checked against the contract before they are used. The text of an
+//     [*Error] is short and has no control characters.
+//   - Every request ends: with its context, or with a timeout. No answer takes more
+//     memory than a set of keys or a page of sessions needs.
+//   - Functions that follow the keys run until their context ends. If the service does
+//     not answer, or sends invalid keys, the last keys stay in use.
+//   - Errors and logs hold no secrets. The package wipes its buffers of secrets; it cannot
+//     wipe those of net/http.
 //
-// An answer other than success is an [*Error].
+// If the service answers with an error, the error is an [*Error].
 package client
 
 import (
@@ -73,8 +73,8 @@ type TicketKeyRole = api.TicketKeyRole
 // TicketKeyBits is the size of a key's secrets: 128 or 256.
 type TicketKeyBits = api.TicketKeyBits
 
-// TicketKeyUpload is a set of keys with their secrets. The first encrypts; Next will,
-// after the next rotation.
+// TicketKeyUpload is a set of keys with their secrets. The first key encrypts. Next
+// encrypts after the next rotation.
 type TicketKeyUpload = api.TicketKeyUpload
 
 // TicketKeyMaterial is a key with its secrets.
@@ -96,24 +96,23 @@ type settings struct {
 	log       *slog.Logger
 }
 
-// WithHTTPClient makes requests through c, for TLS settings, credentials or a
-// proxy of one's own. It must not have a Timeout, or [Client.Watch] is cut off
-// by it. The one that is used otherwise follows no redirects and uses no proxy.
+// WithHTTPClient makes requests through c, for TLS settings, credentials or a proxy of
+// your own. c must not have a Timeout, which would end the requests of [Client.Watch]. The
+// default client follows no redirects and uses no proxy.
 func WithHTTPClient(c *http.Client) Option { return func(s *settings) { s.http = c } }
 
-// WithTLSConfig is the TLS of the connections: the CAs that the service's
-// certificate is held against, and the client's own certificate. c must not be
-// changed from then on. It does not go with [WithHTTPClient].
+// WithTLSConfig sets the TLS configuration: the CAs that the service's certificate is
+// verified with, and the client certificate. c must not be changed afterwards. It cannot be
+// combined with [WithHTTPClient].
 func WithTLSConfig(c *tls.Config) Option { return func(s *settings) { s.tls = c } }
 
 // WithTokenFile sends the bearer token in the file (RFC 6750, section 2.1). [New]
-// fails without one. The file is read for each request, so that the token can be
-// replaced. Over http:// to another machine the token would be in the clear; that is
-// an error.
+// fails if the file has no token. The file is read for each request, so that the token can be replaced. With http:// to another
+// machine, which would send the token in the clear, [New] returns an error.
 func WithTokenFile(path string) Option { return func(s *settings) { s.tokenFile = path } }
 
-// WithLogger has failures that [Client.Watch] gets over logged. Without it they
-// are passed over in silence.
+// WithLogger logs the failures that [Client.Watch] retries. Without it they are not
+// reported.
 func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
 
 // New returns a client of the service at baseURL: http://HOST:PORT,
@@ -135,13 +134,13 @@ func New(baseURL string, options ...Option) (*Client, error) {
 	}
 	switch {
 	case s.tokenFile != "" && !isUnix && u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return nil, errors.New("a token needs https://, unix: or the loopback")
+		return nil, errors.New("a token is sent only over https://, unix: or the loopback")
 	case s.http == nil:
 		s.http = newHTTPClient(path, isUnix, s.tls)
 	case s.tls != nil:
-		return nil, errors.New("an HTTP client of one's own has TLS settings of its own")
+		return nil, errors.New("WithHTTPClient and WithTLSConfig cannot be combined")
 	case isUnix:
-		return nil, errors.New("with an HTTP client of one's own, which dials by itself, the address must not be unix:PATH")
+		return nil, errors.New("with WithHTTPClient, the address must not be unix:PATH")
 	}
 	requestOptions := []api.ClientOption{api.WithHTTPClient(s.http)}
 	if s.tokenFile != "" {
@@ -238,10 +237,9 @@ func preferWait(wait time.Duration) api.RequestEditorFn {
 }
 
 // Format returns the active set in the format of a server, one of those that
-// openapi.yaml lists: ats, httpd, nginx and so on. For servers that read one key a
-// file it returns one of the files: that of key, from 0, which encrypts and is
-// meant by nil. For other servers key must be nil. The caller must wipe what is
-// returned.
+// openapi.yaml lists: ats, httpd, nginx and so on. For a format with one key in a file, it
+// returns the file with the number key; nil is 0, the key that encrypts. For other formats
+// key must be nil. The caller must wipe the result.
 func (c *Client) Format(ctx context.Context, format string, key *int) ([]byte, error) {
 	_, data, err := c.fetch(ctx, requestTimeout, format, key, "", 0)
 	return data, err
@@ -271,11 +269,11 @@ func (c *Client) fetch(ctx context.Context, timeout time.Duration, format string
 	// What answers in place of the service, such as a proxy, has another type.
 	if got := header.Get("Content-Type"); got != contentType(format) || len(data) == 0 {
 		clear(data)
-		return "", nil, fmt.Errorf("the service sends %d bytes of %q, not keys as %s", len(data), printable.Short(got), format)
+		return "", nil, fmt.Errorf("the service sent %d bytes of %q, not keys for %s", len(data), printable.Short(got), format)
 	}
 	if contentType(format) != "application/octet-stream" && !isText(data) {
 		clear(data)
-		return "", nil, fmt.Errorf("the service sends something other than text as keys for %s", format)
+		return "", nil, fmt.Errorf("the service sent binary data, not keys for %s", format)
 	}
 	newETag = header.Get("ETag")
 	if newETag == "" && wait > 0 {
@@ -305,8 +303,8 @@ type UpdateOption func(*update)
 
 type update struct{ ifMatch *string }
 
-// IfGeneration makes an update only while the active set is of that
-// generation. When it is not, the error has the code precondition_failed.
+// IfGeneration makes an update only if the active set has this generation. Otherwise the
+// error has the code precondition_failed.
 func IfGeneration(generation uint64) UpdateOption {
 	return func(u *update) { u.ifMatch = etag(generation) }
 }
@@ -321,9 +319,9 @@ func ifMatch(options []UpdateOption) *string {
 	return u.ifMatch
 }
 
-// Push puts the set that data is, in the format of a server, in place of the
-// active one, and describes what is active then. A set that is refused changes
-// nothing; the error's Fields say why. data remains the caller's to wipe.
+// Push replaces the active set with data, which is in the format of a server, and returns
+// the description of the new active set. A rejected set changes nothing; the error's Fields
+// say why. The caller must wipe data.
 func (c *Client) Push(ctx context.Context, format string, data []byte, options ...UpdateOption) (*TicketKeys, error) {
 	params := &api.ReplaceTicketKeysParams{Format: new(api.TicketKeyFormat(format)), IfMatch: ifMatch(options)}
 	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
@@ -331,7 +329,7 @@ func (c *Client) Push(ctx context.Context, format string, data []byte, options .
 	})
 }
 
-// PushKeys is Push for keys one by one. Their secrets remain the caller's to wipe.
+// PushKeys is Push for single keys. The caller must wipe their secrets.
 func (c *Client) PushKeys(ctx context.Context, upload TicketKeyUpload, options ...UpdateOption) (*TicketKeys, error) {
 	body, err := json.Marshal(upload)
 	if err != nil {
@@ -344,15 +342,15 @@ func (c *Client) PushKeys(ctx context.Context, upload TicketKeyUpload, options .
 	})
 }
 
-// Rotate rotates the active set by one step and describes what is active then.
+// Rotate rotates the active set by one step and returns the new description.
 func (c *Client) Rotate(ctx context.Context, options ...UpdateOption) (*TicketKeys, error) {
 	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
 		return c.api.RotateTicketKeys(ctx, &api.RotateTicketKeysParams{IfMatch: ifMatch(options)})
 	})
 }
 
-// Revoke takes the key of that name, 32 hex digits, out of the active set and
-// describes what is active then.
+// Revoke removes the key with this name, 32 hex digits, from the active set and returns
+// the new description.
 func (c *Client) Revoke(ctx context.Context, name string, options ...UpdateOption) (*TicketKeys, error) {
 	return c.change(ctx, func(ctx context.Context) (*http.Response, error) {
 		return c.api.RevokeTicketKey(ctx, name, &api.RevokeTicketKeyParams{IfMatch: ifMatch(options)})

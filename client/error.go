@@ -28,20 +28,18 @@ const tlsHint = "Client sent an HTTP request to an HTTPS server"
 // FieldError says what is wrong with one key or a part of it.
 type FieldError = api.FieldError
 
-// Error is an answer of the service that is not success.
+// Error is an error answer of the service.
 type Error struct {
 	// Status is that of HTTP.
 	Status int
-	// Code names the problem and is stable; the service's API reference lists
-	// all of them. It is empty when the answer is not the service's own, such
-	// as that of a proxy.
+	// Code names the problem and is stable; the API reference of the service lists all
+	// codes. It is empty if the answer is not from the service, but from a proxy for example.
 	Code string
 	// Detail is for people; empty when Code is.
 	Detail string
 	// Fields says why a set of keys was refused.
 	Fields []FieldError
-	// RetryAfter is how long the service asks to be left alone; 0 when it does
-	// not.
+	// RetryAfter is how long the service asks to wait before a retry; 0 if it does not ask.
 	RetryAfter time.Duration
 }
 

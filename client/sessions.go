@@ -33,11 +33,11 @@ var (
 // Session describes a TLS session. It holds no secret.
 type Session = api.Session
 
-// SSLSession is what an SSL_SESSION says about itself, without its secrets.
+// SSLSession is the fields of an SSL_SESSION, without its secrets.
 type SSLSession = api.SSLSession
 
-// Sessions describes all sessions, in no particular order and without what an
-// SSL_SESSION says about itself. It asks for page after page; an error ends it.
+// Sessions describes all sessions, in no particular order, without the fields of an
+// SSL_SESSION. It fetches page after page. An error ends the iteration.
 func (c *Client) Sessions(ctx context.Context) iter.Seq2[Session, error] {
 	return func(yield func(Session, error) bool) {
 		var params api.ListSessionsParams
@@ -82,9 +82,8 @@ func (c *Client) SessionBytes(ctx context.Context, id string) ([]byte, error) {
 	return c.sessionAs(ctx, id, mediaBytes)
 }
 
-// SessionPEM returns a session in PEM, as openssl s_client -sess_in reads it. The
-// caller must wipe it. The service makes PEM only of what OpenSSL loads; for other
-// sessions the error has the code not_acceptable.
+// SessionPEM returns a session in PEM, as openssl s_client -sess_in reads it. The caller
+// must wipe it. If OpenSSL cannot load the session, the error has the code not_acceptable.
 func (c *Client) SessionPEM(ctx context.Context, id string) ([]byte, error) {
 	return c.sessionAs(ctx, id, mediaPEM)
 }
@@ -99,15 +98,15 @@ func (c *Client) sessionAs(ctx context.Context, id, mediaType string) ([]byte, e
 	// What answers in place of the service, such as a proxy, has another type.
 	if got := header.Get("Content-Type"); got != mediaType || len(data) == 0 {
 		clear(data)
-		return nil, fmt.Errorf("the service sends %d bytes of %q, not a session", len(data), printable.Short(got))
+		return nil, fmt.Errorf("the service sent %d bytes of %q, not a session", len(data), printable.Short(got))
 	}
 	return data, nil
 }
 
-// PutSession stores a session under an ID, in place of the one that is there. Data
-// is an SSL_SESSION in DER or PEM, or opaque bytes; it remains the caller's to wipe.
-// The session ends after ttl, in whole seconds, or, if that is 0, when the service
-// says. PutSession reports whether there was none before.
+// PutSession stores a session under an ID and replaces any session with that ID. data is
+// an SSL_SESSION in DER or PEM, or opaque bytes; the caller must wipe it. ttl is the
+// lifetime in whole seconds; 0 leaves it to the service. PutSession reports whether the
+// session is new.
 func (c *Client) PutSession(ctx context.Context, id string, data []byte, ttl time.Duration) (created bool, err error) {
 	var params api.PutSessionParams
 	if ttl != 0 {
@@ -129,7 +128,7 @@ func (c *Client) DeleteSession(ctx context.Context, id string) error {
 	return err
 }
 
-// FlushSessions removes all sessions and returns how many there were.
+// FlushSessions removes all sessions and returns their number.
 func (c *Client) FlushSessions(ctx context.Context) (removed int64, err error) {
 	var flushed api.Flushed
 	err = c.getJSON(ctx, &flushed, func(ctx context.Context) (*http.Response, error) { return c.api.FlushSessions(ctx) })
@@ -150,10 +149,10 @@ func (c *Client) getJSON(ctx context.Context, v any, request func(context.Contex
 		return err
 	}
 	if got := header.Get("Content-Type"); got != mediaJSON {
-		return fmt.Errorf("the service sends %q, not %s", printable.Short(got), mediaJSON)
+		return fmt.Errorf("the service sent %q, not %s", printable.Short(got), mediaJSON)
 	}
 	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("the service's answer is not what the contract says: %s", printable.Short(err.Error()))
+		return fmt.Errorf("the service's answer does not match the API: %s", printable.Short(err.Error()))
 	}
 	return nil
 }

@@ -38,17 +38,16 @@ const (
 	maxSeeds = 64 // as many as a set has keys
 )
 
-// Watch calls take with the active set in the format of a server, as
-// [Client.Format] returns it, and again whenever it has changed, until ctx ends;
-// it returns the cause of that. data is wiped when take returns.
+// Watch calls take with the active set in the format of a server, as [Client.Format]
+// returns it. It calls take again after each change, until ctx ends, and returns the cause
+// of the end. data is wiped when take returns.
 //
-// A request waits at the service for the next change, which arrives as soon as
-// it happens; where nothing holds the request, the set is asked for every
-// second. A failure, which may be that of take, is logged and tried again after
-// a pause that grows with each failure in a row, is cut by up to a half at random
-// so that a fleet does not return all at once, and is no shorter than the service
-// asks for. The log tells a service that does not answer from a take that fails, and
-// says when both work again.
+//   - A request waits at the service for the next change, and returns at once when it
+//     happens. If a proxy does not let it wait, Watch asks every second.
+//   - A failure, also one of take, is logged and retried. The pause doubles with each failure
+//     in a row. A random part of up to half is taken off, so that a fleet does not return all
+//     at once. The pause is never shorter than the service asks for.
+//   - The log tells a failing service from a failing take, and says when both work again.
 func (c *Client) Watch(ctx context.Context, format string, key *int, take func(data []byte) error) error {
 	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
 		newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
@@ -56,17 +55,16 @@ func (c *Client) Watch(ctx context.Context, format string, key *int, take func(d
 	}, func(files [][]byte) error { return take(files[0]) })
 }
 
-// WatchFiles is [Client.Watch] for servers that read one key a file: take gets what
-// [Client.Files] returns.
+// WatchFiles is [Client.Watch] for formats with one key in a file: take gets the result of
+// [Client.Files].
 func (c *Client) WatchFiles(ctx context.Context, format string, n int, take func(files [][]byte) error) error {
 	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
 		return c.fetchFiles(ctx, wait+grace, format, n, etag, wait)
 	}, take)
 }
 
-// Files returns the first n files of the active set, or as many as it has, in the format
-// of a server that reads one key a file, in the order of their keys. All are of one
-// generation. The caller must wipe them.
+// Files returns the first n keys of the active set, or all if there are fewer, in a format
+// with one key in a file. All are of one generation. The caller must wipe them.
 func (c *Client) Files(ctx context.Context, format string, n int) ([][]byte, error) {
 	_, files, err := c.fetchFiles(ctx, requestTimeout, format, n, "", 0)
 	return files, err
@@ -155,7 +153,7 @@ func (c *Client) follow(ctx context.Context, format string, fetch func(etag stri
 			if fetched {
 				log.Warn("cannot apply the ticket keys")
 			} else {
-				log.Warn("cannot fetch the ticket keys; the last ones stay")
+				log.Warn("cannot fetch the ticket keys; keeping the last ones")
 			}
 		}
 		timer := time.NewTimer(pause)
@@ -178,20 +176,19 @@ func backoff(failures int, err error) time.Duration {
 	return pause
 }
 
-// FollowTicketKeys has config seal session tickets with the service's current
-// key and open those of all its keys, and follows them as [Client.Watch] does
-// until ctx ends; it returns the cause of that. Go's tickets open on Go servers
-// alone: the keys are derived from those of the set.
+// FollowTicketKeys keeps the session ticket keys of config equal to those of the service,
+// as [Client.Watch] does, until ctx ends, and returns the cause of the end. config encrypts
+// with the current key and decrypts with all keys. Only Go servers resume these tickets: the
+// keys are derived from those of the set.
 //
-// Before the first keys arrive, config has what it had, which may be Go's
-// automatic keys. From then on Go rotates nothing by itself: the keys change when
-// the service changes them, and while it is away the last ones stay, however
-// long that is.
+// Before the first keys arrive, config keeps its own, which may be Go's automatic keys.
+// Afterwards Go no longer rotates keys. If the service does not answer, the last keys stay,
+// however long that takes.
 //
-// config must be the one that connections are served with. http.Server's
-// ServeTLS and ListenAndServeTLS serve with a copy of the server's TLSConfig,
-// which keys do not reach; give them one whose GetConfigForClient returns config.
-// [tls.NewListener] serves with config itself. [Client.ShareSessions] reaches copies, too.
+// config must be the configuration that serves the connections. ServeTLS and
+// ListenAndServeTLS of [http.Server] serve with a copy of its TLSConfig, which the keys do
+// not reach: give the server a TLSConfig whose GetConfigForClient returns config.
+// [tls.NewListener] serves with config itself. [Client.ShareSessions] also reaches copies.
 func (c *Client) FollowTicketKeys(ctx context.Context, config *tls.Config) error {
 	return c.Watch(ctx, "go", nil, func(data []byte) error {
 		seeds, err := parseSeeds(data)
@@ -213,11 +210,11 @@ func parseSeeds(data []byte) ([][seedSize]byte, error) {
 	defer clear(buf[:])
 	for line := range bytes.Lines(data) {
 		if len(seeds) == maxSeeds {
-			return seeds, fmt.Errorf("the service sends more than %d keys", maxSeeds)
+			return seeds, fmt.Errorf("the service sent more than %d keys", maxSeeds)
 		}
 		line = bytes.TrimRight(line, "\r\n")
 		if len(line) != base64.StdEncoding.EncodedLen(seedSize) {
-			return seeds, fmt.Errorf("line %d of the service's keys has %d characters, not those of %d bytes in base64", len(seeds)+1, len(line), seedSize)
+			return seeds, fmt.Errorf("line %d of the service's keys has %d characters, not %d bytes in base64", len(seeds)+1, len(line), seedSize)
 		}
 		if n, err := base64.StdEncoding.Strict().Decode(buf[:], line); err != nil || n != seedSize {
 			return seeds, fmt.Errorf("line %d of the service's keys is not %d bytes in base64", len(seeds)+1, seedSize)
@@ -225,7 +222,7 @@ func parseSeeds(data []byte) ([][seedSize]byte, error) {
 		seeds = append(seeds, [seedSize]byte(buf[:seedSize]))
 	}
 	if len(seeds) == 0 {
-		return nil, errors.New("the service sends no keys")
+		return nil, errors.New("the service sent no keys")
 	}
 	return seeds, nil
 }

@@ -523,7 +523,7 @@ func TestWatchLogs(t *testing.T) {
 			fields := regexp.MustCompile(`level=(\w+) msg="([^"]*)".*?(error=.*|failures=.*)\n`).FindStringSubmatch(line)
 			got = append(got, strings.Join(fields[1:], ", "))
 		}
-		fetch := `WARN, cannot fetch the ticket keys; the last ones stay, error="Get \"http://sessapi/ticket-keys?format=ats\": connection refused"`
+		fetch := `WARN, cannot fetch the ticket keys; keeping the last ones, error="Get \"http://sessapi/ticket-keys?format=ats\": connection refused"`
 		if want := []string{fetch, fetch, `WARN, cannot apply the ticket keys, error="exit status 7"`, "INFO, the ticket keys are up to date again, failures=3"}; !slices.Equal(got, want) {
 			t.Errorf("logged %q", got)
 		}

@@ -18,13 +18,13 @@ import (
 // doctorCommand examines a fleet of TLS servers from outside. Its flags for the service
 // are those of the other commands with the prefix server-, and have the same variables.
 type doctorCommand struct {
-	Targets []target `arg:"" name:"host:port" help:"The nodes. Each address that a host has is a node."`
+	Targets []target `arg:"" name:"host:port" help:"The nodes. Each address of a host is a node."`
 
-	ServerName string        `name:"servername" env:"-" placeholder:"NAME" help:"Name to send (SNI) and to expect in the certificate. Default: the host of each node."`
-	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"Certificates that sign those of the nodes, as PEM, instead of the system's."`
+	ServerName string        `name:"servername" env:"-" placeholder:"NAME" help:"Name to send (SNI) and to expect in the certificate. The default is the host of each node."`
+	CA         string        `name:"ca" env:"-" placeholder:"FILE" xor:"trust" help:"CA certificates for the nodes, PEM. The default is the CA certificates of the system."`
 	Insecure   bool          `env:"-" xor:"trust" help:"Do not check the nodes' certificates."`
-	Cert       string        `env:"-" placeholder:"FILE" help:"Certificate of this client, as PEM, for nodes that require one."`
-	KeyFile    string        `env:"-" placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	Cert       string        `env:"-" placeholder:"FILE" help:"Client certificate for nodes that require one, PEM."`
+	KeyFile    string        `env:"-" placeholder:"FILE" help:"Private key of --cert, PEM."`
 	ALPN       []string      `name:"alpn" env:"-" placeholder:"PROTOCOL" help:"Application protocols to offer, such as h2,http/1.1."`
 	Protocol   string        `env:"-" enum:"1.2,1.3,both" default:"both" help:"Versions of TLS to examine: ${enum}."`
 	By         string        `env:"-" enum:"ticket,id,both" default:"both" help:"Means of resumption to examine: ${enum}. Session IDs need TLS 1.2."`
@@ -35,10 +35,10 @@ type doctorCommand struct {
 	Prometheus string         `env:"-" placeholder:"FILE" help:"Also write the report for the textfile collector of Prometheus' node exporter."`
 	Watch      *time.Duration `env:"-" placeholder:"DURATION" help:"Repeat the examination after this pause, until stopped."`
 
-	Server        *server `env:"SESSAPI_SERVER" placeholder:"URL" help:"Service to compare the nodes' keys with: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
-	ServerCA      string  `env:"SESSAPI_CA" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
-	ServerCert    string  `env:"SESSAPI_CERT" placeholder:"FILE" help:"Certificate of this client for the service, as PEM."`
-	ServerKeyFile string  `env:"SESSAPI_KEY_FILE" placeholder:"FILE" help:"Key of that certificate, as PEM."`
+	Server        *server `env:"SESSAPI_SERVER" placeholder:"URL" help:"Compare the keys of the nodes with those of this service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
+	ServerCA      string  `env:"SESSAPI_CA" placeholder:"FILE" help:"CA certificates for the service, PEM. The default is the CA certificates of the system."`
+	ServerCert    string  `env:"SESSAPI_CERT" placeholder:"FILE" help:"Client certificate for the service, PEM."`
+	ServerKeyFile string  `env:"SESSAPI_KEY_FILE" placeholder:"FILE" help:"Private key of --server-cert, PEM."`
 	TokenFile     string  `placeholder:"FILE" help:"File with a bearer token for the service."`
 }
 

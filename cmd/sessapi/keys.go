@@ -14,15 +14,15 @@ import (
 
 // keysCommand works on ticket keys: in files by itself, and at a service.
 type keysCommand struct {
-	Generate generateCommand `cmd:"" help:"Write fresh random keys."`
-	Inspect  inspectCommand  `cmd:"" help:"Show the keys of a file without their secrets; exit with 1 when they are weak or invalid."`
-	Convert  convertCommand  `cmd:"" help:"Write the keys of a file in another format."`
+	Generate generateCommand `cmd:"" help:"Generate random keys."`
+	Inspect  inspectCommand  `cmd:"" help:"Show the keys of a file, without secrets. Exit with 1 if they are weak or invalid."`
+	Convert  convertCommand  `cmd:"" help:"Convert the keys of a file to another format."`
 	List     listCommand     `cmd:"" help:"Show the keys of the service, and which consumers hold them."`
 	Push     pushCommand     `cmd:"" help:"Replace the keys of the service."`
 	Pull     pullCommand     `cmd:"" help:"Fetch the keys of the service."`
 	Rotate   rotateCommand   `cmd:"" help:"Rotate the keys of the service by one step."`
-	Revoke   revokeCommand   `cmd:"" help:"Remove a leaked key from the set of the service."`
-	Watch    watchCommand    `cmd:"" help:"Keep a file up to date with the keys of the service, until stopped."`
+	Revoke   revokeCommand   `cmd:"" help:"Remove a leaked key from the service."`
+	Watch    watchCommand    `cmd:"" help:"Keep a file in step with the keys of the service, until stopped."`
 }
 
 // maxKeyFile is more than 64 keys need in any format, in bytes.
@@ -135,7 +135,7 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 // writeSecret writes keys to standard output. Binary keys do not go to a terminal.
 func writeSecret(env environment, f keys.Format, data []byte) error {
 	if !f.Text() && isTerminal(env.stdout) {
-		return fmt.Errorf("keys for %s are binary and secret, and standard output is a terminal: write them to a file (> FILE)", f)
+		return fmt.Errorf("keys for %s are binary and standard output is a terminal: write them to a file (> FILE)", f)
 	}
 	_, err := env.stdout.Write(data)
 	return err

@@ -12,7 +12,7 @@ import (
 type generateCommand struct {
 	Format format `required:"" env:"-" placeholder:"FORMAT" help:"Format to write: ${formats}."`
 	Bits   int    `default:"256" enum:"128,256" env:"-" help:"Size of the secrets: ${enum}."`
-	Count  *int   `env:"-" help:"Number of keys. The first encrypts; of two or more, the last is the next key. As few as the format takes if not given."`
+	Count  *int   `env:"-" help:"Number of keys. The first encrypts. The last of two or more is the next one to encrypt. The default is as few as the format allows."`
 }
 
 // Validate implements kong's check of the flags.
@@ -40,7 +40,7 @@ func (c generateCommand) Run(env environment) error {
 
 type inspectCommand struct {
 	File   string          `arg:"" placeholder:"FILE" help:"File to read; - is standard input."`
-	Format *readableFormat `env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}. Without it, the formats that the file may have are listed."`
+	Format *readableFormat `env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}. Without --format, the command lists the formats that the file may have."`
 }
 
 // Run writes a table of the keys. The error is what is wrong with them.
@@ -116,14 +116,14 @@ func (c inspectCommand) listFormats(env environment) error {
 	for i, reason := range refused {
 		refused[i] = strings.Join(formats[reason], ", ") + ": " + reason
 	}
-	return fmt.Errorf("%s has no keys in any format; %s", c.File, strings.Join(refused, "; "))
+	return fmt.Errorf("%s does not hold valid keys in any format; %s", c.File, strings.Join(refused, "; "))
 }
 
 type convertCommand struct {
 	File string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read; - is standard input."`
 	From readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}."`
 	To   format         `required:"" env:"-" placeholder:"FORMAT" help:"Format to write: ${formats}."`
-	Key  *int           `env:"-" placeholder:"I" help:"Which key to write for a server that reads one key a file, 0 if not given: the one that encrypts."`
+	Key  *int           `env:"-" placeholder:"I" help:"Number of the key, for a format with one key in a file. The default is 0, the key that encrypts."`
 }
 
 // Validate implements kong's check of the flags.

@@ -31,9 +31,9 @@ func (s *server) UnmarshalText(text []byte) error {
 // remote is the flag of the commands that speak to a service.
 type remote struct {
 	Server    server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
-	CA        string `name:"ca" placeholder:"FILE" help:"Certificates that sign the service's, as PEM, instead of the system's."`
-	Cert      string `placeholder:"FILE" help:"Certificate of this client, as PEM."`
-	KeyFile   string `placeholder:"FILE" help:"Key of the certificate, as PEM."`
+	CA        string `name:"ca" placeholder:"FILE" help:"CA certificates for the service, PEM. The default is the CA certificates of the system."`
+	Cert      string `placeholder:"FILE" help:"Client certificate, PEM."`
+	KeyFile   string `placeholder:"FILE" help:"Private key of --cert, PEM."`
 	TokenFile string `placeholder:"FILE" help:"File with a bearer token."`
 }
 
@@ -83,25 +83,25 @@ func (r remote) explain(err error) error {
 		return fmt.Errorf("--server=%s: %w", r.Server, err)
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return fmt.Errorf("%w; --ca says who signs it", err)
+		return fmt.Errorf("%w; set --ca to the CA certificates of the service", err)
 	}
 	if _, ok := errors.AsType[*fs.PathError](err); ok { // of a file here
 		return err
 	}
-	return fmt.Errorf("%w; is --server=%s the service, and does it run?", err, r.Server)
+	return fmt.Errorf("%w; check that the service runs, and that --server=%s is its address", err, r.Server)
 }
 
 type pushCommand struct {
 	remote
-	Files   []string       `arg:"" optional:"" name:"file" placeholder:"FILE" help:"Files to read, several for a server that reads one key a file: the first encrypts. - is standard input, and the default."`
+	Files   []string       `arg:"" optional:"" name:"file" placeholder:"FILE" help:"Files to read; - is standard input, the default. For a format with one key in a file, name one file for each key. The first key encrypts."`
 	Format  readableFormat `required:"" env:"-" placeholder:"FORMAT" help:"Format of the files: ${readable_formats}."`
-	IfMatch *uint64        `env:"-" placeholder:"GENERATION" help:"Push only while the keys of the service are of this generation."`
+	IfMatch *uint64        `env:"-" placeholder:"GENERATION" help:"Push only if the keys of the service have this generation."`
 }
 
 // Validate implements kong's check of the flags.
 func (c pushCommand) Validate() error {
 	if len(c.Files) > 1 && !c.Format.OneKey() {
-		return fmt.Errorf("%s has all keys in one file: name one", c.Format)
+		return fmt.Errorf("%s has all keys in one file: name one file", c.Format)
 	}
 	return nil
 }
@@ -210,10 +210,10 @@ func (c revokeCommand) Run(env environment) error {
 // selection is the flags of the commands that fetch keys.
 type selection struct {
 	Format format     `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
-	Key    *int       `env:"-" placeholder:"I" help:"Which key to fetch for a server that reads one key a file, 0 if not given: the one that encrypts."`
-	Files  int        `env:"-" placeholder:"N" help:"Write N files, for a server that reads one key a file: the key that encrypts, the next one, then the previous ones. The first key fills the files that are left."`
-	Mode   *fileMode  `env:"-" placeholder:"MODE" help:"Mode of the files, in octal: 0600 if not given."`
-	Owner  *fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number; the user of this command if not given."`
+	Key    *int       `env:"-" placeholder:"I" help:"Number of the key, for a format with one key in a file. The default is 0, the key that encrypts."`
+	Files  int        `env:"-" placeholder:"N" help:"Write N files, for a format with one key in a file. The first file has the key that encrypts. If the set has fewer keys, the remaining files get the first key."`
+	Mode   *fileMode  `env:"-" placeholder:"MODE" help:"Mode of the files, in octal. The default is 0600."`
+	Owner  *fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number. The default is the user of this command."`
 }
 
 // fileMode is a flag that is the mode of a file with secrets.
@@ -284,7 +284,7 @@ func (s selection) checkKeys(contents [][]byte) error {
 		set, err := s.Format.Parse(data)
 		set.Wipe()
 		if err != nil {
-			return fmt.Errorf("the service sent something other than keys for %s: %w", s.Format, err)
+			return fmt.Errorf("the service did not send valid keys for %s: %w", s.Format, err)
 		}
 	}
 	return nil
@@ -330,7 +330,7 @@ func (s selection) write(out string, contents [][]byte) error {
 type pullCommand struct {
 	remote
 	selection
-	Out string `env:"-" placeholder:"FILE" help:"File to write instead of standard output. With --files, {key} in it is the number of the key."`
+	Out string `env:"-" placeholder:"FILE" help:"File to write. The default is standard output. With --files, {key} stands for the number of the key."`
 }
 
 // Validate implements kong's check of the flags.
@@ -363,9 +363,9 @@ func (c pullCommand) Run(env environment) error {
 type watchCommand struct {
 	remote
 	selection
-	Out  string `required:"" env:"-" placeholder:"FILE" help:"File to write. With --files, {key} in it is the number of the key."`
-	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run after a file was written, such as the reload of a server. It is retried until it succeeds, and stopped after a minute."`
-	Once bool   `env:"-" help:"Write the files, run the command if it is due, and exit: with 1 when either fails."`
+	Out  string `required:"" env:"-" placeholder:"FILE" help:"File to write. With --files, {key} stands for the number of the key."`
+	Exec string `env:"-" placeholder:"COMMAND" help:"Shell command to run after a file has changed, such as the reload of a server. It may take up to a minute. If it fails, it is retried until it succeeds."`
+	Once bool   `env:"-" help:"Write the files, run the command if it is due, and exit; with 1 if either fails."`
 }
 
 // Validate implements kong's check of the flags.

@@ -79,11 +79,11 @@ func isTerminal(stream any) bool {
 // commandLine is the grammar of the command line: one member a subcommand.
 type commandLine struct {
 	serviceCommands
-	Doctor   doctorCommand    `cmd:"" help:"Find out which TLS servers resume whose sessions, and why not."`
-	Keys     keysCommand      `cmd:"" help:"Work on ticket keys, in files and at a service."`
-	Sessions sessionsCommand  `cmd:"" help:"Work on the sessions of a service."`
-	SealKey  sealKeyCommand   `cmd:"" name:"seal-key" help:"Make keys that the state is sealed with."`
-	Token    tokenCommand     `cmd:"" help:"Make the tokens of a policy."`
+	Doctor   doctorCommand    `cmd:"" help:"Test which TLS servers resume each other's sessions, and explain why not."`
+	Keys     keysCommand      `cmd:"" help:"Manage ticket keys, in files and in the service."`
+	Sessions sessionsCommand  `cmd:"" help:"Manage the sessions of the service."`
+	SealKey  sealKeyCommand   `cmd:"" name:"seal-key" help:"Make keys for --seal-key-file."`
+	Token    tokenCommand     `cmd:"" help:"Make tokens for --policy."`
 	Version  versionCommand   `cmd:"" help:"Print the version."`
 	Print    kong.VersionFlag `name:"version" env:"-" help:"Print the version."`
 }
@@ -129,7 +129,7 @@ func run(args []string, env environment) int {
 	// environment would make for all.
 	if !line.dumpable(command.Command()) {
 		if err := preventDumps(); err != nil {
-			return complain(env, exitFailure, fmt.Errorf("keep debuggers and core dumps away: %w; serve --dumpable lets them in", err))
+			return complain(env, exitFailure, fmt.Errorf("cannot lock out debuggers and core dumps: %w; serve --dumpable allows them", err))
 		}
 	}
 	err = command.Run(env)

@@ -17,7 +17,7 @@ func fewOpenFiles(connections int) error {
 	var limit unix.Rlimit
 	need := uint64(connections + otherFiles)
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err == nil && uint64(limit.Cur) < need { //nolint:unconvert // signed on FreeBSD
-		return fmt.Errorf("--max-connections=%d needs %d open files, and the limit is %d: raise it, as LimitNOFILE= of systemd does, or lower --max-connections",
+		return fmt.Errorf("--max-connections=%d needs %d open files, but the limit is %d: raise it (systemd: LimitNOFILE=), or lower --max-connections",
 			connections, need, limit.Cur)
 	}
 	return nil

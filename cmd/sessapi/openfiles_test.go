@@ -32,7 +32,7 @@ func TestOpenFiles(t *testing.T) {
 		for _, command := range [][]string{{"check-config"}, {"serve", "--listen=127.0.0.1:0", "--dumpable"}} {
 			var stderr bytes.Buffer
 			code := run(append(command, "--max-connections="+connections), environment{ctx: stopped, stdout: io.Discard, stderr: &stderr})
-			warned := strings.Contains(stderr.String(), "needs 257 open files, and the limit is 256")
+			warned := strings.Contains(stderr.String(), "needs 257 open files, but the limit is 256")
 			if code != exitOK || warned != want {
 				t.Errorf("%s of %s connections: exit code %d, %s", command[0], connections, code, &stderr)
 			}

@@ -10,11 +10,11 @@ import (
 )
 
 type sealKeyCommand struct {
-	New newSealKeyCommand `cmd:"" help:"Write a new key: a line of a --seal-key-file."`
+	New newSealKeyCommand `cmd:"" help:"Make a key: a line for --seal-key-file."`
 }
 
 type newSealKeyCommand struct {
-	Out string `env:"-" placeholder:"FILE" help:"File to make, of mode 0600; one that is there is not touched. Standard output if not given."`
+	Out string `env:"-" placeholder:"FILE" help:"File to create, with mode 0600. An existing file is not changed. The default is standard output."`
 }
 
 // Run writes a key.

@@ -20,11 +20,11 @@ func (c serveCommand) Validate() error { return c.Problems() }
 func (c serveCommand) Run(env environment) error {
 	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
 	if c.Dumpable {
-		log.Warn("debuggers and core dumps can read the secrets of this process: --dumpable")
+		log.Warn("--dumpable: debuggers and core dumps can read the secrets of this process")
 	}
 	if !c.Dumpable && exposed() {
-		log.Warn("other processes of this user could have read the secrets of this one while it started",
-			"advice", "run it as a user of its own, as DynamicUser= of systemd does, from a binary of root with mode 0711")
+		log.Warn("another process of this user could have read the secrets of this process while it started",
+			"advice", "run the service as a user of its own (systemd: DynamicUser=) and from a binary that is owned by root, with mode 0711")
 	}
 	if warning := fewOpenFiles(c.MaxConnections); warning != nil {
 		log.Warn("too few open files", "error", warning.Error())

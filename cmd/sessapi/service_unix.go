@@ -7,7 +7,7 @@ import "syscall"
 // serviceCommands run the service on this machine.
 type serviceCommands struct {
 	Serve       serveCommand       `cmd:"" help:"Run the service."`
-	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings and the files that they name, without serving; show all errors and warnings."`
+	CheckConfig checkConfigCommand `cmd:"" help:"Check the settings and the files that they name, without serving. Show all errors and warnings."`
 	Healthcheck healthcheckCommand `cmd:"" help:"Ask the service that runs with these settings whether it is ready."`
 	Agent       agentCommand       `cmd:"" help:"Keep the ticket keys of the TLS servers on this host in step with the service."`
 }

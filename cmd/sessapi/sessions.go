@@ -79,8 +79,8 @@ func (f *sessionFormat) UnmarshalText(text []byte) error {
 type sessionsGetCommand struct {
 	remote
 	ID     sessionID     `arg:"" help:"ID of the session in hex."`
-	Format sessionFormat `env:"-" placeholder:"FORMAT" help:"Fetch the session, which is a secret: raw (the stored bytes) or pem (for sessions that OpenSSL loads)."`
-	Out    string        `env:"-" placeholder:"FILE" help:"With --format, file to write, of mode 0600, instead of standard output; - is standard output, also if it is a terminal."`
+	Format sessionFormat `env:"-" placeholder:"FORMAT" help:"Fetch the session with its secret: raw (the stored bytes) or pem (only sessions that OpenSSL can load)."`
+	Out    string        `env:"-" placeholder:"FILE" help:"With --format, the file to write, with mode 0600. The default is standard output. - writes a binary session even to a terminal."`
 }
 
 // Validate implements kong's check of the flags.
@@ -161,8 +161,8 @@ func writeSession(w io.Writer, s *client.Session) error {
 type sessionsPutCommand struct {
 	remote
 	ID   sessionID      `arg:"" help:"ID of the session in hex."`
-	File string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read: DER, PEM or other bytes; - is standard input."`
-	TTL  *time.Duration `name:"ttl" env:"-" placeholder:"DURATION" help:"How long to keep it, such as 10m, in place of what the session says or the service's default."`
+	File string         `arg:"" optional:"" default:"-" placeholder:"FILE" help:"File to read: DER, PEM or other bytes. - is standard input, the default."`
+	TTL  *time.Duration `name:"ttl" env:"-" placeholder:"DURATION" help:"Lifetime, such as 10m. The default is that of the session itself, or else that of the service."`
 }
 
 // Validate implements kong's check of the flags.
@@ -220,7 +220,7 @@ func (c sessionsDeleteCommand) Run(env environment) error {
 
 type sessionsFlushCommand struct {
 	remote
-	Yes bool `env:"-" help:"Do not ask; scripts need it."`
+	Yes bool `env:"-" help:"Do not ask for confirmation. Required in scripts."`
 }
 
 // Run removes all sessions.
@@ -245,7 +245,7 @@ func (c sessionsFlushCommand) Run(env environment) error {
 // confirm asks the user at the terminal.
 func (c sessionsFlushCommand) confirm(env environment) error {
 	if !isTerminal(env.stdin) {
-		return errors.New("flush removes all sessions: --yes confirms that")
+		return errors.New("flush removes all sessions: confirm it with --yes")
 	}
 	fmt.Fprintf(env.stderr, "Remove all sessions of %s? Type yes: ", c.Server)
 	answer, err := bufio.NewReader(io.LimitReader(input{env}, 16)).ReadString('\n')

@@ -12,11 +12,11 @@ import (
 
 // tokenCommand makes the tokens of a policy.
 type tokenCommand struct {
-	New newTokenCommand `cmd:"" help:"Print a fresh token on the first line, and below it the line for the policy that knows it."`
+	New newTokenCommand `cmd:"" help:"Print a new token on the first line, and below it the line for the policy."`
 }
 
 type newTokenCommand struct {
-	Expires expiry `placeholder:"90d|DATE" help:"When the token ends: in so many days (90d) or hours (12h), or at a date (2027-01-31) or time (RFC 3339). Without it, never."`
+	Expires expiry `placeholder:"90d|DATE" help:"Expiry of the token: after days (90d) or hours (12h), or at a date (2027-01-31) or time (RFC 3339). The default is never."`
 }
 
 // Validate implements kong's check of the flags.

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Writes the file of Envoy's secret discovery service (SDS) with ticket keys in it:
+# Writes ticket keys into a file for Envoy's secret discovery service (SDS):
 #
 #     ticket-keys.sh FILE KEY...
 #
-# FILE is the path of the sds_config; each KEY is a key file of --format envoy. The keys
-# themselves are in FILE: when it only names their files, Envoy finds it unchanged after a
-# rotation and keeps the old keys.
+# FILE is the path in sds_config. Each KEY is a key file of --format envoy. FILE holds the
+# keys themselves: if it held only the names of the key files, it would not change at a
+# rotation, and Envoy would keep the old keys.
 set -eu
 umask 077
 file=$1
@@ -24,4 +24,4 @@ shift
 		echo
 	done
 } >"$file.new"
-mv "$file.new" "$file" # Envoy looks when a file is moved into place
+mv "$file.new" "$file" # Envoy reloads a file that is moved into place

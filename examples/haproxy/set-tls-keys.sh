@@ -3,16 +3,16 @@
 #
 #     set-tls-keys.sh FILE SOCKET
 #
-# FILE is named as the bind line names it; SOCKET is a stats socket of level admin.
+# FILE is the path in the bind line. SOCKET is a stats socket of level admin.
 #
-# HAProxy holds three keys, and `set ssl tls-key` drops the first and appends one. Only
-# the last three lines of the file, in order, replace all of them: after changes that
-# were missed, and when a key was revoked. Nothing is sent when HAProxy holds them.
+# HAProxy holds three keys. `set ssl tls-key` drops the first one and appends a new one.
+# The script sends the last three lines of the file in order, and so replaces all three
+# keys: no revoked key stays. If HAProxy already holds them, the script sends nothing.
 set -eu
 file=$1
 socket=$2
 
-ask() { # the keys in $1 go to standard input, where no list of processes shows them
+ask() { # sends $1 on standard input: arguments would show the keys to other processes
 	printf '%s\n' "$1" | socat -t 5 - "UNIX-CONNECT:$socket"
 }
 

@@ -328,24 +328,24 @@ func (e TicketKeySource) Valid() bool {
 	}
 }
 
-// ActivationStatus How rotations wait for consumers; absent with `--activate-after=off`.
+// ActivationStatus Whether a rotation waits for consumers. Absent with `--activate-after=off`.
 type ActivationStatus struct {
-	// Behind The consumers that it waits for.
+	// Behind The consumers that the rotation waits for.
 	Behind *[]string `json:"behind,omitempty"`
 
-	// Timeouts How many rotations did not wait any longer.
+	// Timeouts Number of rotations that `--activate-timeout` made.
 	Timeouts uint64 `json:"timeouts"`
 
-	// Until When it is made all the same.
+	// Until When the rotation happens even if consumers are still behind.
 	Until *time.Time `json:"until,omitempty"`
 
-	// Waiting Whether a rotation is due and waits.
+	// Waiting Whether a rotation is due and waiting.
 	Waiting bool `json:"waiting"`
 }
 
 // CacheStatus defines model for CacheStatus.
 type CacheStatus struct {
-	// Bytes Memory in use, index and data together.
+	// Bytes Memory in use, for index and data.
 	Bytes         *int64  `json:"bytes,omitempty"`
 	CapacityBytes *int64  `json:"capacity_bytes,omitempty"`
 	Enabled       bool    `json:"enabled"`
@@ -355,13 +355,13 @@ type CacheStatus struct {
 	Flushed       *uint64 `json:"flushed,omitempty"`
 	Hits          *uint64 `json:"hits,omitempty"`
 
-	// MaxSessions The bound by number; absent without one.
+	// MaxSessions Maximum number of sessions. Absent if only memory limits it.
 	MaxSessions *int64 `json:"max_sessions,omitempty"`
 
-	// MemoryDumpable Whether sessions would be in a core dump of the process.
+	// MemoryDumpable Whether a core dump of the process would hold sessions.
 	MemoryDumpable *bool `json:"memory_dumpable,omitempty"`
 
-	// MemoryLocked Whether the system keeps the sessions out of swap.
+	// MemoryLocked Whether the memory of the sessions is locked, so that it is never swapped out.
 	MemoryLocked *bool   `json:"memory_locked,omitempty"`
 	Misses       *uint64 `json:"misses,omitempty"`
 	Removed      *uint64 `json:"removed,omitempty"`
@@ -375,51 +375,51 @@ type Consumer struct {
 	Behind bool    `json:"behind"`
 	Detail *string `json:"detail,omitempty"`
 
-	// ExpiresAt When its last report expires, or did.
+	// ExpiresAt When its last report expires or expired.
 	ExpiresAt time.Time `json:"expires_at"`
 
-	// Generation The generation that it reported last.
+	// Generation The generation in its last report.
 	Generation uint64 `json:"generation"`
 
-	// Identity The identity that reported; absent when the service has no policy.
+	// Identity The identity that reported. Absent if the service has no policy.
 	Identity *string      `json:"identity,omitempty"`
 	Kind     ConsumerWord `json:"kind"`
 
-	// Name The host and the target, with a slash between.
+	// Name HOST/TARGET.
 	Name string `json:"name"`
 
-	// ReportedAt When it reported last.
+	// ReportedAt Time of its last report.
 	ReportedAt time.Time `json:"reported_at"`
 
-	// Since Since when it is in that state; of a `stale` one, since when there are keys that it does not hold.
+	// Since When this state began. For a `stale` consumer, when the first generation that it lacks became active.
 	Since time.Time `json:"since"`
 
-	// State `current` holds the active generation, `stale` an older one; `applying` and `failed` are as reported; the report of a `missing` one has expired.
+	// State `current`: the consumer holds the active generation. `stale`: it holds an older one. `applying`, `failed`: as reported. `missing`: its report has expired.
 	State ConsumerState `json:"state"`
 }
 
 // ConsumerReport defines model for ConsumerReport.
 type ConsumerReport struct {
-	// Detail Text for people, 256 bytes at most and without control characters.
+	// Detail Text for people, at most 256 bytes, without control characters.
 	Detail *string `json:"detail,omitempty"`
 
-	// ExpiresInSeconds Seconds without another report after which the consumer is `missing`.
+	// ExpiresInSeconds The consumer is `missing` if it does not report again within this time.
 	ExpiresInSeconds int64 `json:"expires_in_seconds"`
 
-	// Generation The generation of the ticket keys that the consumer holds, 0 for none.
+	// Generation The generation that the consumer holds; 0 for none.
 	Generation uint64 `json:"generation"`
 
 	// Kind The kind of server, such as `nginx`.
 	Kind ConsumerWord `json:"kind"`
 
-	// State `current` when the consumer holds the keys of that generation, `applying` while it changes to others, `failed` when it could not.
+	// State `current`: the consumer holds this generation. `applying`: it is loading another one. `failed`: it could not load another one.
 	State ConsumerReportState `json:"state"`
 }
 
-// ConsumerReportState `current` when the consumer holds the keys of that generation, `applying` while it changes to others, `failed` when it could not.
+// ConsumerReportState `current`: the consumer holds this generation. `applying`: it is loading another one. `failed`: it could not load another one.
 type ConsumerReportState string
 
-// ConsumerState `current` holds the active generation, `stale` an older one; `applying` and `failed` are as reported; the report of a `missing` one has expired.
+// ConsumerState `current`: the consumer holds the active generation. `stale`: it holds an older one. `applying`, `failed`: as reported. `missing`: its report has expired.
 type ConsumerState string
 
 // ConsumerWord defines model for ConsumerWord.
@@ -433,9 +433,9 @@ type Consumers struct {
 	Generation uint64 `json:"generation"`
 }
 
-// ConsumersStatus How many consumers of the ticket keys are in each state.
+// ConsumersStatus Number of consumers in each state.
 type ConsumersStatus struct {
-	// Activation How rotations wait for consumers; absent with `--activate-after=off`.
+	// Activation Whether a rotation waits for consumers. Absent with `--activate-after=off`.
 	Activation *ActivationStatus `json:"activation,omitempty"`
 	Applying   int               `json:"applying"`
 	Current    int               `json:"current"`
@@ -483,20 +483,20 @@ type FieldError struct {
 	Reason string `json:"reason"`
 }
 
-// FleetStatus Of a node that shares sessions and ticket keys through Redis.
+// FleetStatus Absent unless the node shares sessions and ticket keys through Redis.
 type FleetStatus struct {
-	// Connected Whether Redis answers.
+	// Connected Whether Redis is reachable.
 	Connected bool `json:"connected"`
 
-	// LocalHits Lookups that this node answered by itself.
+	// LocalHits Lookups answered from the cache of this node.
 	LocalHits uint64 `json:"local_hits"`
 	Misses    uint64 `json:"misses"`
 	Namespace string `json:"namespace"`
 
-	// RemoteHits Lookups that Redis answered.
+	// RemoteHits Lookups answered by Redis.
 	RemoteHits uint64 `json:"remote_hits"`
 
-	// Since Since when it does, or does not.
+	// Since When `connected` last changed.
 	Since time.Time `json:"since"`
 }
 
@@ -509,7 +509,7 @@ type Flushed struct {
 type Health struct {
 	Checks []HealthCheck `json:"checks"`
 
-	// Status `degraded` still serves.
+	// Status A service that is `degraded` still serves.
 	Status HealthStatus `json:"status"`
 }
 
@@ -518,11 +518,11 @@ type HealthCheck struct {
 	Detail *string `json:"detail,omitempty"`
 	Name   string  `json:"name"`
 
-	// Status `degraded` still serves.
+	// Status A service that is `degraded` still serves.
 	Status HealthStatus `json:"status"`
 }
 
-// HealthStatus `degraded` still serves.
+// HealthStatus A service that is `degraded` still serves.
 type HealthStatus string
 
 // HexID defines model for HexID.
@@ -550,29 +550,29 @@ type Problem struct {
 // ProblemCode defines model for ProblemCode.
 type ProblemCode string
 
-// SSLSession What the SSL_SESSION says about itself, in the member that is named like the
-// format. Never its master secret or ticket. A missing start or timeout has
-// OpenSSL's default: the time at which the session was stored, and 3 seconds.
+// SSLSession The fields of the SSL_SESSION, without its master secret and ticket. The member has
+// the name of the format. If the SSL_SESSION has no start or no timeout, OpenSSL's
+// defaults apply: the time at which it was stored, and 3 seconds.
 type SSLSession struct {
 	ALPN *string `json:"alpn,omitempty"`
 
-	// Cipher IANA's name, or OpenSSL's name of a suite that IANA does not list.
+	// Cipher The IANA name; for a suite that IANA does not list, the OpenSSL name.
 	//
 	// Example: TLS_AES_256_GCM_SHA384
 	Cipher               string `json:"cipher"`
 	ExtendedMasterSecret bool   `json:"extended_master_secret"`
 
-	// IDMatches Whether it is stored under its own ID. A server's keys and a TLS 1.3 client's need not be the same.
+	// IDMatches Whether `session_id` is the ID under which the session is stored. They may differ, for example for TLS 1.3.
 	IDMatches    bool   `json:"id_matches"`
 	MaxEarlyData *int64 `json:"max_early_data,omitempty"`
 
-	// PeerSubject The subject of the peer's certificate (RFC 2253). Left out when it is larger than 2 KiB of DER or has more than 64 attributes.
+	// PeerSubject The subject of the peer's certificate (RFC 2253). Absent if it is larger than 2 KiB in DER or has more than 64 attributes.
 	PeerSubject *string `json:"peer_subject,omitempty"`
 
 	// Protocol Example: TLSv1.3
 	Protocol string `json:"protocol"`
 
-	// ServerName Bytes that are not UTF-8 are written as U+FFFD, as in alpn and peer_subject.
+	// ServerName In `server_name`, `alpn` and `peer_subject`, U+FFFD replaces bytes that are not UTF-8.
 	ServerName *string `json:"server_name,omitempty"`
 	SessionID  string  `json:"session_id"`
 
@@ -582,7 +582,7 @@ type SSLSession struct {
 	TicketLifetimeHintSeconds *int64    `json:"ticket_lifetime_hint_seconds,omitempty"`
 	TimeoutSeconds            int64     `json:"timeout_seconds"`
 
-	// VerifyResult OpenSSL's X509_V code for the peer's certificate, 0 is good.
+	// VerifyResult The result of OpenSSL's verification of the peer's certificate (`X509_V_…`). 0 is success.
 	VerifyResult *int64 `json:"verify_result,omitempty"`
 }
 
@@ -606,52 +606,50 @@ type SecretName string
 
 // Session defines model for Session.
 type Session struct {
-	// Boringssl What the SSL_SESSION says about itself, in the member that is named like the
-	// format. Never its master secret or ticket. A missing start or timeout has
-	// OpenSSL's default: the time at which the session was stored, and 3 seconds.
+	// Boringssl The fields of the SSL_SESSION, without its master secret and ticket. The member has
+	// the name of the format. If the SSL_SESSION has no start or no timeout, OpenSSL's
+	// defaults apply: the time at which it was stored, and 3 seconds.
 	Boringssl *SSLSession `json:"boringssl,omitempty"`
 	ExpiresAt time.Time   `json:"expires_at"`
 
-	// Format - `openssl`: an SSL_SESSION in DER that OpenSSL loads;
-	// - `boringssl`: an SSL_SESSION in the encoding of BoringSSL and AWS-LC, which
-	//   OpenSSL does not load;
-	// - `opaque`: other bytes.
+	// Format - `openssl`: an SSL_SESSION in DER that OpenSSL can load;
+	// - `boringssl`: an SSL_SESSION of BoringSSL or AWS-LC, which OpenSSL cannot load;
+	// - `opaque`: any other bytes.
 	Format SessionFormat `json:"format"`
 	ID     HexID         `json:"id"`
 
-	// Openssl What the SSL_SESSION says about itself, in the member that is named like the
-	// format. Never its master secret or ticket. A missing start or timeout has
-	// OpenSSL's default: the time at which the session was stored, and 3 seconds.
+	// Openssl The fields of the SSL_SESSION, without its master secret and ticket. The member has
+	// the name of the format. If the SSL_SESSION has no start or no timeout, OpenSSL's
+	// defaults apply: the time at which it was stored, and 3 seconds.
 	Openssl *SSLSession `json:"openssl,omitempty"`
 
-	// Size Bytes stored.
+	// Size Number of bytes stored.
 	Size     int       `json:"size"`
 	StoredAt time.Time `json:"stored_at"`
 }
 
-// SessionFormat - `openssl`: an SSL_SESSION in DER that OpenSSL loads;
-//   - `boringssl`: an SSL_SESSION in the encoding of BoringSSL and AWS-LC, which
-//     OpenSSL does not load;
-//   - `opaque`: other bytes.
+// SessionFormat - `openssl`: an SSL_SESSION in DER that OpenSSL can load;
+// - `boringssl`: an SSL_SESSION of BoringSSL or AWS-LC, which OpenSSL cannot load;
+// - `opaque`: any other bytes.
 type SessionFormat string
 
 // SessionPage defines model for SessionPage.
 type SessionPage struct {
-	// NextCursor There while there is more.
+	// NextCursor Cursor of the next page. Absent on the last page.
 	NextCursor *string   `json:"next_cursor,omitempty"`
 	Sessions   []Session `json:"sessions"`
 }
 
 // SessionUpload defines model for SessionUpload.
 type SessionUpload struct {
-	// Data The session's bytes in base64.
+	// Data The session in base64.
 	Data       []byte `json:"data"`
 	TTLSeconds *int64 `json:"ttl_seconds,omitempty"`
 }
 
 // StateFileStatus Absent without a state file.
 type StateFileStatus struct {
-	// Failing Whether it could not be saved the last time.
+	// Failing Whether the last save failed.
 	Failing bool `json:"failing"`
 }
 
@@ -659,10 +657,10 @@ type StateFileStatus struct {
 type Status struct {
 	Cache CacheStatus `json:"cache"`
 
-	// Consumers How many consumers of the ticket keys are in each state.
+	// Consumers Number of consumers in each state.
 	Consumers ConsumersStatus `json:"consumers"`
 
-	// Fleet Of a node that shares sessions and ticket keys through Redis.
+	// Fleet Absent unless the node shares sessions and ticket keys through Redis.
 	Fleet     *FleetStatus `json:"fleet,omitempty"`
 	StartedAt time.Time    `json:"started_at"`
 
@@ -676,26 +674,26 @@ type Status struct {
 
 // TicketKey defines model for TicketKey.
 type TicketKey struct {
-	// ActivatedAt When it became `current`, if it ever has.
+	// ActivatedAt When the key became `current`. Absent if it never has.
 	ActivatedAt *time.Time    `json:"activated_at,omitempty"`
 	Bits        TicketKeyBits `json:"bits"`
 	CreatedAt   time.Time     `json:"created_at"`
 
-	// DerivedFor Formats that hold derived secrets of this key, because they have no room for its size.
+	// DerivedFor Formats that cannot hold the size of this key. In these its secrets are derived.
 	DerivedFor []TicketKeyFormat `json:"derived_for"`
 
-	// Fingerprint Tells keys apart without giving them away.
+	// Fingerprint Identifies the secrets of the key without revealing them.
 	Fingerprint string        `json:"fingerprint"`
 	Name        TicketKeyName `json:"name"`
 
-	// Role `current` encrypts, `next` will after the next rotation, `previous` only decrypts.
+	// Role `current` encrypts. `next` only decrypts, and encrypts after the next rotation. `previous` only decrypts.
 	Role TicketKeyRole `json:"role"`
 }
 
 // TicketKeyBits defines model for TicketKey.Bits.
 type TicketKeyBits int
 
-// TicketKeyRole `current` encrypts, `next` will after the next rotation, `previous` only decrypts.
+// TicketKeyRole `current` encrypts. `next` only decrypts, and encrypts after the next rotation. `previous` only decrypts.
 type TicketKeyRole string
 
 // TicketKeyFileStatus defines model for TicketKeyFileStatus.
@@ -703,10 +701,10 @@ type TicketKeyFileStatus struct {
 	FailedAt *time.Time `json:"failed_at,omitempty"`
 	Failures uint64     `json:"failures"`
 
-	// LastError Why it cannot be taken now; absent when it can.
+	// LastError Why the file cannot be loaded. Absent if it can.
 	LastError *string `json:"last_error,omitempty"`
 
-	// LoadedAt When its keys were last taken.
+	// LoadedAt When the service last loaded keys from the file.
 	LoadedAt time.Time `json:"loaded_at"`
 	Path     string    `json:"path"`
 }
@@ -719,7 +717,7 @@ type TicketKeyMaterial struct {
 	// AESKey 16 or 32 bytes in base64.
 	AESKey []byte `json:"aes_key"`
 
-	// HMACSecret 16 or 32 bytes in base64, the same as the AES key.
+	// HMACSecret 16 or 32 bytes in base64, as many as the AES key has.
 	HMACSecret []byte `json:"hmac_secret"`
 
 	// Name 16 bytes in hex.
@@ -729,26 +727,26 @@ type TicketKeyMaterial struct {
 // TicketKeyName defines model for TicketKeyName.
 type TicketKeyName = string
 
-// TicketKeySource Where the active set came from. The set of a fleet, or one that was restored, has the source that it had when it was made.
+// TicketKeySource Where the active set came from. A set that was shared by a fleet or restored from a state file keeps its first source.
 type TicketKeySource string
 
 // TicketKeyUpload defines model for TicketKeyUpload.
 type TicketKeyUpload struct {
-	// Keys The first encrypts.
+	// Keys The first key encrypts.
 	Keys []TicketKeyMaterial `json:"keys"`
 	Next *TicketKeyMaterial  `json:"next,omitempty"`
 }
 
 // TicketKeys defines model for TicketKeys.
 type TicketKeys struct {
-	// Generation Grows with every change. Starts anew above every earlier one when the service does.
+	// Generation Number of the set. It grows with every change, also across restarts of the service.
 	Generation uint64      `json:"generation"`
 	Keys       []TicketKey `json:"keys"`
 
-	// NextRotationAt When the service rotates the set by itself; not of a set that was pushed.
+	// NextRotationAt Time of the next automatic rotation. Absent for a pushed set and with `--rotate-every=0`.
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
 
-	// Source Where the active set came from. The set of a fleet, or one that was restored, has the source that it had when it was made.
+	// Source Where the active set came from. A set that was shared by a fleet or restored from a state file keeps its first source.
 	Source    TicketKeySource `json:"source"`
 	UpdatedAt time.Time       `json:"updated_at"`
 }
@@ -845,111 +843,108 @@ type ListConsumersParams struct {
 
 // ListSessionsParams defines parameters for ListSessions.
 type ListSessionsParams struct {
-	// Limit How many sessions a page holds at most.
+	// Limit Maximum number of sessions in a page.
 	Limit *int32 `form:"limit,omitempty" json:"limit,omitempty"`
 
-	// Cursor The `next_cursor` of the page before. A cursor is good until the service restarts.
+	// Cursor The `next_cursor` of the previous page. A restart of the service invalidates it.
 	Cursor *string `form:"cursor,omitempty" json:"cursor,omitempty"`
 }
 
 // DeleteSessionParams defines parameters for DeleteSession.
 type DeleteSessionParams struct {
-	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
-	// of the byte representations only.
+	// IfMatch `*`, or ETags of which one must be current. PUT and DELETE compare only the ETags
+	// of the byte representations.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 }
 
 // GetSessionParams defines parameters for GetSession.
 type GetSessionParams struct {
-	// MaxBytes The room that the caller has, for the byte representations: the same as
-	// `Range: bytes=0-(max_bytes - 1)`, and not to be sent along with it.
-	// `0` only asks for the size.
+	// MaxBytes The size of the caller's buffer, for a byte representation: the same as
+	// `Range: bytes=0-(max_bytes - 1)`. `0` asks only for the size. A request with both
+	// `max_bytes` and `Range` is rejected.
 	MaxBytes *MaxBytes `form:"max_bytes,omitempty" json:"max_bytes,omitempty"`
 
 	// Range A range of bytes (RFC 9110, section 14.2).
 	Range *string `json:"Range,omitempty"`
 
-	// IfRange The ETag for which the range holds; of another one the whole is sent.
+	// IfRange An ETag. If the session has another one, the answer is the whole session.
 	IfRange *string `json:"If-Range,omitempty"`
 
-	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
-	// of the byte representations only.
+	// IfMatch `*`, or ETags of which one must be current. PUT and DELETE compare only the ETags
+	// of the byte representations.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
-	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
+	// IfNoneMatch `*`, or ETags that the caller has. The answer is 304 if one of them is current.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
 // HeadSessionParams defines parameters for HeadSession.
 type HeadSessionParams struct {
-	// MaxBytes The room that the caller has, for the byte representations: the same as
-	// `Range: bytes=0-(max_bytes - 1)`, and not to be sent along with it.
-	// `0` only asks for the size.
+	// MaxBytes The size of the caller's buffer, for a byte representation: the same as
+	// `Range: bytes=0-(max_bytes - 1)`. `0` asks only for the size. A request with both
+	// `max_bytes` and `Range` is rejected.
 	MaxBytes *MaxBytes `form:"max_bytes,omitempty" json:"max_bytes,omitempty"`
 
-	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
-	// of the byte representations only.
+	// IfMatch `*`, or ETags of which one must be current. PUT and DELETE compare only the ETags
+	// of the byte representations.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
-	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
+	// IfNoneMatch `*`, or ETags that the caller has. The answer is 304 if one of them is current.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 }
 
 // PutSessionParams defines parameters for PutSession.
 type PutSessionParams struct {
-	// TTLSeconds When the session ends, from now. For the two raw kinds of body; JSON
-	// has a member for it.
+	// TTLSeconds Lifetime of the session from now. A JSON body has a member for it instead.
 	TTLSeconds *TTLSeconds `form:"ttl_seconds,omitempty" json:"ttl_seconds,omitempty"`
 
-	// IfMatch `*` or ETags, one of which must be the current one. Changes compare the ETags
-	// of the byte representations only.
+	// IfMatch `*`, or ETags of which one must be current. PUT and DELETE compare only the ETags
+	// of the byte representations.
 	IfMatch *IfMatch `json:"If-Match,omitempty"`
 
-	// IfNoneMatch `*` stores only when there is no session under the ID.
+	// IfNoneMatch `*` stores the session only if none has this ID.
 	IfNoneMatch *string `json:"If-None-Match,omitempty"`
 }
 
 // GetTicketKeysParams defines parameters for GetTicketKeys.
 type GetTicketKeysParams struct {
-	// Format How a server reads ticket keys. A key is a name of 16 bytes, an HMAC
-	// secret and an AES key.
+	// Format The server whose file format to use. A key has a name of 16 bytes, an HMAC secret
+	// and an AES key; the table gives their order, and their size in bytes.
 	//
-	// | format | | a key | encrypts |
+	// | format | file | key | which key encrypts |
 	// | --- | --- | --- | --- |
-	// | `ats` | records | name, HMAC 16, AES 16 | first |
-	// | `httpd` | one key a file | name, HMAC 16, AES 16 | the only one |
-	// | `nginx` | one key a file | name, AES 16, HMAC 16, or name, HMAC 32, AES 32 | the first file |
-	// | `envoy` | one key a file | name, HMAC 32, AES 32 | the first file |
-	// | `haproxy` | base64 lines, at least 3 | name, AES 16, HMAC 16, or name, AES 32, HMAC 32 | the last but one; the last is next |
-	// | `dnsdist` | records | name, AES 32, HMAC 32 | last |
-	// | `h2o` | YAML | as hex: AES key, HMAC secret of 64 | by time |
-	// | `openssl` | one key a file | name, HMAC 32, AES 32 | the only one |
-	// | `nghttpx` | one key a file | as `openssl` | the first file |
-	// | `lighttpd` | one key a file | version, active from, expires at, name, HMAC 32, AES 32 | the newest file |
+	// | `ats` | all keys | name, HMAC 16, AES 16 | first |
+	// | `httpd` | one key | name, HMAC 16, AES 16 | the only one |
+	// | `nginx` | one key | name, AES 16, HMAC 16; or name, HMAC 32, AES 32 | first file |
+	// | `envoy` | one key | name, HMAC 32, AES 32 | first file |
+	// | `haproxy` | base64 lines, at least 3 | name, AES 16, HMAC 16; or name, AES 32, HMAC 32 | last but one; the last is `next` |
+	// | `dnsdist` | all keys | name, AES 32, HMAC 32 | last |
+	// | `h2o` | YAML | in hex: AES 16 or 32, HMAC 64 | highest `not_before` |
+	// | `openssl` | one key | name, HMAC 32, AES 32 | the only one |
+	// | `nghttpx` | one key | name, HMAC 32, AES 32 | first file |
+	// | `lighttpd` | one key | version, active from, expires at, name, HMAC 32, AES 32 | newest file |
 	// | `go` | base64 lines | 32 bytes for `SetSessionTicketKeys` | first |
 	//
-	// In a body, the keys of a format of one key a file stand one behind
-	// another. `h2o` and `go` cannot be sent: their secrets are derived.
-	//
-	// Every format carries every set. `haproxy` repeats keys until there are
-	// three lines and one in the place of `next`, and all its keys have the size
-	// of `current`. A key whose size a format does not have gets derived secrets
-	// (`derived_for` in the description), the same on every node: HKDF-SHA256 over
-	// the HMAC secret and the AES key, with the name as salt and
-	// `sessapi FORMAT v1` as info (`nghttpx` has that of `openssl`).
+	// - POST accepts all formats but `h2o` and `go`, whose secrets are derived. For a
+	//   format with one key in a file, send the keys one after another.
+	// - Every set fits every format. `haproxy` repeats keys until it has three lines and a
+	//   last one. All its keys have the size of `current`.
+	// - A format that cannot hold the size of a key gets derived secrets, the same on
+	//   every node: HKDF-SHA256 of the HMAC secret and the AES key, with the name as salt
+	//   and `sessapi FORMAT v1` as info (`sessapi openssl v1` for `nghttpx`). `derived_for` in the
+	//   description lists these formats.
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
-	// Key Which file is meant, from 0 (the key that encrypts), in a format of
-	// one key a file: `httpd`, `nginx`, `envoy`, `openssl`, `nghttpx`,
-	// `lighttpd`. Without it that is 0.
+	// Key Number of the key, for formats with one key in a file: `httpd`, `nginx`,
+	// `envoy`, `openssl`, `nghttpx`, `lighttpd`. 0, the default, is the key that
+	// encrypts.
 	Key *int `form:"key,omitempty" json:"key,omitempty"`
 
-	// IfNoneMatch `*` or ETags that the caller already has: 304 when one of them is current.
+	// IfNoneMatch `*`, or ETags that the caller has. The answer is 304 if one of them is current.
 	IfNoneMatch *IfNoneMatch `json:"If-None-Match,omitempty"`
 
-	// Prefer `wait=N` (RFC 7240): while the generation is that of `If-None-Match`,
-	// hold the answer for up to N seconds, 600 at most. Other preferences
-	// are passed over.
+	// Prefer `wait=N` (RFC 7240): if `If-None-Match` has the current generation, wait up to
+	// N seconds for the next one, at most 600. Other preferences are ignored.
 	Prefer *string `json:"Prefer,omitempty"`
 }
 
@@ -958,47 +953,46 @@ type ReplaceTicketKeysTextBody = string
 
 // ReplaceTicketKeysParams defines parameters for ReplaceTicketKeys.
 type ReplaceTicketKeysParams struct {
-	// Format How a server reads ticket keys. A key is a name of 16 bytes, an HMAC
-	// secret and an AES key.
+	// Format The server whose file format to use. A key has a name of 16 bytes, an HMAC secret
+	// and an AES key; the table gives their order, and their size in bytes.
 	//
-	// | format | | a key | encrypts |
+	// | format | file | key | which key encrypts |
 	// | --- | --- | --- | --- |
-	// | `ats` | records | name, HMAC 16, AES 16 | first |
-	// | `httpd` | one key a file | name, HMAC 16, AES 16 | the only one |
-	// | `nginx` | one key a file | name, AES 16, HMAC 16, or name, HMAC 32, AES 32 | the first file |
-	// | `envoy` | one key a file | name, HMAC 32, AES 32 | the first file |
-	// | `haproxy` | base64 lines, at least 3 | name, AES 16, HMAC 16, or name, AES 32, HMAC 32 | the last but one; the last is next |
-	// | `dnsdist` | records | name, AES 32, HMAC 32 | last |
-	// | `h2o` | YAML | as hex: AES key, HMAC secret of 64 | by time |
-	// | `openssl` | one key a file | name, HMAC 32, AES 32 | the only one |
-	// | `nghttpx` | one key a file | as `openssl` | the first file |
-	// | `lighttpd` | one key a file | version, active from, expires at, name, HMAC 32, AES 32 | the newest file |
+	// | `ats` | all keys | name, HMAC 16, AES 16 | first |
+	// | `httpd` | one key | name, HMAC 16, AES 16 | the only one |
+	// | `nginx` | one key | name, AES 16, HMAC 16; or name, HMAC 32, AES 32 | first file |
+	// | `envoy` | one key | name, HMAC 32, AES 32 | first file |
+	// | `haproxy` | base64 lines, at least 3 | name, AES 16, HMAC 16; or name, AES 32, HMAC 32 | last but one; the last is `next` |
+	// | `dnsdist` | all keys | name, AES 32, HMAC 32 | last |
+	// | `h2o` | YAML | in hex: AES 16 or 32, HMAC 64 | highest `not_before` |
+	// | `openssl` | one key | name, HMAC 32, AES 32 | the only one |
+	// | `nghttpx` | one key | name, HMAC 32, AES 32 | first file |
+	// | `lighttpd` | one key | version, active from, expires at, name, HMAC 32, AES 32 | newest file |
 	// | `go` | base64 lines | 32 bytes for `SetSessionTicketKeys` | first |
 	//
-	// In a body, the keys of a format of one key a file stand one behind
-	// another. `h2o` and `go` cannot be sent: their secrets are derived.
-	//
-	// Every format carries every set. `haproxy` repeats keys until there are
-	// three lines and one in the place of `next`, and all its keys have the size
-	// of `current`. A key whose size a format does not have gets derived secrets
-	// (`derived_for` in the description), the same on every node: HKDF-SHA256 over
-	// the HMAC secret and the AES key, with the name as salt and
-	// `sessapi FORMAT v1` as info (`nghttpx` has that of `openssl`).
+	// - POST accepts all formats but `h2o` and `go`, whose secrets are derived. For a
+	//   format with one key in a file, send the keys one after another.
+	// - Every set fits every format. `haproxy` repeats keys until it has three lines and a
+	//   last one. All its keys have the size of `current`.
+	// - A format that cannot hold the size of a key gets derived secrets, the same on
+	//   every node: HKDF-SHA256 of the HMAC secret and the AES key, with the name as salt
+	//   and `sessapi FORMAT v1` as info (`sessapi openssl v1` for `nghttpx`). `derived_for` in the
+	//   description lists these formats.
 	Format *TicketKeyFormat `form:"format,omitempty" json:"format,omitempty"`
 
-	// IfMatch The generation that the change is based on, as its ETag.
+	// IfMatch The ETag of the generation that the change is based on. The answer is 412 if another one is active.
 	IfMatch *IfGeneration `json:"If-Match,omitempty"`
 }
 
 // RotateTicketKeysParams defines parameters for RotateTicketKeys.
 type RotateTicketKeysParams struct {
-	// IfMatch The generation that the change is based on, as its ETag.
+	// IfMatch The ETag of the generation that the change is based on. The answer is 412 if another one is active.
 	IfMatch *IfGeneration `json:"If-Match,omitempty"`
 }
 
 // RevokeTicketKeyParams defines parameters for RevokeTicketKey.
 type RevokeTicketKeyParams struct {
-	// IfMatch The generation that the change is based on, as its ETag.
+	// IfMatch The ETag of the generation that the change is based on. The answer is 412 if another one is active.
 	IfMatch *IfGeneration `json:"If-Match,omitempty"`
 }
 
@@ -1043,7 +1037,7 @@ type ServerInterface interface {
 	// GetDocsFile A file of the page
 	// (GET /docs/{file})
 	GetDocsFile(w http.ResponseWriter, r *http.Request, file string)
-	// GetLivez Is the process alive
+	// GetLivez Is the process alive?
 	// (GET /livez)
 	GetLivez(w http.ResponseWriter, r *http.Request)
 	// GetMetrics Metrics for Prometheus
@@ -1055,7 +1049,7 @@ type ServerInterface interface {
 	// GetOpenAPIYAML This document as YAML
 	// (GET /openapi.yaml)
 	GetOpenAPIYAML(w http.ResponseWriter, r *http.Request)
-	// GetReadyz Should the service get traffic
+	// GetReadyz Is the service ready for traffic?
 	// (GET /readyz)
 	GetReadyz(w http.ResponseWriter, r *http.Request)
 	// FlushSessions Remove all sessions
@@ -1136,7 +1130,7 @@ func (_ Unimplemented) GetDocsFile(w http.ResponseWriter, r *http.Request, file 
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// GetLivez Is the process alive
+// GetLivez Is the process alive?
 // (GET /livez)
 func (_ Unimplemented) GetLivez(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
@@ -1160,7 +1154,7 @@ func (_ Unimplemented) GetOpenAPIYAML(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
-// GetReadyz Should the service get traffic
+// GetReadyz Is the service ready for traffic?
 // (GET /readyz)
 func (_ Unimplemented) GetReadyz(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNotImplemented)

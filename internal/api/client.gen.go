@@ -92,30 +92,28 @@ type ClientInterface interface {
 
 	// ListConsumers List the consumers of the ticket keys
 	//
-	// Lists which consumer holds which generation of the ticket keys, by name. A consumer
-	// is anything that holds ticket keys and reports it: a target of `sessapi agent`,
-	// or a server with a script of its own.
+	// Lists the consumers and the generation that each holds, ordered by name. A consumer
+	// is anything that holds ticket keys and reports it: a target of `sessapi agent`, or
+	// your own script.
 	//
 	// Corresponds with GET /consumers (the `ListConsumers` operationId).
 	ListConsumers(ctx context.Context, params *ListConsumersParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ForgetConsumer Forget a consumer
 	//
-	// Forgets a consumer that is gone for good. One that still reports comes back
-	// with its next report.
+	// Forgets a consumer that no longer exists. If it does, its next report adds it again.
 	//
 	// Corresponds with DELETE /consumers/{host}/{target} (the `ForgetConsumer` operationId).
 	ForgetConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReportConsumerWithBody Report what a consumer holds
 	//
-	// Reports which generation of the ticket keys the consumer holds. Send a report
-	// after each change, and again before the last one expires. A consumer whose
-	// report has expired is `missing` for 24 hours and is then forgotten.
+	// Reports which generation of the ticket keys the consumer holds. Send a report after
+	// each change, and before the last report expires. When it has expired, the consumer
+	// is `missing` for 24 hours. Then the service forgets it.
 	//
-	// A name belongs to the identity that reported it, until that report expires:
-	// a report by another identity is answered 403. The service keeps at most 4096
-	// consumers.
+	// The first identity that reports a name owns it until the report expires. Others get
+	// 403. The limit is 4096 consumers.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -124,13 +122,12 @@ type ClientInterface interface {
 
 	// ReportConsumer Report what a consumer holds
 	//
-	// Reports which generation of the ticket keys the consumer holds. Send a report
-	// after each change, and again before the last one expires. A consumer whose
-	// report has expired is `missing` for 24 hours and is then forgotten.
+	// Reports which generation of the ticket keys the consumer holds. Send a report after
+	// each change, and before the last report expires. When it has expired, the consumer
+	// is `missing` for 24 hours. Then the service forgets it.
 	//
-	// A name belongs to the identity that reported it, until that report expires:
-	// a report by another identity is answered 403. The service keeps at most 4096
-	// consumers.
+	// The first identity that reports a name owns it until the report expires. Others get
+	// 403. The limit is 4096 consumers.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -139,66 +136,69 @@ type ClientInterface interface {
 
 	// FlushSessions Remove all sessions
 	//
-	// Removes and wipes every session. Ticket keys stay. With a state file no restart
-	// brings one of them back: when that is not certain, the answer is 503
-	// `backend_unavailable`, and they stay.
+	// Removes every session. Ticket keys stay. With a state file, a restart brings no
+	// removed session back. When the service cannot guarantee that, it removes nothing and
+	// answers 503 `backend_unavailable`.
 	//
 	// Corresponds with DELETE /sessions (the `FlushSessions` operationId).
 	FlushSessions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListSessions List sessions
 	//
-	// Describes the sessions page by page, in no particular order. A session
-	// that is there from the start of a listing to its end is on exactly one
-	// of its pages.
+	// Describes the sessions page by page, in no particular order. A session that
+	// exists throughout the listing is on exactly one page.
 	//
 	// Corresponds with GET /sessions (the `ListSessions` operationId).
 	ListSessions(ctx context.Context, params *ListSessionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteSession Remove a session
 	//
-	// Removes and wipes the session.
+	// Removes the session.
 	//
 	// Corresponds with DELETE /sessions/{id} (the `DeleteSession` operationId).
 	DeleteSession(ctx context.Context, id SessionID, params *DeleteSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetSession Get a session
 	//
-	// `Accept` chooses what is sent:
+	// `Accept` selects the representation:
 	//
-	// - `application/json`, also for wildcards and without the header: a
-	//   description, which holds no secret;
-	// - `application/octet-stream`: exactly the bytes that were stored;
-	// - `application/x-pem-file`: the session as `openssl s_client -sess_in`
-	//   reads it, for sessions of format `openssl`.
+	// | `Accept` | answer |
+	// | --- | --- |
+	// | `application/json`, a wildcard, or none | a description without secrets |
+	// | `application/octet-stream` | exactly the stored bytes |
+	// | `application/x-pem-file` | PEM, as `openssl s_client -sess_in` reads it; only for format `openssl` |
 	//
-	// Ranges in `Accept` that cannot be parsed are ignored. Each representation has
-	// an ETag; the description has no ranges.
+	// The last two are the byte representations. For these, `Session-Size` is always
+	// the full size, and there are two ways to get a part:
 	//
-	// `max_bytes` is the room that the caller has for the bytes: the answer never
-	// has more, and `Session-Size` always says how many there are. Without a byte
-	// representation in `Accept` the answer is then 406. `max_bytes=0`, which only
-	// asks for the size, goes with any `Accept`. A request for several
-	// ranges at once is answered with the whole.
+	// - `max_bytes` is the size of the caller's buffer. The answer is never larger.
+	// - `Range` asks for one range of bytes. The answer to several ranges is the whole
+	//   session.
+	//
+	// A description has no parts: with `max_bytes`, `Accept` must name a byte
+	// representation, else the answer is 406. `max_bytes=0` asks only for the size and
+	// works with any `Accept`.
 	//
 	// Corresponds with GET /sessions/{id} (the `GetSession` operationId).
 	GetSession(ctx context.Context, id SessionID, params *GetSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// PutSessionWithBody Store a session
 	//
-	// Stores a session under the ID, in place of the one that is there: the
-	// last write wins. The session ends
+	// Stores a session under the ID. It replaces any session that has this ID: the last
+	// write wins.
 	//
-	// - after `ttl_seconds`, if given;
-	// - else at its own start plus timeout, if its format is `openssl` or
-	//   `boringssl`;
-	// - else after the service's `--session-default-ttl`;
-	// - never later than `--session-max-ttl` from now.
+	// The session expires by the first rule that applies:
 	//
-	// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
-	// PEM is stored as the DER of the first session in it, whatever the content
-	// type of the body; text and other PEM blocks around that session are ignored.
-	// PEM without a session that decodes is refused.
+	// 1. `ttl_seconds`, if given;
+	// 2. its own start plus its own timeout, for formats `openssl` and `boringssl`;
+	// 3. `--session-default-ttl` of the service.
+	//
+	// No session lives longer than `--session-max-ttl`.
+	//
+	// The service stores bytes as they are. Bytes that are not an SSL_SESSION get format
+	// `opaque`. PEM is recognized whatever the `Content-Type`: the service stores the
+	// first session in it as DER, and ignores text and other PEM blocks around it. PEM
+	// without a valid session is rejected.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -207,19 +207,21 @@ type ClientInterface interface {
 
 	// PutSession Store a session
 	//
-	// Stores a session under the ID, in place of the one that is there: the
-	// last write wins. The session ends
+	// Stores a session under the ID. It replaces any session that has this ID: the last
+	// write wins.
 	//
-	// - after `ttl_seconds`, if given;
-	// - else at its own start plus timeout, if its format is `openssl` or
-	//   `boringssl`;
-	// - else after the service's `--session-default-ttl`;
-	// - never later than `--session-max-ttl` from now.
+	// The session expires by the first rule that applies:
 	//
-	// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
-	// PEM is stored as the DER of the first session in it, whatever the content
-	// type of the body; text and other PEM blocks around that session are ignored.
-	// PEM without a session that decodes is refused.
+	// 1. `ttl_seconds`, if given;
+	// 2. its own start plus its own timeout, for formats `openssl` and `boringssl`;
+	// 3. `--session-default-ttl` of the service.
+	//
+	// No session lives longer than `--session-max-ttl`.
+	//
+	// The service stores bytes as they are. Bytes that are not an SSL_SESSION get format
+	// `opaque`. PEM is recognized whatever the `Content-Type`: the service stores the
+	// first session in it as DER, and ignores text and other PEM blocks around it. PEM
+	// without a valid session is rejected.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -228,24 +230,27 @@ type ClientInterface interface {
 
 	// GetTicketKeys Describe or fetch the ticket keys
 	//
-	// Without `format`, describes the active set; the description holds no
-	// secret. With `format`, sends the keys as that server reads them. Both
-	// carry the generation as ETag.
+	// Without `format`, the answer describes the active set and holds no secret. With
+	// `format`, it is the keys as that server reads them. The ETag of both is the
+	// generation.
 	//
-	// To follow the keys, send the generation in `If-None-Match` and
-	// `Prefer: wait=60`: the answer is held until the generation moves.
+	// To wait for new keys, send the ETag in `If-None-Match`, and `Prefer: wait=60`. The
+	// service answers when the generation changes, or with 304 after 60 seconds.
 	//
 	// Corresponds with GET /ticket-keys (the `GetTicketKeys` operationId).
 	GetTicketKeys(ctx context.Context, params *GetTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReplaceTicketKeysWithBody Replace the ticket keys
 	//
-	// Puts a whole set in place of the active one, at once and atomically.
-	// The first key encrypts, the others only decrypt. A set that is refused
-	// leaves the active one as it is; the set that is active already, or what
-	// `format` makes of it, changes nothing, not even the generation. Keys may
-	// differ in size. A key with the name of an active key and other secrets is
-	// refused: most likely it was sent in the wrong `format`.
+	// Replaces the whole set, at once and atomically. Keys may differ in size. In JSON the
+	// first key encrypts and the others only decrypt. In a body of another type, `format`
+	// says which key encrypts.
+	//
+	// - A rejected set changes nothing.
+	// - The active set again, also as GET returned it in a `format`, changes nothing: the
+	//   generation stays.
+	// - A key with the name of an active key and other secrets is rejected. Most likely the
+	//   `format` is wrong.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -254,12 +259,15 @@ type ClientInterface interface {
 
 	// ReplaceTicketKeys Replace the ticket keys
 	//
-	// Puts a whole set in place of the active one, at once and atomically.
-	// The first key encrypts, the others only decrypt. A set that is refused
-	// leaves the active one as it is; the set that is active already, or what
-	// `format` makes of it, changes nothing, not even the generation. Keys may
-	// differ in size. A key with the name of an active key and other secrets is
-	// refused: most likely it was sent in the wrong `format`.
+	// Replaces the whole set, at once and atomically. Keys may differ in size. In JSON the
+	// first key encrypts and the others only decrypt. In a body of another type, `format`
+	// says which key encrypts.
+	//
+	// - A rejected set changes nothing.
+	// - The active set again, also as GET returned it in a `format`, changes nothing: the
+	//   generation stays.
+	// - A key with the name of an active key and other secrets is rejected. Most likely the
+	//   `format` is wrong.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -268,12 +276,15 @@ type ClientInterface interface {
 
 	// ReplaceTicketKeysWithTextBody Replace the ticket keys
 	//
-	// Puts a whole set in place of the active one, at once and atomically.
-	// The first key encrypts, the others only decrypt. A set that is refused
-	// leaves the active one as it is; the set that is active already, or what
-	// `format` makes of it, changes nothing, not even the generation. Keys may
-	// differ in size. A key with the name of an active key and other secrets is
-	// refused: most likely it was sent in the wrong `format`.
+	// Replaces the whole set, at once and atomically. Keys may differ in size. In JSON the
+	// first key encrypts and the others only decrypt. In a body of another type, `format`
+	// says which key encrypts.
+	//
+	// - A rejected set changes nothing.
+	// - The active set again, also as GET returned it in a `format`, changes nothing: the
+	//   generation stays.
+	// - A key with the name of an active key and other secrets is rejected. Most likely the
+	//   `format` is wrong.
 	//
 	// Takes a body of the `text/plain` content type.
 	//
@@ -282,24 +293,27 @@ type ClientInterface interface {
 
 	// RotateTicketKeys Rotate the ticket keys by one step
 	//
-	// `next` becomes `current`, `current` becomes the newest `previous`, a
-	// fresh key becomes `next`, and the oldest key falls out when there are
-	// more than are kept. A key is handed out before it encrypts: in a set
-	// without a `next`, which is what a pushed set usually is, the step adds
-	// the `next`, and the following step activates it.
+	// - `next` becomes `current`.
+	// - `current` becomes the newest `previous`.
+	// - A new key becomes `next`.
+	// - The oldest key is dropped if the set has more keys than
+	//   `--ticket-lifetime` needs.
 	//
-	// With `--activate-after=all` a step that would make `next` current is answered
-	// 409 `consumers_behind` until all consumers that are not `missing` hold it, but no
-	// longer than `--activate-timeout` after the first such answer.
+	// A set without `next`, as most pushed sets are, only gets a `next`: servers must have
+	// a key before it encrypts. Rotate again to activate it.
+	//
+	// With `--activate-after=all`, a rotation that makes `next` current first waits for the
+	// consumers. The answer is 409 `consumers_behind` until every consumer that is not
+	// `missing` holds `next`, or until `--activate-timeout` has passed since the first such
+	// request.
 	//
 	// Corresponds with POST /ticket-keys/rotate (the `RotateTicketKeys` operationId).
 	RotateTicketKeys(ctx context.Context, params *RotateTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RevokeTicketKey Revoke a ticket key
 	//
-	// Takes the key out of the set at once, for when it has leaked. If it was
-	// `current`, `next` takes its place, or a fresh key when there is no
-	// `next`.
+	// Removes a leaked key from the set at once. If it was `current`, `next` replaces it,
+	// or a new key if there is no `next`.
 	//
 	// Corresponds with DELETE /ticket-keys/{name} (the `RevokeTicketKey` operationId).
 	RevokeTicketKey(ctx context.Context, name string, params *RevokeTicketKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -307,9 +321,9 @@ type ClientInterface interface {
 
 // ListConsumers List the consumers of the ticket keys
 //
-// Lists which consumer holds which generation of the ticket keys, by name. A consumer
-// is anything that holds ticket keys and reports it: a target of `sessapi agent`,
-// or a server with a script of its own.
+// Lists the consumers and the generation that each holds, ordered by name. A consumer
+// is anything that holds ticket keys and reports it: a target of `sessapi agent`, or
+// your own script.
 //
 // Corresponds with GET /consumers (the `ListConsumers` operationId).
 func (c *Client) ListConsumers(ctx context.Context, params *ListConsumersParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -326,8 +340,7 @@ func (c *Client) ListConsumers(ctx context.Context, params *ListConsumersParams,
 
 // ForgetConsumer Forget a consumer
 //
-// Forgets a consumer that is gone for good. One that still reports comes back
-// with its next report.
+// Forgets a consumer that no longer exists. If it does, its next report adds it again.
 //
 // Corresponds with DELETE /consumers/{host}/{target} (the `ForgetConsumer` operationId).
 func (c *Client) ForgetConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -344,13 +357,12 @@ func (c *Client) ForgetConsumer(ctx context.Context, host ConsumerHost, target C
 
 // ReportConsumerWithBody Report what a consumer holds
 //
-// Reports which generation of the ticket keys the consumer holds. Send a report
-// after each change, and again before the last one expires. A consumer whose
-// report has expired is `missing` for 24 hours and is then forgotten.
+// Reports which generation of the ticket keys the consumer holds. Send a report after
+// each change, and before the last report expires. When it has expired, the consumer
+// is `missing` for 24 hours. Then the service forgets it.
 //
-// A name belongs to the identity that reported it, until that report expires:
-// a report by another identity is answered 403. The service keeps at most 4096
-// consumers.
+// The first identity that reports a name owns it until the report expires. Others get
+// 403. The limit is 4096 consumers.
 //
 // Takes any type of body and a specified content type.
 //
@@ -369,13 +381,12 @@ func (c *Client) ReportConsumerWithBody(ctx context.Context, host ConsumerHost, 
 
 // ReportConsumer Report what a consumer holds
 //
-// Reports which generation of the ticket keys the consumer holds. Send a report
-// after each change, and again before the last one expires. A consumer whose
-// report has expired is `missing` for 24 hours and is then forgotten.
+// Reports which generation of the ticket keys the consumer holds. Send a report after
+// each change, and before the last report expires. When it has expired, the consumer
+// is `missing` for 24 hours. Then the service forgets it.
 //
-// A name belongs to the identity that reported it, until that report expires:
-// a report by another identity is answered 403. The service keeps at most 4096
-// consumers.
+// The first identity that reports a name owns it until the report expires. Others get
+// 403. The limit is 4096 consumers.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -394,9 +405,9 @@ func (c *Client) ReportConsumer(ctx context.Context, host ConsumerHost, target C
 
 // FlushSessions Remove all sessions
 //
-// Removes and wipes every session. Ticket keys stay. With a state file no restart
-// brings one of them back: when that is not certain, the answer is 503
-// `backend_unavailable`, and they stay.
+// Removes every session. Ticket keys stay. With a state file, a restart brings no
+// removed session back. When the service cannot guarantee that, it removes nothing and
+// answers 503 `backend_unavailable`.
 //
 // Corresponds with DELETE /sessions (the `FlushSessions` operationId).
 func (c *Client) FlushSessions(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -413,9 +424,8 @@ func (c *Client) FlushSessions(ctx context.Context, reqEditors ...RequestEditorF
 
 // ListSessions List sessions
 //
-// Describes the sessions page by page, in no particular order. A session
-// that is there from the start of a listing to its end is on exactly one
-// of its pages.
+// Describes the sessions page by page, in no particular order. A session that
+// exists throughout the listing is on exactly one page.
 //
 // Corresponds with GET /sessions (the `ListSessions` operationId).
 func (c *Client) ListSessions(ctx context.Context, params *ListSessionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -432,7 +442,7 @@ func (c *Client) ListSessions(ctx context.Context, params *ListSessionsParams, r
 
 // DeleteSession Remove a session
 //
-// Removes and wipes the session.
+// Removes the session.
 //
 // Corresponds with DELETE /sessions/{id} (the `DeleteSession` operationId).
 func (c *Client) DeleteSession(ctx context.Context, id SessionID, params *DeleteSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -449,22 +459,24 @@ func (c *Client) DeleteSession(ctx context.Context, id SessionID, params *Delete
 
 // GetSession Get a session
 //
-// `Accept` chooses what is sent:
+// `Accept` selects the representation:
 //
-//   - `application/json`, also for wildcards and without the header: a
-//     description, which holds no secret;
-//   - `application/octet-stream`: exactly the bytes that were stored;
-//   - `application/x-pem-file`: the session as `openssl s_client -sess_in`
-//     reads it, for sessions of format `openssl`.
+// | `Accept` | answer |
+// | --- | --- |
+// | `application/json`, a wildcard, or none | a description without secrets |
+// | `application/octet-stream` | exactly the stored bytes |
+// | `application/x-pem-file` | PEM, as `openssl s_client -sess_in` reads it; only for format `openssl` |
 //
-// Ranges in `Accept` that cannot be parsed are ignored. Each representation has
-// an ETag; the description has no ranges.
+// The last two are the byte representations. For these, `Session-Size` is always
+// the full size, and there are two ways to get a part:
 //
-// `max_bytes` is the room that the caller has for the bytes: the answer never
-// has more, and `Session-Size` always says how many there are. Without a byte
-// representation in `Accept` the answer is then 406. `max_bytes=0`, which only
-// asks for the size, goes with any `Accept`. A request for several
-// ranges at once is answered with the whole.
+//   - `max_bytes` is the size of the caller's buffer. The answer is never larger.
+//   - `Range` asks for one range of bytes. The answer to several ranges is the whole
+//     session.
+//
+// A description has no parts: with `max_bytes`, `Accept` must name a byte
+// representation, else the answer is 406. `max_bytes=0` asks only for the size and
+// works with any `Accept`.
 //
 // Corresponds with GET /sessions/{id} (the `GetSession` operationId).
 func (c *Client) GetSession(ctx context.Context, id SessionID, params *GetSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -481,19 +493,21 @@ func (c *Client) GetSession(ctx context.Context, id SessionID, params *GetSessio
 
 // PutSessionWithBody Store a session
 //
-// Stores a session under the ID, in place of the one that is there: the
-// last write wins. The session ends
+// Stores a session under the ID. It replaces any session that has this ID: the last
+// write wins.
 //
-//   - after `ttl_seconds`, if given;
-//   - else at its own start plus timeout, if its format is `openssl` or
-//     `boringssl`;
-//   - else after the service's `--session-default-ttl`;
-//   - never later than `--session-max-ttl` from now.
+// The session expires by the first rule that applies:
 //
-// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
-// PEM is stored as the DER of the first session in it, whatever the content
-// type of the body; text and other PEM blocks around that session are ignored.
-// PEM without a session that decodes is refused.
+// 1. `ttl_seconds`, if given;
+// 2. its own start plus its own timeout, for formats `openssl` and `boringssl`;
+// 3. `--session-default-ttl` of the service.
+//
+// No session lives longer than `--session-max-ttl`.
+//
+// The service stores bytes as they are. Bytes that are not an SSL_SESSION get format
+// `opaque`. PEM is recognized whatever the `Content-Type`: the service stores the
+// first session in it as DER, and ignores text and other PEM blocks around it. PEM
+// without a valid session is rejected.
 //
 // Takes any type of body and a specified content type.
 //
@@ -512,19 +526,21 @@ func (c *Client) PutSessionWithBody(ctx context.Context, id SessionID, params *P
 
 // PutSession Store a session
 //
-// Stores a session under the ID, in place of the one that is there: the
-// last write wins. The session ends
+// Stores a session under the ID. It replaces any session that has this ID: the last
+// write wins.
 //
-//   - after `ttl_seconds`, if given;
-//   - else at its own start plus timeout, if its format is `openssl` or
-//     `boringssl`;
-//   - else after the service's `--session-default-ttl`;
-//   - never later than `--session-max-ttl` from now.
+// The session expires by the first rule that applies:
 //
-// Bytes are stored as they are, and those that are no SSL_SESSION as `opaque`.
-// PEM is stored as the DER of the first session in it, whatever the content
-// type of the body; text and other PEM blocks around that session are ignored.
-// PEM without a session that decodes is refused.
+// 1. `ttl_seconds`, if given;
+// 2. its own start plus its own timeout, for formats `openssl` and `boringssl`;
+// 3. `--session-default-ttl` of the service.
+//
+// No session lives longer than `--session-max-ttl`.
+//
+// The service stores bytes as they are. Bytes that are not an SSL_SESSION get format
+// `opaque`. PEM is recognized whatever the `Content-Type`: the service stores the
+// first session in it as DER, and ignores text and other PEM blocks around it. PEM
+// without a valid session is rejected.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -543,12 +559,12 @@ func (c *Client) PutSession(ctx context.Context, id SessionID, params *PutSessio
 
 // GetTicketKeys Describe or fetch the ticket keys
 //
-// Without `format`, describes the active set; the description holds no
-// secret. With `format`, sends the keys as that server reads them. Both
-// carry the generation as ETag.
+// Without `format`, the answer describes the active set and holds no secret. With
+// `format`, it is the keys as that server reads them. The ETag of both is the
+// generation.
 //
-// To follow the keys, send the generation in `If-None-Match` and
-// `Prefer: wait=60`: the answer is held until the generation moves.
+// To wait for new keys, send the ETag in `If-None-Match`, and `Prefer: wait=60`. The
+// service answers when the generation changes, or with 304 after 60 seconds.
 //
 // Corresponds with GET /ticket-keys (the `GetTicketKeys` operationId).
 func (c *Client) GetTicketKeys(ctx context.Context, params *GetTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -565,12 +581,15 @@ func (c *Client) GetTicketKeys(ctx context.Context, params *GetTicketKeysParams,
 
 // ReplaceTicketKeysWithBody Replace the ticket keys
 //
-// Puts a whole set in place of the active one, at once and atomically.
-// The first key encrypts, the others only decrypt. A set that is refused
-// leaves the active one as it is; the set that is active already, or what
-// `format` makes of it, changes nothing, not even the generation. Keys may
-// differ in size. A key with the name of an active key and other secrets is
-// refused: most likely it was sent in the wrong `format`.
+// Replaces the whole set, at once and atomically. Keys may differ in size. In JSON the
+// first key encrypts and the others only decrypt. In a body of another type, `format`
+// says which key encrypts.
+//
+//   - A rejected set changes nothing.
+//   - The active set again, also as GET returned it in a `format`, changes nothing: the
+//     generation stays.
+//   - A key with the name of an active key and other secrets is rejected. Most likely the
+//     `format` is wrong.
 //
 // Takes any type of body and a specified content type.
 //
@@ -589,12 +608,15 @@ func (c *Client) ReplaceTicketKeysWithBody(ctx context.Context, params *ReplaceT
 
 // ReplaceTicketKeys Replace the ticket keys
 //
-// Puts a whole set in place of the active one, at once and atomically.
-// The first key encrypts, the others only decrypt. A set that is refused
-// leaves the active one as it is; the set that is active already, or what
-// `format` makes of it, changes nothing, not even the generation. Keys may
-// differ in size. A key with the name of an active key and other secrets is
-// refused: most likely it was sent in the wrong `format`.
+// Replaces the whole set, at once and atomically. Keys may differ in size. In JSON the
+// first key encrypts and the others only decrypt. In a body of another type, `format`
+// says which key encrypts.
+//
+//   - A rejected set changes nothing.
+//   - The active set again, also as GET returned it in a `format`, changes nothing: the
+//     generation stays.
+//   - A key with the name of an active key and other secrets is rejected. Most likely the
+//     `format` is wrong.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -613,12 +635,15 @@ func (c *Client) ReplaceTicketKeys(ctx context.Context, params *ReplaceTicketKey
 
 // ReplaceTicketKeysWithTextBody Replace the ticket keys
 //
-// Puts a whole set in place of the active one, at once and atomically.
-// The first key encrypts, the others only decrypt. A set that is refused
-// leaves the active one as it is; the set that is active already, or what
-// `format` makes of it, changes nothing, not even the generation. Keys may
-// differ in size. A key with the name of an active key and other secrets is
-// refused: most likely it was sent in the wrong `format`.
+// Replaces the whole set, at once and atomically. Keys may differ in size. In JSON the
+// first key encrypts and the others only decrypt. In a body of another type, `format`
+// says which key encrypts.
+//
+//   - A rejected set changes nothing.
+//   - The active set again, also as GET returned it in a `format`, changes nothing: the
+//     generation stays.
+//   - A key with the name of an active key and other secrets is rejected. Most likely the
+//     `format` is wrong.
 //
 // Takes a body of the `text/plain` content type.
 //
@@ -637,15 +662,19 @@ func (c *Client) ReplaceTicketKeysWithTextBody(ctx context.Context, params *Repl
 
 // RotateTicketKeys Rotate the ticket keys by one step
 //
-// `next` becomes `current`, `current` becomes the newest `previous`, a
-// fresh key becomes `next`, and the oldest key falls out when there are
-// more than are kept. A key is handed out before it encrypts: in a set
-// without a `next`, which is what a pushed set usually is, the step adds
-// the `next`, and the following step activates it.
+//   - `next` becomes `current`.
+//   - `current` becomes the newest `previous`.
+//   - A new key becomes `next`.
+//   - The oldest key is dropped if the set has more keys than
+//     `--ticket-lifetime` needs.
 //
-// With `--activate-after=all` a step that would make `next` current is answered
-// 409 `consumers_behind` until all consumers that are not `missing` hold it, but no
-// longer than `--activate-timeout` after the first such answer.
+// A set without `next`, as most pushed sets are, only gets a `next`: servers must have
+// a key before it encrypts. Rotate again to activate it.
+//
+// With `--activate-after=all`, a rotation that makes `next` current first waits for the
+// consumers. The answer is 409 `consumers_behind` until every consumer that is not
+// `missing` holds `next`, or until `--activate-timeout` has passed since the first such
+// request.
 //
 // Corresponds with POST /ticket-keys/rotate (the `RotateTicketKeys` operationId).
 func (c *Client) RotateTicketKeys(ctx context.Context, params *RotateTicketKeysParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -662,9 +691,8 @@ func (c *Client) RotateTicketKeys(ctx context.Context, params *RotateTicketKeysP
 
 // RevokeTicketKey Revoke a ticket key
 //
-// Takes the key out of the set at once, for when it has leaked. If it was
-// `current`, `next` takes its place, or a fresh key when there is no
-// `next`.
+// Removes a leaked key from the set at once. If it was `current`, `next` replaces it,
+// or a new key if there is no `next`.
 //
 // Corresponds with DELETE /ticket-keys/{name} (the `RevokeTicketKey` operationId).
 func (c *Client) RevokeTicketKey(ctx context.Context, name string, params *RevokeTicketKeyParams, reqEditors ...RequestEditorFn) (*http.Response, error) {

@@ -176,7 +176,7 @@ func (a *App) reload() {
 		}
 	}
 	if !reloaded {
-		a.log.Info("nothing to reload: there is neither --ticket-key-file nor --tls-cert nor --policy nor --audit-log")
+		a.log.Info("nothing to reload: set --ticket-key-file, --tls-cert, --policy or --audit-log")
 	}
 }
 
@@ -260,7 +260,7 @@ func openKeys(a *App) (part, error) {
 func lifecycle(c config.Config) (keys.Lifecycle, error) {
 	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
 	if kept := life.Retention(); kept > keys.MaxKeys {
-		return life, config.Problems{{Place: c.Place("rotate-every"), Text: fmt.Sprintf("--rotate-every %v with --ticket-lifetime %v: that would keep %d keys, and a set has %d at most; rotate less often",
+		return life, config.Problems{{Place: c.Place("rotate-every"), Text: fmt.Sprintf("--rotate-every %v with --ticket-lifetime %v needs %d keys, but the limit is %d; rotate less often",
 			c.RotateEvery, c.TicketLifetime, kept, keys.MaxKeys)}}
 	}
 	return life, nil

@@ -188,7 +188,7 @@ func TestUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Listen.Address = file
-	if _, err := New(c, "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "precious is there and is not a socket") {
+	if _, err := New(c, "", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "precious exists and is not a socket") {
 		t.Errorf("in the place of a file: %v", err)
 	}
 	if _, err := os.Stat(file); err != nil {
@@ -292,11 +292,11 @@ func TestInsecurity(t *testing.T) {
 		c    config.Config
 		want string
 	}{
-		{config.Config{}, "anybody"},
-		{config.Config{TLSCert: "c"}, "anybody"},
-		{config.Config{Policy: "p"}, "sees the network"},
-		{config.Config{TLSCert: "c", Policy: "p"}, "needless"},
-		{config.Config{TLSCert: "c", TLSClientCA: "ca"}, "needless"},
+		{config.Config{}, "anyone who can connect"},
+		{config.Config{TLSCert: "c"}, "anyone who can connect"},
+		{config.Config{Policy: "p"}, "network path"},
+		{config.Config{TLSCert: "c", Policy: "p"}, "no effect"},
+		{config.Config{TLSCert: "c", TLSClientCA: "ca"}, "no effect"},
 	} {
 		if got := insecurity(test.c); !strings.Contains(got, test.want) {
 			t.Errorf("%+v: %s", test.c, got)

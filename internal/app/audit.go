@@ -30,7 +30,7 @@ func openAudit(a *App) (part, error) {
 		name: "audit_log",
 		reload: func() {
 			if err := log.Reopen(); err != nil {
-				a.log.Error("cannot reopen the audit log; what has to be recorded is refused until it can", "error", err.Error())
+				a.log.Error("cannot reopen the audit log; operations that need a record are refused until it can be reopened", "error", err.Error())
 			}
 		},
 		stop:    func(context.Context) error { return log.Close() },

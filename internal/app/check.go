@@ -185,11 +185,11 @@ func (k *checker) policy() {
 		var why string
 		switch end := credential.Expires; {
 		case credential.Hash == sha256.Sum256(nil):
-			why = "proves nothing: the hash is that of no bytes"
+			why = "never matches: the hash is that of empty input"
 		case credential.Kind == auth.Certificate && k.c.TLSClientCA == "":
-			why = "proves nothing without --tls-client-ca"
+			why = "never matches without --tls-client-ca"
 		case credential.Kind == auth.UID && !socket:
-			why = "proves nothing: the service listens at no Unix socket"
+			why = "never matches: the service does not listen on a Unix socket"
 		case !end.IsZero() && time.Until(end) < expiresSoon:
 			why = ends(end)
 		default:
@@ -227,7 +227,7 @@ func (k *checker) address(flag string, a config.Address) {
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		k.warn(flag, "--%s: %s is in use; serve fails unless that is the service these settings are for, and it is stopped first", flag, a)
+		k.warn(flag, "--%s: %s is in use; stop the process that listens there before you start the service", flag, a)
 	case err != nil:
 		k.fail(flag, fmt.Errorf("--%s: %w", flag, err))
 	}
@@ -236,7 +236,7 @@ func (k *checker) address(flag string, a config.Address) {
 // memory compares the cache with the memory that the process may have.
 func (k *checker) memory() {
 	if most, limit := memoryLimit("/"); k.c.Cache && most > 0 && uint64(k.c.CacheMemory) > most {
-		k.warn("cache-memory", "--cache-memory=%v is more than the %s of %s: the service would be killed as the cache fills",
+		k.warn("cache-memory", "--cache-memory=%v is more than the %s of %s: the system would kill the service when the cache fills",
 			k.c.CacheMemory, humanize.IBytes(most), limit)
 	}
 }

@@ -62,8 +62,8 @@ func TestCheck(t *testing.T) {
 		}},
 		{name: "an address in use", change: listen(used.Addr().String()), warning: "--listen: " + used.Addr().String() + " is in use"},
 		{name: "an address of another machine", change: listen("192.0.2.1:0"), failure: "--listen: "},
-		{name: "Redis without its password", change: redis(""), failure: "--redis: the server wants a password: name the file that has it with --redis-auth-file"},
-		{name: "Redis with a wrong password", change: redis("wrong"), failure: "--redis: the server refuses the user or the password of --redis-auth-file"},
+		{name: "Redis without its password", change: redis(""), failure: "--redis: the server requires a password: set --redis-auth-file to a file that holds it"},
+		{name: "Redis with a wrong password", change: redis("wrong"), failure: "--redis: the server rejected the user or the password in --redis-auth-file"},
 		{name: "Redis without TLS, which says nothing to TLS", failure: "--redis: no answer: ", change: func(c *config.Config) {
 			redis("right")(c)
 			c.Redis = "rediss://" + used.Addr().String()

@@ -58,7 +58,7 @@ func openFleet(a *App) (part, error) {
 		metrics: func(m *metrics.Metrics) { m.AddFleet(node) },
 	}
 	if err := a.connect(node); err != nil {
-		return p, fmt.Errorf("--redis: %w; without a state file there are no ticket keys to start with", err)
+		return p, fmt.Errorf("--redis: %w; the service starts without Redis only if it has a state file", err)
 	}
 	var local keys.Store
 	if a.state != nil {

@@ -70,7 +70,7 @@ func trustOnly(leaf *x509.Certificate) *tls.Config {
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does more
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if !state.PeerCertificates[0].Equal(leaf) {
-				return errors.New("it serves another certificate than that of --tls-cert")
+				return errors.New("its certificate is not that of --tls-cert")
 			}
 			return nil
 		},

@@ -24,7 +24,7 @@ const (
 func openTLS(a *App) (part, error) {
 	a.metrics.SetInsecureListen(a.cfg.InsecureListen)
 	if a.cfg.InsecureListen {
-		a.log.Warn("--insecure-listen lets in what would be refused", "what", insecurity(a.cfg))
+		a.log.Warn("--insecure-listen is set", "what", insecurity(a.cfg))
 	}
 	if a.cfg.TLSCert == "" {
 		return part{}, nil
@@ -56,11 +56,11 @@ func loadTLS(c config.Config, log *slog.Logger, record func(string) error) (*ser
 func insecurity(c config.Config) string {
 	switch {
 	case c.Policy == "" && c.TLSClientCA == "":
-		return "anybody who reaches the service can read and change keys and sessions"
+		return "anyone who can connect can read and change keys and sessions"
 	case c.TLSCert == "":
-		return "whoever sees the network can read tokens, keys and sessions, and use the tokens"
+		return "anyone on the network path can read tokens, keys and sessions, and use the tokens"
 	}
-	return "nothing: there are TLS and credentials, which make it needless"
+	return "it has no effect, because TLS and credentials are set; remove it"
 }
 
 // allowedHosts are the names that the settings have for the service.

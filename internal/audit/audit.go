@@ -215,7 +215,7 @@ func (l *Log) Record(e Event) error {
 // Health returns why the log is degraded; "" if it is not.
 func (l *Log) Health() string {
 	if l.failing.Load() {
-		return "cannot be written; ticket keys neither change nor leave"
+		return "cannot be written; changes and exports of ticket keys are refused"
 	}
 	return ""
 }

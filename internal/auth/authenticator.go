@@ -23,7 +23,7 @@ const (
 	maxSources = 8192
 )
 
-// Reason is why a request proves no identity.
+// Reason is why a request cannot be authenticated.
 type Reason uint8
 
 // The reasons.
@@ -41,11 +41,11 @@ var reasonNames = [...]string{"missing", "malformed", "unknown", "expired", "amb
 // String is the reason's name in the metrics.
 func (r Reason) String() string { return reasonNames[r] }
 
-// ErrForbidden says that an identity is proved and may not do this.
+// ErrForbidden reports that the roles of the identity do not permit the request.
 var ErrForbidden = errors.New("not permitted")
 
-// LimitedError says that the source failed too often for its credentials to be
-// looked at now.
+// LimitedError reports that the source has failed too often; its credentials were not
+// checked.
 type LimitedError struct {
 	RetryAfter time.Duration // above 0
 }
@@ -76,17 +76,15 @@ func New(policy func() *Policy, now func() time.Time) *Authenticator {
 	return &Authenticator{policy: policy, now: now, sources: make(map[Source]time.Time)}
 }
 
-// Identify returns the identity that the request proves now, or an [Error]. It
-// neither counts failures nor limits them: it is for a request that
-// [Authenticator.Authenticate] has let in before.
+// Identify returns the identity of the request, or an [Error]. It neither counts nor limits
+// failures: it is for a request that [Authenticator.Authenticate] has accepted before.
 func (a *Authenticator) Identify(r *http.Request) (*Identity, error) {
 	return a.policy().Identify(r, a.now())
 }
 
-// Authenticate returns the identity that the request proves. The error is an
-// [Error], or a [LimitedError] when the source of the request has failed so
-// often that the token was not looked at. A request without a token is no guess:
-// it neither counts against its source nor is held up by what does.
+// Authenticate returns the identity of the request. The error is an [Error], or a
+// [LimitedError] if the source of the request has failed too often. Requests without a
+// token neither count as failures of their source nor are limited.
 func (a *Authenticator) Authenticate(r *http.Request) (*Identity, error) {
 	now := a.now()
 	guesses := r.Header["Authorization"] != nil // nobody guesses certificates and users

@@ -1,14 +1,14 @@
-// Package auth says who may do what: a [Policy] names identities, what they
-// prove themselves with, and their roles; an [Authenticator] finds the identity
-// of a request and holds back those who keep failing; a [File] keeps a policy as
-// a file is.
+// Package auth authenticates and authorizes requests.
 //
-// An identity proves itself with a bearer token, a client certificate that was
-// verified, or the user of the process at the other end of a Unix socket. A
-// request that carries a bearer token is judged by it alone: a wrong one is not
-// made good by a certificate.
+//   - A [Policy] lists identities with their credentials and roles.
+//   - An [Authenticator] finds the identity of a request, and limits sources that keep
+//     failing.
+//   - A [File] follows a policy file.
 //
-// Nothing here keeps a token: a policy holds SHA-256 hashes. One fast hash is
-// enough, for a token is 256 random bits: there is no list of likely ones that
-// a slow hash would make expensive to try.
+// Credentials are a bearer token, a verified client certificate, or the user of the process
+// at the other end of a Unix socket. If a request has a bearer token, only the token counts:
+// a certificate does not make up for a wrong token.
+//
+// A policy holds SHA-256 hashes, no tokens. One fast hash is enough: a token has 256 random
+// bits, so there is no list of likely tokens that a slow hash would make expensive to try.
 package auth

@@ -10,8 +10,8 @@ import (
 	"github.com/sessapi/sessapi/internal/files"
 )
 
-// File is a policy that is kept as a file is. While the file is missing or
-// broken, the policy from before holds. All methods are safe for concurrent use.
+// File is a policy that follows a file. While the file is missing or broken, the previous
+// policy stays active. All methods are safe for concurrent use.
 type File struct {
 	*files.Followed
 	path   string // absolute
@@ -25,8 +25,8 @@ type File struct {
 // OpenFile reads the policy of the file. A relative path is one of the working
 // directory as it is now. [files.Followed] follows the file from then on.
 //
-// record, if it is not nil, is called with the number of its identities before a
-// policy holds. When it fails, the policy is not taken.
+// record, if it is not nil, is called before a policy becomes active, with the number of
+// its identities. If it fails, the previous policy stays.
 func OpenFile(path string, log *slog.Logger, record func(identities int) error) (*File, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -39,7 +39,7 @@ func OpenFile(path string, log *slog.Logger, record func(identities int) error) 
 	return f, nil
 }
 
-// Policy is the policy that holds.
+// Policy returns the active policy.
 func (f *File) Policy() *Policy { return f.policy.Load() }
 
 // take makes the content of the file the policy that holds, unless it does.

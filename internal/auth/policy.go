@@ -20,7 +20,7 @@ import (
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
-// MaxPolicyBytes is the largest policy that is taken.
+// MaxPolicyBytes is the maximum size of a policy.
 const MaxPolicyBytes = 1 << 20
 
 // Identity is who sent a request. It must not be changed.
@@ -29,8 +29,8 @@ type Identity struct {
 	Roles Roles
 }
 
-// Policy is who may do what. It does not change, and so is safe for concurrent
-// use.
+// Policy is a set of identities with their credentials and roles. It never changes, so it
+// is safe for concurrent use.
 type Policy struct {
 	tokens       map[TokenHash]bearer
 	publicKeys   map[[sha256.Size]byte]*Identity
@@ -199,7 +199,7 @@ func (r *reader) add(d *document, i int) {
 	for i, uid := range written.UIDs {
 		err := addTo(p.uids, uint32(uid), identity)
 		if uid == overflowUID {
-			err = fmt.Errorf("%d is whoever has no number in the user namespace of the service", uid)
+			err = fmt.Errorf("%d stands for every user that the user namespace of the service does not map", uid)
 		}
 		add(UID, fmt.Sprintf("uids[%d]", i), Credential{}, err)
 	}
@@ -225,7 +225,7 @@ func plainName(s string) bool {
 	})
 }
 
-var errTaken = errors.New("the same credential stands here or at another identity already")
+var errTaken = errors.New("this or another identity has the same credential")
 
 func addTo[K comparable](credentials map[K]*Identity, key K, identity *Identity) error {
 	if credentials[key] != nil {
@@ -325,11 +325,11 @@ func (p *Policy) TokenExpiries() map[string]time.Time {
 	return first
 }
 
-// ErrUnauthenticated is what every failure to prove an identity is: what was
-// wrong is for the metrics and not for who sent it.
+// ErrUnauthenticated is wrapped by every failure to authenticate. The reason is for the
+// metrics and the audit log, not for the client.
 var ErrUnauthenticated = errors.New("no valid credentials")
 
-// Error is a failure to prove an identity. It is [ErrUnauthenticated].
+// Error is a failure to authenticate. It wraps [ErrUnauthenticated].
 type Error struct {
 	Reason   Reason
 	Identity string // of credentials that have expired; else empty
@@ -346,8 +346,7 @@ var failures = [...]*Error{
 	Missing: {Reason: Missing}, Malformed: {Reason: Malformed}, Unknown: {Reason: Unknown}, Ambiguous: {Reason: Ambiguous},
 }
 
-// Identify returns the identity that the request proves at this time, or an
-// [Error].
+// Identify returns the identity of the request at this time, or an [Error].
 func (p *Policy) Identify(r *http.Request, now time.Time) (*Identity, error) {
 	if header := r.Header["Authorization"]; len(header) > 0 {
 		return p.byToken(header, now)

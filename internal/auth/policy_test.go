@@ -64,10 +64,10 @@ func TestParse(t *testing.T) {
 		"a number":             {identity("a", "    tokens: [{sha256: 12}]"), `line 4: identity "a": tokens[0]: sha256: must be`},
 		"no hash":              {identity("a", "    tokens: [{}]"), `line 4: identity "a": tokens[0]: sha256: must be`},
 		"expires some day":     {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: 2027-01-31}]`), "RFC 3339"},
-		"same token":           {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`"}, {sha256: "`+hashOf(1)+`"}]`), "tokens[1]: the same credential"},
-		"another's token":      {identity("a", `    tokens: [{sha256: "`+hashOf(0xab)+`"}]`) + "\n  - {name: b, roles: [admin], tokens: [{sha256: \"" + strings.ToUpper(hashOf(0xab)) + "\"}]}", `line 5: identity "b": tokens[0]: the same credential`},
-		"another's uid":        {identity("a", "    uids: [5]") + "\n  - {name: b, roles: [admin], uids: [5]}", `line 5: identity "b": uids[0]: the same credential`},
-		"another's DNS name":   {identity("a", "    certificates: [{dns: A.example}]") + "\n  - {name: b, roles: [admin], certificates: [{dns: a.example}]}", "certificates[0]: the same credential"},
+		"same token":           {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`"}, {sha256: "`+hashOf(1)+`"}]`), "tokens[1]: this or another identity has the same credential"},
+		"another's token":      {identity("a", `    tokens: [{sha256: "`+hashOf(0xab)+`"}]`) + "\n  - {name: b, roles: [admin], tokens: [{sha256: \"" + strings.ToUpper(hashOf(0xab)) + "\"}]}", `line 5: identity "b": tokens[0]: this or another identity has the same credential`},
+		"another's uid":        {identity("a", "    uids: [5]") + "\n  - {name: b, roles: [admin], uids: [5]}", `line 5: identity "b": uids[0]: this or another identity has the same credential`},
+		"another's DNS name":   {identity("a", "    certificates: [{dns: A.example}]") + "\n  - {name: b, roles: [admin], certificates: [{dns: a.example}]}", "certificates[0]: this or another identity has the same credential"},
 		"two in one":           {identity("a", "    certificates: [{dns: a.example, spiffe: \"spiffe://a/b\"}]"), "must have one of"},
 		"empty certificate":    {identity("a", "    certificates: [{}]"), "must have one of"},
 		"wildcard":             {identity("a", "    certificates: [{dns: \"*.example\"}]"), "without wildcards"},
@@ -88,7 +88,7 @@ func TestParse(t *testing.T) {
 		"null as uid":          {identity("a", "    uids: [~]"), "line 4: has an entry without a value"},
 		"empty uid":            {identity("a", "    uids:\n      - 1\n      -\n"), "line 6: has an entry without a value"},
 		"null beside a uid":    {identity("a", "    uids: [0]\n    tokens: null"), "line 5: tokens: has no value"},
-		"user of no namespace": {identity("a", "    uids: [65534]"), "uids[0]: 65534 is whoever"},
+		"user of no namespace": {identity("a", "    uids: [65534]"), "uids[0]: 65534 stands for every user"},
 		"null expires":         {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: ~}]`), "line 4: expires: has no value"},
 		"empty expires":        {identity("a", `    tokens: [{sha256: "`+hashOf(1)+`", expires: ""}]`), "RFC 3339"},
 		"nothing as expires":   {identity("a", "    tokens:\n      - sha256: \""+hashOf(1)+"\"\n        expires:\n"), "line 6: expires: has no value"},
@@ -126,8 +126,8 @@ func TestParse(t *testing.T) {
 // All that is wrong with identities is told at once.
 func TestParseAll(t *testing.T) {
 	_, err := Parse([]byte("identities:\n  - name: a\n    roles: [root]\n    uids: [65534]\n  - name: b\n    roles: [admin]\n"))
-	const want = `line 3: identity "a": roles[0]: unknown role "root"; there are session-read, session-write, key-publish, key-consume, observe, admin; ` +
-		`line 4: identity "a": uids[0]: 65534 is whoever has no number in the user namespace of the service; ` +
+	const want = `line 3: identity "a": roles[0]: unknown role "root"; the roles are session-read, session-write, key-publish, key-consume, observe, admin; ` +
+		`line 4: identity "a": uids[0]: 65534 stands for every user that the user namespace of the service does not map; ` +
 		`line 5: identity "b": has no tokens, certificates or uids`
 	if err == nil || err.Error() != want {
 		t.Errorf("%v", err)

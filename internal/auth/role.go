@@ -50,5 +50,5 @@ func (r *Roles) UnmarshalText(text []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("unknown role %q; there are %s", text, strings.Join(roleNames, ", "))
+	return fmt.Errorf("unknown role %q; the roles are %s", text, strings.Join(roleNames, ", "))
 }

@@ -3,9 +3,8 @@
 //
 // Each setting is a flag (--cache-memory), an environment variable
 // (SESSAPI_CACHE_MEMORY) and a key of the file (cache-memory or cache_memory),
-// in that order of precedence. Something unknown in the file or the environment is
-// an error, and so is a value that is out of bounds: a service never starts with a
-// setting that its operator did not mean.
+// in that order of precedence. An unknown key, an unknown variable and a value out of
+// bounds are errors, so that no service starts with settings that its operator did not mean.
 package config
 
 import (
@@ -33,51 +32,51 @@ const EnvPrefix = "SESSAPI"
 // Config is the settings of the service. The defaults stand in the tags, as do
 // the bounds.
 type Config struct {
-	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings; its keys are the names of the flags."`
+	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings. Its keys are the names of the flags."`
 
-	Listen         Address  `default:"127.0.0.1:8440" help:"Address to serve at: HOST:PORT, or unix:PATH for a socket of mode 0600, or 0666 with --policy."`
-	MaxConnections int      `default:"4096" validate:"min=16,max=1000000" help:"Connections that may be open at --listen, 16 to 1000000; further ones wait to be accepted. Each client that waits for ticket keys has one."`
-	OpsListen      *Address `placeholder:"ADDRESS" help:"Address for metrics, health and profiles, which then leave the main one."`
+	Listen         Address  `default:"127.0.0.1:8440" help:"Address to listen on: HOST:PORT or unix:PATH. The socket has mode 0600, with --policy 0666."`
+	MaxConnections int      `default:"4096" validate:"min=16,max=1000000" help:"Maximum number of open connections at --listen, 16 to 1000000. Further clients wait. Each client that waits for ticket keys uses a connection."`
+	OpsListen      *Address `placeholder:"ADDRESS" help:"Separate address for metrics, health and profiles. --listen then no longer serves them."`
 
-	TLSCert        string   `name:"tls-cert" placeholder:"FILE" help:"Certificate of the TCP addresses, with its chain, as PEM. SIGHUP or a change reloads it."`
-	TLSKey         string   `name:"tls-key" placeholder:"FILE" help:"Key of the certificate, as PEM."`
-	TLSClientCA    string   `name:"tls-client-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of clients. Without --policy a client needs such a certificate for all but health."`
-	Policy         string   `placeholder:"FILE" help:"Who may do what, as YAML. SIGHUP or a change of its content reloads it. Without it everything is permitted."`
-	AuditLog       string   `placeholder:"FILE" help:"File to record denials in, and changes and exports of ticket keys, or stderr. What cannot be recorded is not done. SIGHUP opens it anew."`
-	InsecureListen bool     `help:"Serve at addresses beyond the loopback without TLS, or without --policy and --tls-client-ca: anybody there can then read and change keys and sessions."`
-	AllowedHosts   []string `placeholder:"NAME" help:"Names that the service may be called by, beside those of its certificate, localhost and IP addresses; *.example.com is one label more."`
-	Dumpable       bool     `help:"Let debuggers and core dumps read the secrets of the process."`
+	TLSCert        string   `name:"tls-cert" placeholder:"FILE" help:"Certificate of the service with its chain, PEM. SIGHUP or a change of the file reloads it."`
+	TLSKey         string   `name:"tls-key" placeholder:"FILE" help:"Private key of --tls-cert, PEM."`
+	TLSClientCA    string   `name:"tls-client-ca" placeholder:"FILE" help:"CA certificates for client certificates, PEM. Without --policy, every request needs a client certificate, except for health."`
+	Policy         string   `placeholder:"FILE" help:"Identities and their roles, YAML. SIGHUP or a change of the file reloads it. Without a policy everything is permitted."`
+	AuditLog       string   `placeholder:"FILE" help:"File that records denials, and changes and exports of ticket keys; or stderr. The service refuses an operation that it cannot record. SIGHUP reopens the file."`
+	InsecureListen bool     `help:"Allow an address other than the loopback without TLS, or without both --policy and --tls-client-ca. Anyone who can connect can then read and change keys and sessions."`
+	AllowedHosts   []string `placeholder:"NAME" help:"More host names that requests may use. The names of the certificate, localhost and IP addresses are always allowed. *.example.com matches one label."`
+	Dumpable       bool     `help:"Allow debuggers and core dumps, which can read the secrets of the process."`
 
-	Cache             Switch        `default:"on" help:"Keep sessions, on or off. When off, ticket keys still work."`
-	CacheMemory       Size          `default:"256MiB" validate:"min=1048576,max=1099511627776" help:"Hard bound of the session cache, index and data together."`
-	CacheMaxSessions  int           `default:"0" validate:"min=0" help:"Bound of the session cache by number; 0 is none."`
-	SessionMaxBytes   Size          `default:"16KiB" validate:"min=1,max=65536" help:"Largest session taken, up to 64KiB."`
-	SessionDefaultTTL time.Duration `name:"session-default-ttl" default:"300s" validate:"min=1s,ltefield=SessionMaxTTL" help:"How long a session lives that has no end of its own."`
-	SessionMaxTTL     time.Duration `name:"session-max-ttl" default:"168h" validate:"min=1s,max=168h" help:"How long any session lives at most, up to 168h."`
+	Cache             Switch        `default:"on" help:"Keep sessions: on or off. Ticket keys work either way."`
+	CacheMemory       Size          `default:"256MiB" validate:"min=1048576,max=1099511627776" help:"Hard limit of the memory of the session cache."`
+	CacheMaxSessions  int           `default:"0" validate:"min=0" help:"Maximum number of sessions; 0 is no limit."`
+	SessionMaxBytes   Size          `default:"16KiB" validate:"min=1,max=65536" help:"Maximum size of a session, up to 64KiB."`
+	SessionDefaultTTL time.Duration `name:"session-default-ttl" default:"300s" validate:"min=1s,ltefield=SessionMaxTTL" help:"Lifetime of sessions that do not have their own."`
+	SessionMaxTTL     time.Duration `name:"session-max-ttl" default:"168h" validate:"min=1s,max=168h" help:"Maximum lifetime of any session, up to 168h."`
 
-	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of its content reloads it."`
+	TicketKeyFile string `placeholder:"FILE" help:"Ticket keys in the format of Apache Traffic Server. SIGHUP or a change of the file reloads it."`
 
-	RotateEvery    time.Duration `default:"12h" validate:"omitempty,min=1s" help:"How long a key of a set that the service made encrypts; 0 turns rotation off."`
-	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"How long a ticket may be used. Keys are kept for as long."`
+	RotateEvery    time.Duration `default:"12h" validate:"omitempty,min=1s" help:"Rotation interval of generated keys; 0 disables rotation. Pushed keys are not rotated."`
+	TicketLifetime time.Duration `default:"24h" validate:"min=1s,max=168h" help:"Lifetime of tickets, up to 168h. A key is kept until its last ticket has expired."`
 
-	ActivateAfter   string        `default:"off" enum:"off,all" help:"Make the next ticket key current only when all consumers that report hold it: ${enum}."`
-	ActivateTimeout time.Duration `validate:"omitempty,min=1s" help:"How long a rotation waits for consumers. Default: a tenth of --rotate-every."`
+	ActivateAfter   string        `default:"off" enum:"off,all" help:"all: a rotation waits until every reporting consumer holds the next key. off: it does not wait."`
+	ActivateTimeout time.Duration `validate:"omitempty,min=1s" help:"How long a rotation waits for consumers. The default is a tenth of --rotate-every."`
 
-	StateFile   string `placeholder:"FILE" help:"File to keep the ticket keys in over a restart, and the sessions beside it. Needs --seal-key-file."`
-	SealKeyFile string `placeholder:"FILE" help:"Keys that the state is sealed with, as sessapi seal-key new makes them; the first seals, all open."`
+	StateFile   string `placeholder:"FILE" help:"File that keeps the ticket keys over a restart. FILE.sessions keeps the sessions. Needs --seal-key-file."`
+	SealKeyFile string `placeholder:"FILE" help:"Keys that encrypt what is in the state file and in Redis; sessapi seal-key new makes one. The first encrypts, all decrypt."`
 
-	Redis            string        `placeholder:"URL" help:"Share sessions and ticket keys with other nodes through Redis or Valkey: redis://[user@]host:port[/db], rediss:// with TLS, unix:///path; ?addr=host:port for each further node of a cluster, &master_set=name with Sentinels. Needs --seal-key-file."`
-	RedisAuthFile    string        `placeholder:"FILE" help:"Password of Redis, or its user and, on the next line, the password. Read for each connection, or with Sentinels at the start."`
-	RedisCA          string        `name:"redis-ca" placeholder:"FILE" help:"Certificates, as PEM, that sign those of Redis; without it those that the system trusts do."`
-	RedisCert        string        `placeholder:"FILE" help:"Client certificate for Redis, as PEM."`
-	RedisKey         string        `placeholder:"FILE" help:"Key of the client certificate, as PEM."`
-	RedisReadTimeout time.Duration `default:"50ms" validate:"min=1ms,max=5s" help:"How long a lookup waits for Redis before the session counts as missing."`
-	RedisMaxStale    time.Duration `default:"5s" validate:"min=100ms,max=1h" help:"How long a node serves the sessions it has without hearing from Redis."`
-	Namespace        string        `default:"sessapi" help:"Name of what the nodes share in Redis: letters, digits, dots, dashes and underscores."`
+	Redis            string        `placeholder:"URL" help:"Share sessions and ticket keys with other nodes through Redis or Valkey: redis://[user@]host:port[/db], rediss:// for TLS, or unix:///path. Add ?addr=host:port for each further node of a cluster, and &master_set=name for Sentinels. Needs --seal-key-file."`
+	RedisAuthFile    string        `placeholder:"FILE" help:"File with the Redis password, or with the user and, on the next line, the password. A new password is used for new connections; with Sentinels, after a restart."`
+	RedisCA          string        `name:"redis-ca" placeholder:"FILE" help:"CA certificates for Redis, PEM. The default is the CA certificates of the system."`
+	RedisCert        string        `placeholder:"FILE" help:"Client certificate for Redis, PEM."`
+	RedisKey         string        `placeholder:"FILE" help:"Private key of --redis-cert, PEM."`
+	RedisReadTimeout time.Duration `default:"50ms" validate:"min=1ms,max=5s" help:"Timeout of a lookup in Redis. After it, the session counts as missing."`
+	RedisMaxStale    time.Duration `default:"5s" validate:"min=100ms,max=1h" help:"How long a node serves sessions from its own cache after it has lost Redis."`
+	Namespace        string        `default:"sessapi" help:"Name of the fleet in Redis: letters, digits, dots, dashes and underscores."`
 
-	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Least severe level to log: ${enum}."`
-	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal, else json."`
-	AccessLog Switch `default:"off" help:"Log each request, on or off."`
+	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Minimum level to log: ${enum}."`
+	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal and json otherwise."`
+	AccessLog Switch `default:"off" help:"Log each request: on or off."`
 
 	source *source // nil when kong did not fill it
 }
@@ -146,10 +145,10 @@ func (c *Config) Problems() error {
 		found = append(found, Problem{Place: c.Place(flag), Text: fmt.Sprintf(format, args...)})
 	}
 	if c.OpsListen != nil && *c.OpsListen == c.Listen {
-		wrong("ops-listen", "--ops-listen must be another address than --listen")
+		wrong("ops-listen", "--ops-listen must differ from --listen")
 	}
 	if (c.StateFile != "" || c.Redis != "") != (c.SealKeyFile != "") {
-		wrong("seal-key-file", "--state-file or --redis, and --seal-key-file, need each other; sessapi seal-key new makes a key")
+		wrong("seal-key-file", "--seal-key-file is needed with --state-file or --redis, and only then; sessapi seal-key new makes a key")
 	}
 	if c.ActivateAfter == "all" && c.RotateEvery == 0 && c.ActivateTimeout == 0 {
 		wrong("activate-timeout", "--activate-after=all needs --activate-timeout when --rotate-every is 0")
@@ -207,15 +206,15 @@ func (c *Config) validateRedis(wrong report) {
 		wrong("redis", "--redis must start with redis://, rediss:// or unix://")
 	}
 	if _, ok := u.User.Password(); ok {
-		wrong("redis", "--redis must have no password in it, where others can read it: put it in --redis-auth-file")
+		wrong("redis", "--redis must not contain a password, which other users could read: put it in --redis-auth-file")
 	}
 	for name := range u.Query() {
 		if name != "addr" && name != "master_set" {
-			wrong("redis", "--redis takes addr and master_set behind the question mark, not %q", name)
+			wrong("redis", "--redis has an unknown parameter %q; it supports addr and master_set", name)
 		}
 	}
 	if c.RedisReadTimeout > c.RedisMaxStale {
-		wrong("redis-read-timeout", "--redis-read-timeout must not be above --redis-max-stale: a lookup that waits for another one's answer would return what is older")
+		wrong("redis-read-timeout", "--redis-read-timeout must be at most --redis-max-stale")
 	}
 	if (c.RedisCert == "") != (c.RedisKey == "") {
 		wrong("redis-cert", "--redis-cert and --redis-key go together")
@@ -237,7 +236,7 @@ func (c *Config) validateTransport(wrong report) {
 	}
 	for _, name := range c.AllowedHosts {
 		if name == "" || strings.ContainsAny(name, ":/ ") {
-			wrong("allowed-hosts", "--allowed-hosts must be names of hosts without ports: %q", name)
+			wrong("allowed-hosts", "--allowed-hosts must be host names without ports, not %q", name)
 		}
 	}
 	if c.InsecureListen || c.TLSCert != "" && (c.Policy != "" || c.TLSClientCA != "") {
@@ -245,7 +244,7 @@ func (c *Config) validateTransport(wrong report) {
 	}
 	exposed := func(flag string, a Address) {
 		if !a.IsLocal() {
-			wrong(flag, "--%s=%s is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in", flag, a)
+			wrong(flag, "--%s=%s is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to allow anyone", flag, a)
 		}
 	}
 	exposed("listen", c.Listen)
@@ -291,7 +290,7 @@ func (c *Config) validateFiles(wrong report) {
 	for i, a := range all {
 		for _, b := range all[i+1:] {
 			if (a.Written || b.Written) && a.Flag != b.Flag && filepath.Clean(a.Path) == filepath.Clean(b.Path) {
-				wrong(b.Flag, "--%s and --%s must be files of their own", a.Flag, b.Flag)
+				wrong(b.Flag, "--%s and --%s must be different files", a.Flag, b.Flag)
 			}
 		}
 	}
@@ -343,7 +342,7 @@ func (a *Address) UnmarshalText(text []byte) error {
 	s := string(text)
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
 		if path == "" {
-			return errors.New("unix: needs a path behind it")
+			return errors.New("unix: needs a path")
 		}
 		*a = Address{Network: "unix", Address: path}
 		return nil

@@ -104,18 +104,18 @@ func TestInvalid(t *testing.T) {
 		{name: "switch before a flag", want: "--access-log: must be followed by on or off", args: []string{"--access-log", "--cache=on"}},
 		{name: "memory", want: "--cache-memory must be at least 1.0MiB", args: []string{"--cache-memory=1KiB"}},
 		{name: "memory without unit", want: "must be a size", args: []string{"--cache-memory=lots"}},
-		{name: "audit log in the place of another file", want: "--policy and --audit-log must be files of their own", args: []string{"--policy=p.yaml", "--audit-log=./p.yaml"}},
-		{name: "state in the place of another file", want: "--audit-log and --state-file must be files of their own", args: []string{"--audit-log=s.sessions", "--state-file=s", "--seal-key-file=k"}},
-		{name: "state without seal", want: "need each other", args: []string{"--state-file=s"}},
-		{name: "seal alone", want: "need each other", args: []string{"--seal-key-file=k"}},
-		{name: "Redis without seal", want: "need each other", args: []string{"--redis=redis://a"}},
+		{name: "audit log in the place of another file", want: "--policy and --audit-log must be different files", args: []string{"--policy=p.yaml", "--audit-log=./p.yaml"}},
+		{name: "state in the place of another file", want: "--audit-log and --state-file must be different files", args: []string{"--audit-log=s.sessions", "--state-file=s", "--seal-key-file=k"}},
+		{name: "state without seal", want: "is needed with --state-file or --redis", args: []string{"--state-file=s"}},
+		{name: "seal alone", want: "is needed with --state-file or --redis", args: []string{"--seal-key-file=k"}},
+		{name: "Redis without seal", want: "is needed with --state-file or --redis", args: []string{"--redis=redis://a"}},
 		{name: "Redis scheme", want: "redis://, rediss:// or unix://", args: []string{"--redis=http://a", "--seal-key-file=k"}},
 		{name: "Redis URL", want: "--redis must be a URL", args: []string{"--redis=redis://a b", "--seal-key-file=k"}},
 		{name: "Redis password", want: "--redis-auth-file", args: []string{"--redis=redis://u:p@a", "--seal-key-file=k"}},
-		{name: "Redis options", want: `not "skip_verify"`, args: []string{"--redis=rediss://a?skip_verify", "--seal-key-file=k"}},
+		{name: "Redis options", want: `unknown parameter "skip_verify"`, args: []string{"--redis=rediss://a?skip_verify", "--seal-key-file=k"}},
 		{name: "Redis certificate without key", want: "go together", args: []string{"--redis=rediss://a", "--seal-key-file=k", "--redis-cert=c"}},
 		{name: "Redis authority without TLS", want: "need a rediss:// URL", args: []string{"--redis=redis://a", "--seal-key-file=k", "--redis-ca=c"}},
-		{name: "Redis slower than stale", want: "--redis-read-timeout must not be above --redis-max-stale", args: []string{"--redis=redis://a", "--seal-key-file=k", "--redis-read-timeout=2s", "--redis-max-stale=1s"}},
+		{name: "Redis slower than stale", want: "--redis-read-timeout must be at most --redis-max-stale", args: []string{"--redis=redis://a", "--seal-key-file=k", "--redis-read-timeout=2s", "--redis-max-stale=1s"}},
 		{name: "Redis file without Redis", want: "need --redis", args: []string{"--redis-ca=c"}},
 		{name: "namespace", want: "--namespace must be", args: []string{"--namespace=a*"}},
 		{name: "staleness", want: "--redis-max-stale must be at least 100ms", args: []string{"--redis-max-stale=1ms"}},
@@ -128,7 +128,7 @@ func TestInvalid(t *testing.T) {
 		{name: "max ttl", want: "--session-max-ttl must be at most 168h", args: []string{"--session-max-ttl=169h"}},
 		{name: "duration", want: "session-max-ttl", args: []string{"--session-max-ttl=60"}},
 		{name: "address", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=8440"}},
-		{name: "one address twice", want: "--ops-listen must be another", args: []string{"--listen=[::1]:8440", "--ops-listen=[::1]:8440"}},
+		{name: "one address twice", want: "--ops-listen must differ", args: []string{"--listen=[::1]:8440", "--ops-listen=[::1]:8440"}},
 		{name: "port", want: "must be HOST:PORT or unix:PATH", args: []string{"--listen=127.0.0.1:99999"}},
 		{name: "too much memory", want: "--cache-memory must be at most 1.0TiB", args: []string{"--cache-memory=2TiB"}},
 		{name: "second document", want: ":3: a second document begins", file: "cache: on\n---\nnonsense: 1"},
@@ -230,7 +230,7 @@ FILE:5: unknown setting "rotate-evry"; did you mean rotate-every?
 FILE:6: unknown setting "quux"
 unknown variable SESSAPI_CACHE_MEMROY in the environment; did you mean SESSAPI_CACHE_MEMORY?
 --namespace must be 1 to 64 letters, digits, dots, dashes and underscores
-FILE:1: --listen=0.0.0.0:1 is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to let anybody in
+FILE:1: --listen=0.0.0.0:1 is not the loopback: set --tls-cert, --tls-key and one of --policy and --tls-client-ca, or --insecure-listen to allow anyone
 FILE:3: --cache-memory must be at least 1.0MiB
 --session-max-ttl must be at most 168h`, "FILE", file)
 	sorted := func(text string) string { return strings.Join(slices.Sorted(strings.SplitSeq(text, "\n")), "\n") }

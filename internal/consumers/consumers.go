@@ -41,7 +41,7 @@ const (
 
 var (
 	// ErrNotFound reports that there is no consumer of that name.
-	ErrNotFound = errors.New("consumers: no consumer of that name")
+	ErrNotFound = errors.New("consumers: no consumer with this name")
 	// ErrTooMany reports a new consumer when there are [Max].
 	ErrTooMany = fmt.Errorf("consumers: there are %d consumers already", Max)
 	// ErrOwned reports a name that belongs to another identity.

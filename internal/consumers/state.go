@@ -12,7 +12,7 @@ import (
 const SaveEvery = 10 * time.Second
 
 // ErrInvalidState reports that what was saved is not the state of a table.
-var ErrInvalidState = errors.New("consumers: not a state of consumers that this version can read")
+var ErrInvalidState = errors.New("consumers: not a consumer state that this version can read")
 
 const stateVersion = 1
 

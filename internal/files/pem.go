@@ -30,7 +30,7 @@ func ParseCertificates(data []byte) (certs []*x509.Certificate, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, errors.New("has something other than certificates in it")
+			return nil, errors.New("contains something other than certificates")
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -39,7 +39,7 @@ func ParseCertificates(data []byte) (certs []*x509.Certificate, err error) {
 		certs = append(certs, cert)
 	}
 	if len(certs) == 0 {
-		return nil, errors.New("has no certificate in it")
+		return nil, errors.New("contains no certificate")
 	}
 	return certs, nil
 }

@@ -61,7 +61,7 @@ func ReplaceAs(path string, data []byte, a Attributes) error {
 	}
 	_, err = Move(OS{}, temporary, path)
 	if errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) {
-		return fmt.Errorf("%w: the file is a mount of its own and cannot be replaced; mount the directory %s instead", err, filepath.Dir(path))
+		return fmt.Errorf("%w: the file is a mount point and cannot be replaced; mount the directory %s instead", err, filepath.Dir(path))
 	}
 	return err
 }

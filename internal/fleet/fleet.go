@@ -54,10 +54,10 @@ var ErrUnavailable = errors.New("fleet: Redis did not confirm")
 
 // ErrRefused is a cause of [ErrUnavailable]: Redis refused the write because it is
 // full, a replica, or does not permit it.
-var ErrRefused = errors.New("it refuses")
+var ErrRefused = errors.New("it refuses the write")
 
 // errUnexpected is why an answer of Redis is not used.
-var errUnexpected = errors.New("an answer that is not what was asked for")
+var errUnexpected = errors.New("unexpected answer")
 
 // ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, because Redis is
 // down. The node has logged that.
@@ -83,11 +83,11 @@ func (e *UnavailableError) Unwrap() []error { return []error{ErrUnavailable, e.c
 func (e *UnavailableError) Outcome() string {
 	switch {
 	case errors.Is(e.cause, ErrNotConnected):
-		return "Redis does not answer; nothing was changed."
+		return "Redis does not answer; nothing has changed."
 	case errors.Is(e.cause, ErrRefused):
-		return "Redis refuses the change; nothing was changed. The log has the cause under the request ID."
+		return "Redis refused the change; nothing has changed. The log has the cause, with the request ID."
 	}
-	return "Redis did not confirm the change in time; whether it was made is not known."
+	return "Redis did not confirm the change in time; it is unknown whether it was made."
 }
 
 // RetryAfter is how long a client should wait.
@@ -210,7 +210,7 @@ func New(c Config) (*Node, error) {
 		return nil, err
 	}
 	if exposed := exposed(o); exposed != "" {
-		c.Log.Warn("the connection to Redis is not encrypted: the network can read its password and the IDs of sessions, and change its answers; use rediss://",
+		c.Log.Warn("the connection to Redis is not encrypted: others on the network can read its password and the session IDs, and change its answers; use rediss://",
 			slog.String("address", exposed))
 	}
 	if c.AuthFile != "" { // in time to be told
@@ -284,7 +284,7 @@ func (n *Node) options() (rueidis.ClientOption, error) {
 // violated is told why a connection is closed.
 func (n *Node) violated(err error) {
 	n.counts.violations.Add(1)
-	n.cfg.Log.Error("a connection to Redis is closed", slog.String("error", err.Error()))
+	n.cfg.Log.Error("closed a connection to Redis", slog.String("error", err.Error()))
 }
 
 // exposed is an address that is neither on this host nor reached with TLS; "" without
@@ -338,9 +338,9 @@ func readAuth(path, user string) (rueidis.AuthCredentials, error) {
 
 var (
 	// ErrNoPassword reports that Redis wants a password and was given none.
-	ErrNoPassword = errors.New("the server wants a password: name the file that has it with --redis-auth-file")
+	ErrNoPassword = errors.New("the server requires a password: set --redis-auth-file to a file that holds it")
 	// ErrWrongPassword reports that Redis refused the user or the password.
-	ErrWrongPassword = errors.New("the server refuses the user or the password of --redis-auth-file")
+	ErrWrongPassword = errors.New("the server rejected the user or the password in --redis-auth-file")
 )
 
 // refusal is the error of Redis, or what it means when it is about credentials.
@@ -388,10 +388,10 @@ func (n *Node) setOffset(d time.Duration) {
 	switch {
 	case n.clockOff.Swap(off) == off:
 	case off:
-		n.cfg.Log.Warn("the clock of Redis and that of this node differ by more than is accepted; set them right",
+		n.cfg.Log.Warn("the clocks of Redis and of this node differ by more than the limit; synchronize them",
 			slog.Duration("ahead", d), slog.Duration("accepted", maxClockOffset))
 	default:
-		n.cfg.Log.Info("the clock of Redis is near that of this node again", slog.Duration("ahead", d))
+		n.cfg.Log.Info("the clocks of Redis and of this node are within the limit again", slog.Duration("ahead", d))
 	}
 }
 
@@ -589,7 +589,7 @@ func (n *Node) setUp(up bool, cause error) {
 		n.consumers.answers(since)
 		n.cfg.Log.Info("Redis answers", slog.String("namespace", n.cfg.Namespace))
 	} else {
-		n.cfg.Log.Error("Redis does not answer; sessions are served for a while and then missed, writes are refused, ticket keys stay",
+		n.cfg.Log.Error("Redis does not answer; writes are refused, ticket keys stay, and sessions are served from the cache of this node for --redis-max-stale",
 			slog.String("error", cause.Error()))
 	}
 }
@@ -610,7 +610,7 @@ func (n *Node) refreshKeys(ctx context.Context, refresh func() error) {
 				logged = ""
 			case err.Error() != logged:
 				logged = err.Error()
-				n.cfg.Log.Error("the ticket keys of the fleet cannot be taken; the active set stays", slog.String("error", logged))
+				n.cfg.Log.Error("cannot load the ticket keys of the fleet; keeping the active set", slog.String("error", logged))
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -667,7 +667,7 @@ func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.Redis
 	switch {
 	case err == nil, rueidis.IsRedisNil(err):
 		if n.refused.Load() != 0 && n.refused.Swap(0) != 0 {
-			n.cfg.Log.Info("Redis takes writes again")
+			n.cfg.Log.Info("Redis accepts writes again")
 		}
 		return m, err
 	case isRefusal(err):
@@ -710,9 +710,9 @@ func isRefusal(err error) bool {
 func (n *Node) Health() string {
 	switch s := n.Stats(); {
 	case !s.Connected:
-		return "Redis does not answer since " + s.Since.UTC().Format(time.RFC3339) + "; writes are refused, ticket keys stay"
+		return "Redis has not answered since " + s.Since.UTC().Format(time.RFC3339) + "; writes are refused, ticket keys stay"
 	case s.Refusing:
-		return "Redis refuses writes, or its ticket keys do not open; the log has the cause"
+		return "Redis refuses writes, or its ticket keys cannot be decrypted; the log has the cause"
 	}
 	return ""
 }

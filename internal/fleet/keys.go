@@ -19,7 +19,7 @@ import (
 const keysKind = "fleet: ticket keys"
 
 // errUnreadable is why a record of ticket keys is not taken, nor replaced.
-var errUnreadable = errors.New("the record of the ticket keys in Redis does not open; with the right seal keys, remove it to have a node put its own set in its place")
+var errUnreadable = errors.New("cannot decrypt the ticket keys in Redis; if the seal keys are right, remove the record, and a node replaces it with its own set")
 
 // KeyStore keeps the state of a ring in Redis for all nodes, and a copy in the node's
 // own store. It implements keys.SharedStore, whose methods are not called concurrently.
@@ -59,7 +59,7 @@ func (e *UnsettledError) Unwrap() error { return keys.ErrUnsettled }
 
 // Outcome tells a client that the update was not made, and why.
 func (e *UnsettledError) Outcome() string {
-	return "Redis may have lost updates; ticket keys can be updated again in some seconds; nothing was changed."
+	return "Redis may have lost updates, which the nodes are restoring; nothing has changed. Retry in a few seconds."
 }
 
 // Logged reports that the node has logged the grace period.
@@ -234,7 +234,7 @@ func (s *KeyStore) note(left time.Duration) {
 	switch {
 	case left <= 0:
 		if !s.since.IsZero() {
-			log.Info("the ticket keys in Redis can be updated again")
+			log.Info("ticket key updates resumed")
 		}
 		s.since, s.endless = time.Time{}, false
 	case s.since.IsZero():
@@ -270,7 +270,7 @@ func (s *KeyStore) Restore(state []byte) error {
 	if err == nil {
 		s.found.Store(true)
 		s.node.counts.restoredKeys.Add(1)
-		s.node.cfg.Log.Warn("Redis had no ticket keys, or older ones; it has those of this node now",
+		s.node.cfg.Log.Warn("restored the ticket keys in Redis from this node; they were missing or older",
 			slog.Uint64("generation", keys.PeekState(state).Generation))
 		s.note(s.gracePeriod())
 	}
@@ -303,7 +303,7 @@ func (s *KeyStore) replace(op string, state []byte) error {
 func (s *KeyStore) copy(state []byte) {
 	has := keys.PeekState(state)
 	if !s.joined && s.copied.Shared && s.copied.OtherFleet(has) {
-		s.node.cfg.Log.Warn("the state file has the ticket keys of another fleet, or of an earlier version; they give way to those in Redis",
+		s.node.cfg.Log.Warn("the state file has the ticket keys of another fleet or of an earlier version; using those in Redis",
 			slog.Uint64("generation", s.copied.Generation))
 		s.copied = keys.State{}
 	}
@@ -312,7 +312,7 @@ func (s *KeyStore) copy(state []byte) {
 		return
 	}
 	if err := s.local.Save(state); err != nil {
-		s.node.cfg.Log.Error("the ticket keys of the fleet are not in the state file", slog.String("error", err.Error()))
+		s.node.cfg.Log.Error("cannot save the ticket keys of the fleet in the state file", slog.String("error", err.Error()))
 		return
 	}
 	s.copied = has

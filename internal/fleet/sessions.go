@@ -321,7 +321,7 @@ func (s *Sessions) swap(id cache.ID, record string, end time.Time, cond cache.Co
 		}
 		s.node.counts.conflicts.Add(1)
 	}
-	return false, unavailable(errors.New("others write the same session"))
+	return false, unavailable(errors.New("too many concurrent writes of the same session"))
 }
 
 // List is [cache.Cache.List] of the node's own cache.

@@ -66,7 +66,7 @@ func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.Prob
 		e.Reason, e.Identity = failure.Reason.String(), failure.Identity
 	}
 	if err := a.cfg.Audit.Deny(e, auth.SourceOf(r).Network().String()); err != nil {
-		a.cfg.Log.ErrorContext(r.Context(), "a denial is not recorded", "request_id", e.RequestID, "error", err.Error())
+		a.cfg.Log.ErrorContext(r.Context(), "cannot record a denial", "request_id", e.RequestID, "error", err.Error())
 	}
 }
 

@@ -25,7 +25,7 @@ func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 		case !a.isOwnHost(r) && !healthPaths[r.URL.Path]:
 			a.fail(w, r, &problem{
 				code:   api.ProblemCodeForbidden,
-				detail: "The Host is none that this service may be called by; --allowed-hosts adds one.",
+				detail: "The service has no such Host; --allowed-hosts adds one.",
 			})
 		case origins.Check(r) != nil:
 			a.fail(w, r, errForeignPage)
@@ -35,7 +35,7 @@ func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 	})
 }
 
-var errForeignPage = &problem{code: api.ProblemCodeForbidden, detail: "The request comes from a page of another origin."}
+var errForeignPage = &problem{code: api.ProblemCodeForbidden, detail: "The request comes from a web page of another origin."}
 
 // fromOtherSite reports whether a browser says that the request comes from the page
 // of another origin (Fetch Metadata, section 2.2). Other clients say nothing.

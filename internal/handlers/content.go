@@ -35,7 +35,7 @@ func negotiate(r *http.Request, offered ...string) (string, error) {
 	if errors.Is(err, headers.ErrNotAcceptable) {
 		err = &problem{
 			code:   api.ProblemCodeNotAcceptable,
-			detail: "Nothing that Accept admits can be sent; there is " + strings.Join(offered, ", ") + ".",
+			detail: "The resource has no representation that Accept admits; it has " + strings.Join(offered, ", ") + ".",
 		}
 	}
 	return mediaType, err
@@ -44,7 +44,7 @@ func negotiate(r *http.Request, offered ...string) (string, error) {
 // bodyType is the media type of the request's body, one of those taken.
 func bodyType(r *http.Request, taken ...string) (string, error) {
 	if r.Header["Content-Range"] != nil { // a part in place of the whole would destroy it (RFC 9110, section 14.5)
-		return "", invalidRequest("Content-Range: parts are not taken")
+		return "", invalidRequest("Content-Range: partial updates are not supported")
 	}
 	if slices.ContainsFunc(r.Header["Content-Encoding"], isCoded) {
 		return "", &problem{
@@ -99,7 +99,7 @@ func bodyProblem(err error) *problem {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return invalidRequest("The body did not arrive in time.")
 	}
-	return invalidRequest("The body broke off.")
+	return invalidRequest("The body ended early.")
 }
 
 // closeConnection has the connection end with the answer, if it serves no other requests
@@ -142,9 +142,9 @@ func jsonProblem(err error) error {
 	semantic, isSemantic := errors.AsType[*json.SemanticError](err)
 	switch {
 	case errors.Is(err, json.ErrUnknownName):
-		return invalidRequest("The JSON body has a member that the schema does not know.")
+		return invalidRequest("The JSON body has an unknown member.")
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return invalidRequest("The JSON body has a member twice.")
+		return invalidRequest("The JSON body repeats a member.")
 	case isSyntax:
 		return invalidRequest("The JSON body is malformed at byte %d.", syntax.ByteOffset)
 	case isSemantic && semantic.JSONPointer == "":
@@ -153,7 +153,7 @@ func jsonProblem(err error) error {
 		_, isCorrupt := errors.AsType[base64.CorruptInputError](semantic.Err)
 		return notBase64{string(semantic.JSONPointer), !isCorrupt} // the decoder skips line ends, which JSON's must not
 	case isSemantic: // all names in the pointer are the schema's own
-		return invalidRequest("%s: is of the wrong JSON type, or out of range", semantic.JSONPointer)
+		return invalidRequest("%s: has the wrong JSON type, or is out of range", semantic.JSONPointer)
 	}
 	return invalidRequest("The JSON body is malformed.")
 }

@@ -127,9 +127,9 @@ func unknownParameter(name string, known []string) string {
 	if len(name) > longest {
 		name = name[:longest] + "..."
 	}
-	text := fmt.Sprintf("%q is no query parameter of this operation, which takes ", name)
-	if len(known) == 0 {
-		return text + "none."
+	takes := "none"
+	if len(known) > 0 {
+		takes = strings.Join(known, ", ")
 	}
-	return text + strings.Join(known, ", ") + "."
+	return fmt.Sprintf("Unknown query parameter %q; this operation has %s.", name, takes)
 }

@@ -47,29 +47,29 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeInvalidRequest:       {status: 400, title: "Invalid request", detail: "A parameter, a header or the body is malformed."},
 	api.ProblemCodeUnauthenticated:      {status: 401, title: "Unauthenticated", detail: "The request carries no valid credentials.", header: [2]string{"WWW-Authenticate", "Bearer"}},
 	api.ProblemCodeForbidden:            {status: 403, title: "Forbidden", detail: "The credentials do not permit this operation."},
-	api.ProblemCodeSessionNotFound:      {status: 404, title: "Session not found", detail: "There is no such session, or it has expired."},
-	api.ProblemCodeKeyNotFound:          {status: 404, title: "Ticket key not found", detail: "The active set has no ticket key of that name."},
-	api.ProblemCodeConsumerNotFound:     {status: 404, title: "Consumer not found", detail: "There is no consumer of that name."},
-	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "There is no such path here."},
-	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not take this method."},
-	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "Nothing that Accept admits can be sent."},
+	api.ProblemCodeSessionNotFound:      {status: 404, title: "Session not found", detail: "There is no session with this ID, or it has expired."},
+	api.ProblemCodeKeyNotFound:          {status: 404, title: "Ticket key not found", detail: "The active set has no ticket key with this name."},
+	api.ProblemCodeConsumerNotFound:     {status: 404, title: "Consumer not found", detail: "There is no consumer with this name."},
+	api.ProblemCodeRouteNotFound:        {status: 404, title: "Route not found", detail: "The service has no such path."},
+	api.ProblemCodeMethodNotAllowed:     {status: 405, title: "Method not allowed", detail: "The path does not support this method."},
+	api.ProblemCodeNotAcceptable:        {status: 406, title: "Not acceptable", detail: "The resource has no representation that Accept admits."},
 	api.ProblemCodeConsumersBehind:      {status: 409, title: "Consumers are behind", detail: "Consumers do not hold the next key yet.", header: [2]string{"Retry-After", "1"}},
 	api.ProblemCodePreconditionFailed:   {status: 412, title: "Precondition failed", detail: "If-Match or If-None-Match does not hold."},
-	api.ProblemCodeSessionTooLarge:      {status: 413, title: "Session too large", detail: "The session is larger than the service takes."},
-	api.ProblemCodeUnsupportedMediaType: {status: 415, title: "Unsupported media type", detail: "The body's Content-Type is missing or not taken here."},
-	api.ProblemCodeRangeNotSatisfiable:  {status: 416, title: "Range not satisfiable", detail: "The range starts behind the end."},
+	api.ProblemCodeSessionTooLarge:      {status: 413, title: "Session too large", detail: "The session is larger than limit_bytes."},
+	api.ProblemCodeUnsupportedMediaType: {status: 415, title: "Unsupported media type", detail: "The body has no Content-Type, or one that is not supported."},
+	api.ProblemCodeRangeNotSatisfiable:  {status: 416, title: "Range not satisfiable", detail: "The range starts after the end."},
 	api.ProblemCodeInvalidSession:       {status: 422, title: "Invalid session", detail: "The body is not a session that can be stored."},
-	api.ProblemCodeInvalidTicketKeys:    {status: 422, title: "Invalid ticket keys", detail: "The set is refused; the active set stays."},
-	api.ProblemCodeTooManyRequests:      {status: 429, title: "Too many requests", detail: "This source is asking too often.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeInvalidTicketKeys:    {status: 422, title: "Invalid ticket keys", detail: "The service rejected the set and keeps the active one."},
+	api.ProblemCodeTooManyRequests:      {status: 429, title: "Too many requests", detail: "Too many authentications from this source have failed.", header: [2]string{"Retry-After", "1"}},
 	api.ProblemCodeTooManyConsumers: {
 		status: 429, title: "Too many consumers",
-		detail: fmt.Sprintf("There are %d consumers already. DELETE /consumers/{host}/{target} forgets one.", consumers.Max),
+		detail: fmt.Sprintf("There are %d consumers already. Remove one with DELETE /consumers/{host}/{target}.", consumers.Max),
 		header: [2]string{"Retry-After", "60"},
 	},
-	api.ProblemCodeInternal:           {status: 500, title: "Internal error", detail: "Something failed inside; the log has the cause under the request ID."},
-	api.ProblemCodeOverloaded:         {status: 503, title: "Overloaded", detail: "As many requests as the service takes at once are under way.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeInternal:           {status: 500, title: "Internal error", detail: "The service failed; its log has the cause, with the request ID."},
+	api.ProblemCodeOverloaded:         {status: 503, title: "Overloaded", detail: "The service is at its limit of requests in flight.", header: [2]string{"Retry-After", "1"}},
 	api.ProblemCodeCacheDisabled:      {status: 503, title: "Cache disabled", detail: "The service runs with --cache=off and keeps no sessions."},
-	api.ProblemCodeBackendUnavailable: {status: 503, title: "Backend unavailable", detail: "The change could not be stored; nothing was changed. The log has the cause under the request ID.", header: [2]string{"Retry-After", "1"}},
+	api.ProblemCodeBackendUnavailable: {status: 503, title: "Backend unavailable", detail: "The service could not store the change; nothing has changed. Its log has the cause, with the request ID.", header: [2]string{"Retry-After", "1"}},
 }
 
 // ProblemCodes are the codes of all problems.
@@ -123,7 +123,6 @@ func (a *API) asProblem(err error) *problem {
 	case isLimited:
 		return &problem{
 			code:   api.ProblemCodeTooManyRequests,
-			detail: "Too many authentications from this source have failed.",
 			header: http.Header{"Retry-After": {strconv.Itoa(limited.RetryAfterSeconds())}},
 		}
 	case errors.Is(err, cache.ErrTooLarge), errors.Is(err, sslsession.ErrTooLarge):
@@ -139,7 +138,7 @@ func (a *API) asProblem(err error) *problem {
 	case errors.Is(err, cache.ErrEmpty):
 		return &problem{code: api.ProblemCodeInvalidSession, detail: "The session is empty."}
 	case errors.Is(err, cache.ErrExpired):
-		return &problem{code: api.ProblemCodeInvalidSession, detail: "The session's own end has passed; ttl_seconds would give it another."}
+		return &problem{code: api.ProblemCodeInvalidSession, detail: "The session has expired: its own start plus timeout has passed. ttl_seconds sets another lifetime."}
 	case errors.Is(err, sslsession.ErrNotSession), errors.Is(err, sslsession.ErrPEM):
 		return &problem{code: api.ProblemCodeInvalidSession, detail: sentence(err)}
 	case errors.Is(err, keys.ErrKeyNotFound):
@@ -149,7 +148,7 @@ func (a *API) asProblem(err error) *problem {
 	case errors.Is(err, consumers.ErrTooMany):
 		return &problem{code: api.ProblemCodeTooManyConsumers}
 	case errors.Is(err, consumers.ErrOwned):
-		return &problem{code: api.ProblemCodeForbidden, detail: "Another identity reports this consumer, and its report has not expired."}
+		return &problem{code: api.ProblemCodeForbidden, detail: "Another identity owns this consumer until its report expires."}
 	case isInvalidReport:
 		return invalidRequest("%s", invalidReport)
 	case isUnavailable:
@@ -164,11 +163,11 @@ func (a *API) asProblem(err error) *problem {
 	case isHeld:
 		return &problem{
 			code: api.ProblemCodeConsumersBehind,
-			detail: fmt.Sprintf("The next key can become current once all consumers hold it, or at %s. Nothing was changed.",
+			detail: fmt.Sprintf("The next key becomes current when all consumers hold it, at the latest at %s. Nothing has changed.",
 				held.Until.UTC().Format(time.RFC3339)),
 		}
 	case errors.Is(err, keys.ErrNoSuchKey):
-		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has fewer keys."}
+		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has no key with this number."}
 	case isKeysErr:
 		fields := make([]api.FieldError, len(keysErr.Issues))
 		for i, issue := range keysErr.Issues {

@@ -158,7 +158,7 @@ func checkMaxBytes(params api.GetSessionParams) error {
 		return invalidRequest("max_bytes: must not be negative")
 	}
 	if params.Range != nil {
-		return invalidRequest("max_bytes: says the same as Range; send one of them")
+		return invalidRequest("max_bytes: cannot be combined with Range")
 	}
 	return nil
 }
@@ -318,7 +318,7 @@ func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, t
 	data := body
 	if mediaType == mediaJSON {
 		if ttl != nil {
-			return upload{}, invalidRequest("ttl_seconds: is a member of a JSON body, not a parameter")
+			return upload{}, invalidRequest("ttl_seconds: with a JSON body, send it in the body")
 		}
 		data, ttl, err = decodeUpload(body)
 	}
@@ -404,7 +404,7 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 }
 
 // errNotFlushed reports sessions that may come back.
-var errNotFlushed = errors.New("the sessions cannot all be removed")
+var errNotFlushed = errors.New("cannot remove all sessions")
 
 // FlushSessions implements [api.ServerInterface].
 func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
@@ -449,7 +449,7 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 	if params.Cursor != nil {
 		var ok bool
 		if after, ok = a.parseCursor(*params.Cursor); !ok {
-			a.fail(w, r, invalidRequest("cursor: is none of this service's, or from before its restart"))
+			a.fail(w, r, invalidRequest("cursor: is unknown, or from before a restart of the service"))
 			return
 		}
 	}

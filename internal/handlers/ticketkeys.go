@@ -48,7 +48,7 @@ func (a *API) GetTicketKeys(w http.ResponseWriter, r *http.Request, params api.G
 
 func (a *API) describeTicketKeys(w http.ResponseWriter, r *http.Request, params api.GetTicketKeysParams, has keys.Condition, wait time.Duration) error {
 	if params.Key != nil {
-		return invalidRequest("key: needs a format")
+		return invalidRequest("key: needs format")
 	}
 	if _, err := negotiate(r, mediaJSON); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 	if params.Key != nil {
 		switch file = *params.Key; {
 		case !format.OneKey():
-			return invalidRequest("key: %s has all keys in one file", format)
+			return invalidRequest("key: %s has all keys in one file; leave out key", format)
 		case file < 0 || file >= keys.MaxKeys:
 			return invalidRequest("key: must be from 0 to %d", keys.MaxKeys-1)
 		}
@@ -166,7 +166,7 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 		return
 	}
 	if !format.Readable() {
-		a.fail(w, r, invalidRequest("format: %s cannot be taken: its secrets are derived from those of the keys", format))
+		a.fail(w, r, invalidRequest("format: %s cannot be sent: it holds only derived secrets", format))
 		return
 	}
 	mediaType, err := bodyType(r, formatMediaType(format), mediaJSON)
@@ -206,7 +206,7 @@ func keysBodySize(r *http.Request) int {
 
 var errTooManyKeys = &problem{
 	code:   api.ProblemCodeInvalidTicketKeys,
-	fields: []api.FieldError{{Field: "keys", Reason: fmt.Sprintf("the body is larger than %d keys need", keys.MaxKeys)}},
+	fields: []api.FieldError{{Field: "keys", Reason: fmt.Sprintf("has more bytes than %d keys, the limit", keys.MaxKeys)}},
 }
 
 // replaceWithJSON replaces the set by that of a JSON body.

@@ -14,14 +14,13 @@ import (
 
 // File is a key file in the [ATS] format that a ring takes its keys from.
 //
-// The keys are taken when the content of the file changes, and only then: a
-// file that is touched, or broken for a while and restored, does not override
-// keys that came in by another way since. While the file is missing or broken,
-// the active set stays.
+// The keys are loaded only when the content of the file changes. A file that is touched, or
+// broken for a while and restored, does not override keys that were pushed since. While the
+// file is missing or broken, the active set stays.
 //
-// The file should be replaced by renaming a new one over it, or by swapping the
-// symbolic link it is reached through (as Kubernetes does). One that is written in
-// place can be read half-written. All methods are safe for concurrent use.
+// Replace the file by renaming a new one over it, or by swapping a symbolic link (as
+// Kubernetes does). A file that is written in place can be read half-written. All methods
+// are safe for concurrent use.
 type File struct {
 	*files.Followed
 	path   string // absolute
@@ -49,17 +48,16 @@ type FileStatus struct {
 	files.Status
 }
 
-// OpenFile reads the file and makes its keys the active ones of the ring, unless
-// its content is what a ring that was restored has taken from it already: what
-// came in since is more recent. A relative path is one of the working directory
-// as it is now. [files.Followed] follows the file from then on. record is that of
-// [Update].
+// OpenFile loads the keys of the file into the ring. It does not if a restored ring has
+// loaded the same content before: later updates are more recent. A relative path is
+// resolved against the current working directory now. [files.Followed] then follows the
+// file. record is that of [Update].
 func OpenFile(path string, ring *Ring, log *slog.Logger, record Record) (*File, error) {
 	return follow(path, &File{ring: ring, log: log, record: record, taken: ring.takenFile()})
 }
 
-// JoinFile is OpenFile for a ring whose set others keep, too: the content of the
-// file as it is now may be older than that, and counts as taken before.
+// JoinFile is OpenFile for a ring whose set other nodes share. The current content of the
+// file may be older than that set, and counts as loaded before.
 func JoinFile(path string, ring *Ring, log *slog.Logger, record Record) (*File, error) {
 	return follow(path, &File{ring: ring, log: log, record: record, joins: true})
 }
@@ -82,7 +80,7 @@ func (f *File) Status() FileStatus {
 // Health says why the file is not as it should be; "" when it is.
 func (f *File) Health() string {
 	if f.Followed.Status().LastError != "" {
-		return "cannot be loaded; the keys from before stay active"
+		return "cannot be loaded; the previous keys stay active"
 	}
 	return ""
 }
@@ -93,7 +91,7 @@ func (f *File) take() (changed bool, err error) {
 	limit := MaxKeys * layouts[ATS].records[0].size()
 	data, mode, err := files.Read(f.path, limit)
 	if errors.Is(err, files.ErrTooLarge) {
-		return false, fmt.Errorf("is larger than the %d bytes of %d keys", limit, MaxKeys)
+		return false, fmt.Errorf("is larger than %d bytes, the size of %d keys", limit, MaxKeys)
 	}
 	if err != nil {
 		return false, err

@@ -187,11 +187,11 @@ func TestOpenFileFails(t *testing.T) {
 		want string
 	}{
 		{"empty", nil, "has no key"},
-		{"short", make([]byte, 47), "has 47 of the 48 bytes"},
-		{"trailing", append(atsFile(1), 0), "has 1 of the 48 bytes"},
+		{"short", make([]byte, 47), "has 47 of 48 bytes"},
+		{"trailing", append(atsFile(1), 0), "has 1 of 48 bytes"},
 		{"weak", []byte("mJvOYpyWkYJ8Ov5H0zq3C1cQBmX1S9cApkK/9WBqTn3+aZr8"), "openssl rand 48"},
-		{"one byte too many", make([]byte, 64*48+1), "is larger than the 3072 bytes of 64 keys"},
-		{"large", make([]byte, 1<<20), "is larger than the 3072 bytes of 64 keys"},
+		{"one byte too many", make([]byte, 64*48+1), "is larger than 3072 bytes, the size of 64 keys"},
+		{"large", make([]byte, 1<<20), "is larger than 3072 bytes, the size of 64 keys"},
 	} {
 		writeFile(t, path, test.data)
 		checkOpenFails(t, path, test.want, func(err error) bool { return !errors.Is(err, fs.ErrNotExist) })

@@ -20,9 +20,9 @@ var (
 	ErrUnknownFormat = errors.New("keys: unknown ticket key format")
 	// ErrNotReadable reports a [Format] that keys are written in but not read
 	// from.
-	ErrNotReadable = errors.New("keys: the format holds secrets derived from keys, which cannot be turned back into keys")
+	ErrNotReadable = errors.New("keys: the format holds only derived secrets and cannot be read")
 	// ErrNoSuchKey reports the index of a file that the set has no key for.
-	ErrNoSuchKey = errors.New("keys: the format has no file of that number")
+	ErrNoSuchKey = errors.New("keys: no key with this number")
 )
 
 // Format is how a server reads ticket keys. Formats of the same length need not
@@ -264,7 +264,7 @@ func (l *layout) parseRecords(data []byte) ([]Key, error) {
 	if rest := len(data) % size; rest != 0 {
 		return nil, &InvalidError{[]Issue{{
 			KindLength, fmt.Sprintf("keys[%d]", n-1),
-			fmt.Sprintf("has %d of the %d bytes of a record (%d bytes in all)", rest, size, len(data)),
+			fmt.Sprintf("is incomplete; it has %d of %d bytes (%d bytes in all)", rest, size, len(data)),
 		}}}
 	}
 	keys := make([]Key, n)
@@ -281,22 +281,22 @@ const apart = "push the files with sessapi keys push FILE..., or send JSON"
 // at the end; nil when it finds none.
 func (l *layout) misread(data []byte) *Issue {
 	n := len(data)
-	text, isNewline := bytes.TrimSuffix(data, []byte("\n")), "a newline"
+	text, isNewline := bytes.TrimSuffix(data, []byte("\n")), "the last byte is a newline"
 	if bytes.HasSuffix(text, []byte("\r")) {
-		text, isNewline = text[:len(text)-1], "a line end of two bytes"
+		text, isNewline = text[:len(text)-1], "the last two bytes are a line end"
 	}
 	encoding, size := encodingOf(data)
 	if encoding == "base64" {
 		if set, err := HAProxy.Parse(data); err == nil {
 			set.Wipe()
-			return &Issue{KindEncoding, "keys", "are lines of base64, a file of HAProxy's; name the format haproxy"}
+			return &Issue{KindEncoding, "keys", "are base64 lines, as in a file of HAProxy; most likely the format is haproxy"}
 		}
 	}
 	switch {
 	case encoding != "" && l.fits(size):
-		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes; decode it, for the format is binary", encoding, size)}
+		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text that encodes %d bytes; decode it: the format is binary", encoding, size)}
 	case encoding != "" && size >= minRecordSize && !l.fits(n):
-		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text of %d bytes, want a multiple of %s; decode it, and name its format", encoding, size, l.sizes())}
+		return &Issue{KindEncoding, "keys", fmt.Sprintf("are %s text that encodes %d bytes, want a multiple of %s; decode it and name its format", encoding, size, l.sizes())}
 	case l.fits(n) && l.records[0].prefix != "":
 		for i := 0; i < n; i += l.records[0].size() {
 			if string(data[i:i+len(lighttpdVersion)]) != lighttpdVersion {
@@ -306,13 +306,13 @@ func (l *layout) misread(data []byte) *Issue {
 	}
 	switch {
 	case !l.fits(n) && len(text) < n && l.fits(len(text)):
-		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; at the end is %s, which is no part of a key", n, l.sizes(), isNewline)}
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; %s", n, l.sizes(), isNewline)}
 	case len(l.records) == 1:
 		return nil
 	case !l.fits(n):
 		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; for keys of both sizes, %s", n, l.sizes(), apart)}
 	case n%l.records[0].size() == 0 && n%l.records[1].size() == 0:
-		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, which are %d keys of %d bytes or %d of %d; %s",
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes: %d keys of %d bytes or %d of %d; %s",
 			n, n/l.records[0].size(), l.records[0].size(), n/l.records[1].size(), l.records[1].size(), apart)}
 	}
 	return nil
@@ -375,7 +375,7 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 		}
 		if l.isWrapped(before, line) {
 			issues = []Issue{{KindEncoding, fmt.Sprintf("line %d", number), fmt.Sprintf(
-				"goes on with the key of line %d; write each key on one line (base64 -w 0, openssl base64 -A)", number-1)}}
+				"continues the key of line %d; write each key on one line (base64 -w 0, openssl base64 -A)", number-1)}}
 			break
 		}
 		before = line

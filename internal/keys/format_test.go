@@ -135,9 +135,9 @@ func TestParseRecords(t *testing.T) {
 		size   int
 		want   string
 	}{
-		{ATS, 95, "keys[1] has 47 of the 48 bytes of a record (95 bytes in all)"},
+		{ATS, 95, "keys[1] is incomplete; it has 47 of 48 bytes (95 bytes in all)"},
 		{NGINX, 95, "keys have 95 bytes, want a multiple of 48 or 80 bytes; for keys of both sizes, " + apart},
-		{NGINX, 240, "keys have 240 bytes, which are 5 keys of 48 bytes or 3 of 80; " + apart},
+		{NGINX, 240, "keys have 240 bytes: 5 keys of 48 bytes or 3 of 80; " + apart},
 	} {
 		if _, err := test.format.Parse(data[:test.size]); err == nil || err.Error() != "invalid ticket keys: "+test.want {
 			t.Errorf("%v, want %q", err, test.want)
@@ -155,18 +155,18 @@ func TestParseSaysWhatItIs(t *testing.T) {
 		data   string
 		want   string
 	}{
-		{"newline", ATS, string(ats) + "\n", "keys have 49 bytes, want a multiple of 48 bytes; at the end is a newline, which is no part of a key"},
-		{"CRLF", NGINX, string(dnsdist) + "\r\n", "keys have 82 bytes, want a multiple of 48 or 80 bytes; at the end is a line end of two bytes, which is no part of a key"},
-		{"hex", ATS, hex.EncodeToString(ats), "keys are hex text of 48 bytes; decode it, for the format is binary"},
-		{"hex with a newline", ATS, hex.EncodeToString(ats) + "\n", "keys are hex text of 48 bytes; decode it, for the format is binary"},
-		{"base64", HTTPD, base64.StdEncoding.EncodeToString(ats), "keys are base64 text of 48 bytes; decode it, for the format is binary"},
-		{"base64 in lines", DNSDist, wrapped(base64.StdEncoding.EncodeToString(dnsdist)), "keys are base64 text of 80 bytes; decode it, for the format is binary"},
-		{"hex of another format", DNSDist, hex.EncodeToString(ats), "keys are hex text of 48 bytes, want a multiple of 80 bytes; decode it, and name its format"},
-		{"base64 of another format", Lighttpd, base64.StdEncoding.EncodeToString(dnsdist) + "\n", "keys are base64 text of 80 bytes, want a multiple of 92 bytes; decode it, and name its format"},
+		{"newline", ATS, string(ats) + "\n", "keys have 49 bytes, want a multiple of 48 bytes; the last byte is a newline"},
+		{"CRLF", NGINX, string(dnsdist) + "\r\n", "keys have 82 bytes, want a multiple of 48 or 80 bytes; the last two bytes are a line end"},
+		{"hex", ATS, hex.EncodeToString(ats), "keys are hex text that encodes 48 bytes; decode it: the format is binary"},
+		{"hex with a newline", ATS, hex.EncodeToString(ats) + "\n", "keys are hex text that encodes 48 bytes; decode it: the format is binary"},
+		{"base64", HTTPD, base64.StdEncoding.EncodeToString(ats), "keys are base64 text that encodes 48 bytes; decode it: the format is binary"},
+		{"base64 in lines", DNSDist, wrapped(base64.StdEncoding.EncodeToString(dnsdist)), "keys are base64 text that encodes 80 bytes; decode it: the format is binary"},
+		{"hex of another format", DNSDist, hex.EncodeToString(ats), "keys are hex text that encodes 48 bytes, want a multiple of 80 bytes; decode it and name its format"},
+		{"base64 of another format", Lighttpd, base64.StdEncoding.EncodeToString(dnsdist) + "\n", "keys are base64 text that encodes 80 bytes, want a multiple of 92 bytes; decode it and name its format"},
 		{"hex for HAProxy", HAProxy, strings.Repeat(hex.EncodeToString(ats)+"\n", 3), "line 1 is hex of 48 bytes, want base64; line 2 is hex of 48 bytes, want base64; line 3 is hex of 48 bytes, want base64"},
-		{"a file for HAProxy", ATS, string(written(HAProxy, fullSet(size128))), "keys are lines of base64, a file of HAProxy's; name the format haproxy"},
-		{"wrapped for HAProxy", HAProxy, wrapped(strings.TrimSpace(string(written(HAProxy, testSet(size256, 1))))), "line 2 goes on with the key of line 1; write each key on one line (base64 -w 0, openssl base64 -A)"},
-		{"both sizes", NGINX, string(written(DNSDist, testSet(size256, 1, 2, 3))), "keys have 240 bytes, which are 5 keys of 48 bytes or 3 of 80; push the files with sessapi keys push FILE..., or send JSON"},
+		{"a file for HAProxy", ATS, string(written(HAProxy, fullSet(size128))), "keys are base64 lines, as in a file of HAProxy; most likely the format is haproxy"},
+		{"wrapped for HAProxy", HAProxy, wrapped(strings.TrimSpace(string(written(HAProxy, testSet(size256, 1))))), "line 2 continues the key of line 1; write each key on one line (base64 -w 0, openssl base64 -A)"},
+		{"both sizes", NGINX, string(written(DNSDist, testSet(size256, 1, 2, 3))), "keys have 240 bytes: 5 keys of 48 bytes or 3 of 80; push the files with sessapi keys push FILE..., or send JSON"},
 		{"no size", NGINX, string(ats) + string(dnsdist), "keys have 128 bytes, want a multiple of 48 or 80 bytes; for keys of both sizes, push the files with sessapi keys push FILE..., or send JSON"},
 		{"version", Lighttpd, "\x01" + string(written(Lighttpd, testSet(size256, 1))[1:]), "keys[0] does not begin with the version 0, four zero bytes"},
 		{"base64 of other things", ATS, base64.StdEncoding.EncodeToString(ats[:36]), ""}, // what head -c 48 leaves, for Validate

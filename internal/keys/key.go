@@ -170,17 +170,17 @@ func (k Key) issues(prefix string) []Issue {
 		case !isSize(n):
 			issues = append(issues, Issue{KindLength, secret.field, fmt.Sprintf("has %d bytes, must have %d or %d", n, size128, size256)})
 		case bytes.Count(secret.bytes, secret.bytes[:1]) == n:
-			issues = append(issues, Issue{KindWeak, secret.field, "is one byte over and over; take random bytes (openssl rand)"})
+			issues = append(issues, Issue{KindWeak, secret.field, "is one byte repeated; use random bytes (openssl rand)"})
 		case isText(secret.bytes):
 			// What openssl rand -base64 48 | head -c 48 makes, a recipe that is
 			// widely copied.
 			issues = append(issues, Issue{KindWeak, secret.field, fmt.Sprintf(
-				"is printable text: as base64 it holds at most %d bits of entropy, not %d; take the random bytes themselves (openssl rand %d makes a key)",
+				"is printable text, with at most %d bits of entropy instead of %d; use the random bytes themselves (openssl rand %d makes a key)",
 				6*n, 8*n, NameSize+2*n)})
 		}
 	}
 	if isSize(len(m.hmacSecret)) && subtle.ConstantTimeCompare(m.hmacSecret, m.aesKey) == 1 {
-		issues = append(issues, Issue{KindWeak, prefix, "has the same bytes as HMAC secret and as AES key"})
+		issues = append(issues, Issue{KindWeak, prefix, "has the same bytes for the HMAC secret and the AES key"})
 	}
 	return issues
 }

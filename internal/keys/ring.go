@@ -13,15 +13,15 @@ var (
 	// ErrPrecondition reports that the [Condition] of an update did not hold.
 	ErrPrecondition = errors.New("keys: the active set is not the expected one")
 	// ErrKeyNotFound reports that the active set has no key of that name.
-	ErrKeyNotFound = errors.New("keys: no key of that name in the active set")
-	// ErrConflict is what the Save of a [Store] fails with that somebody else has
-	// saved to since: the ring loads what is there and tries again.
+	ErrKeyNotFound = errors.New("keys: the active set has no key with this name")
+	// ErrConflict is the error of Save if another ring has saved to the [Store] since
+	// the last load. The ring then loads the new state and tries again.
 	ErrConflict = errors.New("keys: another update came first")
 	// ErrUnsettled is why a [SharedStore] takes no updates for a while.
-	ErrUnsettled = errors.New("the store may have lost updates, and gets back what the nodes have; try again in some seconds")
+	ErrUnsettled = errors.New("the store may have lost updates, which the nodes are restoring; retry in a few seconds")
 	// ErrUnavailable reports an update that could not be recorded or stored. The
 	// error wraps the cause, too.
-	ErrUnavailable = errors.New("keys: the update cannot be recorded or stored; the active set stays")
+	ErrUnavailable = errors.New("keys: cannot record or store the update; keeping the active set")
 )
 
 // Source is where the active set came from.
@@ -37,21 +37,19 @@ const (
 
 var sources = []Source{SourceGenerated, SourceAPI, SourceFile, SourceRotation}
 
-// Condition decides whether an update may replace the set of this generation.
-// A nil Condition always holds. It must not update the ring, which is busy with
-// that.
+// Condition decides whether an update may replace the set of this generation. A nil
+// Condition always holds. A Condition must not update the ring.
 type Condition func(generation uint64) bool
 
-// Record is called for a change with what is active and what is to be, before
-// anything changes; then failure is nil, and its own error stops the update. It is
-// called again with a failure when the change could not be stored and so was not
-// made. It must not update the ring. A nil Record is not called.
+// Record is called before a change, with the active set, the set that replaces it, and a
+// nil failure. If it returns an error, the update fails. If the change cannot be stored,
+// Record is called again with the failure. A Record must not update the ring. A nil Record
+// is not called.
 type Record func(before, after Description, failure error) error
 
-// Update says how a change comes in.
+// Update describes where an update comes from and under which condition it applies.
 type Update struct {
-	// Source is where a set came from. A rotation and a revocation have their
-	// own, whatever it is.
+	// Source is where the set came from. Rotations and revocations ignore it.
 	Source Source
 	If     Condition
 	Record Record
@@ -59,24 +57,22 @@ type Update struct {
 	file *[sha256.Size]byte // hash of the file that the set came in
 }
 
-// Description is what can be told of a set without its secrets.
+// Description describes a set without its secrets.
 type Description struct {
 	// Generation grows with every change. It is the Unix time of the change in
-	// milliseconds, or one more than the generation before where that is higher.
-	// So, short of a thousand changes a second or a clock that is set back, no two
-	// sets ever have the same generation, even when the [Store] lost the last
-	// changes or other rings save to it, too: a generation that a client remembers
-	// matches no other set.
+	// milliseconds, or the previous generation plus one if that is higher. So a
+	// generation that a client remembers never matches another set, even if the
+	// [Store] lost the last changes, or if other rings save to it. The exceptions are
+	// a thousand changes in a second and a clock that is set back.
 	Generation uint64
 	UpdatedAt  time.Time // of the last change
 	Source     Source
-	// NextRotationAt is when the ring rotates the set by itself; zero when it
-	// does not.
+	// NextRotationAt is the time of the next automatic rotation; zero if there is none.
 	NextRotationAt time.Time
 	Keys           []KeyDescription // current, next, previous from the newest on
 }
 
-// KeyDescription is what can be told of a key without its secrets.
+// KeyDescription describes a key without its secrets.
 type KeyDescription struct {
 	Name        Name
 	Role        Role
@@ -103,9 +99,8 @@ type Rejected struct {
 	Precondition uint64
 }
 
-// Ring holds the active set of ticket keys and replaces it. There is always a
-// valid one. All methods are safe for concurrent use. Nobody who reads waits for
-// the [Store].
+// Ring holds the active set of ticket keys and replaces it. The active set is always valid.
+// All methods are safe for concurrent use. Reads never wait for the [Store].
 type Ring struct {
 	now   func() time.Time
 	life  Lifecycle
@@ -137,9 +132,9 @@ type Ring struct {
 	timeouts    uint64     // see Activation
 }
 
-// NewRing returns a ring with a current, a next and a previous key of 256 bits, fresh
-// from the operating system's random source: as many as a server needs at least. now is
-// the wall clock, time.Now but for tests. [Ring.RotateWhenDue] rotates it.
+// NewRing returns a ring with new random keys of 256 bits: a current, a next and a previous
+// one, because HAProxy needs three. now is the wall clock: time.Now, except in tests.
+// [Ring.RotateWhenDue] rotates the ring.
 func NewRing(now func() time.Time, life Lifecycle) *Ring {
 	r := emptyRing(now, life)
 	r.install(r.first())
@@ -162,10 +157,10 @@ func (r *Ring) first() change {
 	return r.prepare(new(Generate(8*size256, minLines)), SourceGenerated)
 }
 
-// Load replaces the active set by the one that data is in the format. It
-// returns what [Ring.Replace] does, or [ErrNotReadable]. Data that is what the
-// format makes of the active set changes nothing, also where the format cannot
-// tell all of it; and a key that is what the format makes of an active one is that key.
+// Load replaces the active set with data, which is in the format. It returns the result of
+// [Ring.Replace], or [ErrNotReadable]. If data is the output of the format for the active
+// set, Load changes nothing, even if the format cannot express all of the set. In the same
+// way, a key that is the output of the format for an active key is that key.
 func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
@@ -175,14 +170,12 @@ func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	return r.replace(set, u, func(active *Set) bool { return format.writes(data, *active) }, format.writesKey)
 }
 
-// Replace replaces the active set by a copy of set and returns the description
-// of what is active then. The set that is active already, of the same keys in
-// the same roles and order, changes nothing.
+// Replace replaces the active set with a copy of set and returns the description of the
+// new active set. If both have the same keys in the same roles and order, nothing changes.
 //
-// The error is an [*InvalidError], [ErrPrecondition] or [ErrUnavailable]; the
-// active set stays. A key with the name of an active one and other secrets is refused:
-// one of the two was read in the wrong format, and nodes that have different secrets by
-// one name never resume.
+// After an [*InvalidError], [ErrPrecondition] or [ErrUnavailable], the active set stays. A
+// key with the name of an active key and other secrets is rejected: one of the two was read
+// in the wrong format, and nodes that have different secrets under one name never resume.
 func (r *Ring) Replace(set Set, u Update) (Description, error) {
 	return r.replace(set, u, func(*Set) bool { return false }, Key.Equal)
 }
@@ -206,17 +199,17 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey
 	})
 }
 
-// Rotate goes one step from next to current to previous and returns the
-// description of what is active then: next becomes current, current becomes the
-// newest previous key, and a fresh random key of 256 bits becomes next.
+// Rotate rotates the set by one step and returns the description of the new active set:
+// next becomes current, current becomes the newest previous key, and a new random key of
+// 256 bits becomes next.
 //
-// A key is handed out before it encrypts, or other servers would get tickets
-// that they cannot open. In a set without a next key the step therefore only
-// adds one; the following step makes it current.
+// A key must be distributed before it encrypts. Otherwise other servers would get tickets
+// that they cannot decrypt. In a set without a next key, the step therefore only adds one;
+// the following step makes it current.
 //
-// The step keeps [Lifecycle.Retention] keys, or as many as there were when those
-// are more, and those that a live ticket may be sealed with, up to [MaxKeys].
-// What falls out is the oldest previous key. The error is [ErrPrecondition],
+// The step keeps [Lifecycle.Retention] keys, or as many as the set had if these are more,
+// and all keys of tickets that have not expired, up to [MaxKeys]. It drops the oldest
+// previous keys. The error is [ErrPrecondition],
 // [ErrUnavailable] or, after [Ring.ActivateAfter], [ErrHeld].
 func (r *Ring) Rotate(u Update) (Description, error) {
 	u.Source = SourceRotation
@@ -228,15 +221,13 @@ func (r *Ring) Rotate(u Update) (Description, error) {
 	})
 }
 
-// Revoke takes the key of that name out of the active set and returns the
-// description of what is active then. The place of a current key is taken by
-// next, and that of next by a fresh random key. Where a current key has no
-// next, a fresh key takes its place, which other servers do not have yet: they
-// make full handshakes until they do.
+// Revoke removes the key with this name from the active set and returns the description of
+// the new active set. The next key replaces a current key, and a new random key replaces
+// next. Without a next key, a new random key replaces the current one: other servers do not
+// have it yet, and make full handshakes until they do.
 //
-// The source of the set is then [SourceAPI], for that is where revocations
-// come from. The error is [ErrKeyNotFound], [ErrPrecondition] or
-// [ErrUnavailable].
+// The source of the set becomes [SourceAPI]. The error is [ErrKeyNotFound],
+// [ErrPrecondition] or [ErrUnavailable].
 func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 	u.Source = SourceAPI
 	return r.update(u, func(active *Set) (*Set, bool, error) {
@@ -430,8 +421,8 @@ func wipeAllBut(kept, gone *Set) {
 	}
 }
 
-// Changed returns a channel that is closed with the next change of the set. Who
-// waits for one takes the channel first and then looks at the set.
+// Changed returns a channel that is closed with the next change of the set. To wait for a
+// change, first call Changed and then read the set.
 func (r *Ring) Changed() <-chan struct{} {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

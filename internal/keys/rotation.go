@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// Lifecycle says how long keys live: a key is next for an interval, handed out
-// but not in use, then encrypts for one, and then decrypts until no ticket that
-// it sealed is alive. The zero Lifecycle leaves all that to [Ring.Rotate].
+// Lifecycle says how long keys live. A key is next for one interval and only distributed,
+// then encrypts for one interval, and then decrypts until its last ticket has expired. With
+// the zero Lifecycle, keys change only by [Ring.Rotate].
 type Lifecycle struct {
 	// RotateEvery is the interval; 0 is none.
 	RotateEvery time.Duration
@@ -38,15 +38,13 @@ const (
 	lookAgain = time.Second
 )
 
-// RotateWhenDue rotates the set at the end of each interval until ctx ends. Who
-// brings the keys rotates them: a set that was pushed is left alone, also when it
-// was rotated by hand since.
+// RotateWhenDue rotates the set at the end of each interval until ctx ends. It does not
+// rotate a set that was pushed, also not after a rotation by hand.
 //
-// The interval is over when it has passed on the wall clock, which goes on while
-// a machine is suspended, or on the monotonic one, which is never set back. A
-// clock that leaps ahead makes for one rotation, however far it leaps. A rotation
-// that fails with [ErrUnavailable] is tried again, and logged unless the store is
-// unsettled. record is that of
+// The interval ends when it has passed on the wall clock, which includes the time that a
+// machine was suspended, or on the monotonic clock, which is never set back. A clock that
+// jumps ahead causes one rotation, however far it jumps. A rotation that fails with
+// [ErrUnavailable] is retried, and logged unless the store is unsettled. record is that of
 // [Update].
 func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Record) {
 	if r.life.RotateEvery == 0 {
@@ -58,7 +56,7 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 		switch {
 		case errors.Is(err, ErrUnsettled): // which passes, and whose beginning the store logs
 		case err != nil:
-			log.Error("ticket keys cannot be rotated; trying again", slog.String("error", err.Error()))
+			log.Error("cannot rotate the ticket keys; retrying", slog.String("error", err.Error()))
 		case d != nil:
 			log.Info("ticket keys rotated", slog.Uint64("generation", d.Generation), slog.String("current", d.Keys[0].Name.String()))
 		}

@@ -91,7 +91,7 @@ func (s *Set) Validate() error {
 		m := k.view()
 		if len(m.name) == NameSize {
 			if first, seen := names[k.Name()]; seen {
-				issues = append(issues, Issue{KindDuplicateName, field + ".name", "is the name of " + first + " too"})
+				issues = append(issues, Issue{KindDuplicateName, field + ".name", "is also the name of " + first})
 			} else {
 				names[k.Name()] = field
 			}
@@ -119,7 +119,7 @@ func checkCount(keys, all int) error {
 	case keys == 0:
 		return &InvalidError{[]Issue{{KindCount, "keys", "has no key"}}}
 	case all > MaxKeys:
-		return &InvalidError{[]Issue{{KindCount, "keys", fmt.Sprintf("has %d keys, at most %d are taken", all, MaxKeys)}}}
+		return &InvalidError{[]Issue{{KindCount, "keys", fmt.Sprintf("has %d keys, the limit is %d", all, MaxKeys)}}}
 	}
 	return nil
 }
@@ -183,7 +183,7 @@ func (s *Set) adopt(active *Set, isKey func(k, active Key) bool) error {
 		case !isKey(*k, own):
 			issues = append(issues, Issue{
 				KindConflict, field + ".name",
-				"is that of an active key with other secrets: most likely the wrong format; if the active key is the wrong one, revoke it first",
+				"is the name of an active key that has other secrets; most likely the format is wrong; if the active key is wrong, revoke it first",
 			})
 		case !k.Equal(own):
 			k.wipe()

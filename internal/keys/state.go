@@ -40,7 +40,7 @@ type SharedStore interface {
 }
 
 // ErrInvalidState reports that what a [Store] has is not the state of a ring.
-var ErrInvalidState = errors.New("keys: not a state of ticket keys that this version can read")
+var ErrInvalidState = errors.New("keys: not a ticket key state that this version can read")
 
 // OpenRing returns a ring that starts with the state in store, generation, source
 // and times included, or, when there is none, with keys as those of [NewRing].

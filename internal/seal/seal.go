@@ -39,11 +39,11 @@ import (
 // Why something does not open.
 var (
 	// ErrUnknownKey reports that none of the keys is the one that sealed the data.
-	ErrUnknownKey = errors.New("seal: sealed with a key that is not among the given ones")
+	ErrUnknownKey = errors.New("seal: encrypted with a key that is not in the seal key file")
 	// ErrVersion reports a layout that this version does not know.
-	ErrVersion = errors.New("seal: not sealed by this program, or by a later version of it")
+	ErrVersion = errors.New("seal: not written by sessapi, or written by a later version")
 	// ErrCorrupt reports data that was changed, or was sealed with another binding.
-	ErrCorrupt = errors.New("seal: changed, incomplete, or sealed as something else")
+	ErrCorrupt = errors.New("seal: corrupt, incomplete, or of another kind")
 )
 
 // A record is
@@ -123,7 +123,7 @@ func ParseKeys(data []byte) (*Keys, error) {
 		}
 		for _, other := range keys {
 			if other.id == k.id {
-				return nil, fmt.Errorf("seal: line %d is a key that a line before it is too", number)
+				return nil, fmt.Errorf("seal: line %d repeats the key of an earlier line", number)
 			}
 		}
 		if len(keys) == maxKeys {

@@ -45,7 +45,7 @@ func TestParseKeys(t *testing.T) {
 		{"# comment\n\n  " + strings.TrimSpace(line) + " \r\n" + string(seal.GenerateKey()), ""},
 		{"", "seal: no key; sessapi seal-key new makes one"},
 		{"# nothing\n", "seal: no key; sessapi seal-key new makes one"},
-		{line + "\n" + line, "seal: line 3 is a key that a line before it is too"},
+		{line + "\n" + line, "seal: line 3 repeats the key of an earlier line"},
 		{strings.TrimPrefix(line, "sessapi-"), "seal: line 1 does not start with sessapi-seal-key-v1:"},
 		{line[:len(line)-3], "seal: line 1 is not the base64 of 32 bytes"},
 		{"sessapi-seal-key-v1:AAAA", "seal: line 1 is not the base64 of 32 bytes"},
@@ -387,5 +387,5 @@ func Example() {
 	fmt.Println(err)
 	// Output:
 	// hello <nil>
-	// seal: changed, incomplete, or sealed as something else
+	// seal: corrupt, incomplete, or of another kind
 }

@@ -135,7 +135,7 @@ func (s *Server) Serve() error {
 // Stop closes the listener, and waits for the requests in flight until ctx ends.
 func (s *Server) Stop(ctx context.Context) error {
 	if err := s.http.Shutdown(ctx); err != nil {
-		return errors.Join(fmt.Errorf("requests were cut off: %w", err), s.http.Close())
+		return errors.Join(fmt.Errorf("requests were aborted: %w", err), s.http.Close())
 	}
 	return s.listener.Close() // which Shutdown does only when it is served
 }
@@ -172,7 +172,7 @@ func CheckSocket(path string) error {
 		return err
 	}
 	if info.Mode().Type() != os.ModeSocket {
-		return fmt.Errorf("%s is there and is not a socket", path)
+		return fmt.Errorf("%s exists and is not a socket", path)
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {

@@ -43,5 +43,5 @@ func Example() {
 	// ends at 2026-11-24T14:36:16Z
 	// server name www.example.com
 	// peer CN=server.example
-	// not an SSL_SESSION: not a whole DER SEQUENCE and nothing else
+	// not an SSL_SESSION: not exactly one DER SEQUENCE
 }

@@ -10,10 +10,10 @@ import (
 
 var (
 	// ErrPEM reports text without a session in PEM.
-	ErrPEM = errors.New("not a session in PEM")
+	ErrPEM = errors.New("not a PEM session")
 	// ErrPEMType reports PEM blocks of other types alone, such as certificates. It
 	// is an [ErrPEM], too.
-	ErrPEMType = fmt.Errorf("%w: no block is of the type SSL SESSION PARAMETERS", ErrPEM)
+	ErrPEMType = fmt.Errorf("%w: it has no SSL SESSION PARAMETERS block", ErrPEM)
 )
 
 // The lines of PEM_STRING_SSL_SESSION in OpenSSL's pem.h, and how many bytes
@@ -43,7 +43,7 @@ func IsPEM(data []byte) bool {
 //
 // The errors are [ErrPEM] and, in particular, [ErrPEMType]; and [ErrTooLarge].
 func DecodePEM(text []byte) ([]byte, error) {
-	err := fmt.Errorf("%w: no block begins", ErrPEM)
+	err := fmt.Errorf("%w: it has no BEGIN line", ErrPEM)
 	for len(text) > 0 {
 		var line []byte
 		line, text = cutLine(text)
@@ -83,19 +83,19 @@ func cutBlock(text, typ []byte) (body, rest []byte, err error) {
 		line, rest = cutLine(rest)
 		if bytes.HasPrefix(line, []byte(pemEnd)) {
 			if string(line) != pemEnd+string(typ)+pemDashes {
-				return nil, nil, fmt.Errorf("%w: a block ends as one of another type", ErrPEM)
+				return nil, nil, fmt.Errorf("%w: the BEGIN and END lines differ", ErrPEM)
 			}
 			return body, rest, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("%w: a block does not end", ErrPEM)
+	return nil, nil, fmt.Errorf("%w: an END line is missing", ErrPEM)
 }
 
 // decodeBody decodes what stands between the lines of a session.
 func decodeBody(body []byte) ([]byte, error) {
 	switch {
 	case bytes.IndexByte(body, ':') >= 0:
-		return nil, fmt.Errorf("%w: the session has headers", ErrPEM)
+		return nil, fmt.Errorf("%w: the block has headers", ErrPEM)
 	case len(body) > 2*MaxSize: // base64 takes 4/3 of it; the rest is for line ends
 		return nil, ErrTooLarge
 	}
@@ -111,9 +111,9 @@ func decodeBody(body []byte) ([]byte, error) {
 	switch {
 	case err != nil:
 		clear(der)
-		return nil, fmt.Errorf("%w: the base64 is broken", ErrPEM)
+		return nil, fmt.Errorf("%w: the base64 is malformed", ErrPEM)
 	case n == 0:
-		return nil, fmt.Errorf("%w: the session is empty", ErrPEM)
+		return nil, fmt.Errorf("%w: the block is empty", ErrPEM)
 	case n > MaxSize:
 		clear(der)
 		return nil, ErrTooLarge

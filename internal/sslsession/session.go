@@ -24,7 +24,7 @@ var (
 
 	// errNotSequence is made once, for it is what most bytes that are no session
 	// come to.
-	errNotSequence = fmt.Errorf("%w: not a whole DER SEQUENCE and nothing else", ErrNotSession)
+	errNotSequence = fmt.Errorf("%w: not exactly one DER SEQUENCE", ErrNotSession)
 )
 
 // Bounds of OpenSSL: SSL_MAX_SSL_SESSION_ID_LENGTH, SSL_MAX_SID_CTX_LENGTH and
@@ -283,7 +283,7 @@ func (s *Session) readOpenSSLField(number int, content cryptobyte.String) (name 
 }
 
 func broken(field string) error {
-	return fmt.Errorf("%w: %s is broken", ErrNotSession, field)
+	return fmt.Errorf("%w: %s is malformed", ErrNotSession, field)
 }
 
 // readInt reads an INTEGER from least to most. cryptobyte's own way to bound

@@ -192,7 +192,7 @@ func (f *File) Failing() bool {
 // Health returns why the files are degraded; "" if they are not.
 func (f *File) Health() string {
 	if f.Failing() {
-		return "could not be saved; a restart may go on from an older state"
+		return "could not be saved; a restart may load an older state"
 	}
 	return ""
 }
@@ -280,7 +280,7 @@ func (f *File) Save(state []byte) error {
 		// The new file may be there after a crash, or may not. What was
 		// refused must not come back: the old content is put in its place.
 		if _, undone := f.replace(f.path, f.savedKeys); undone != nil {
-			err = fmt.Errorf("%w; nor can the file be put back as it was: %w; after a crash the refused update may be active", err, undone)
+			err = fmt.Errorf("%w; the previous file could not be restored: %w; after a crash, the rejected update may become active", err, undone)
 			f.mu.Lock()
 			f.status.Keys.NotUndone++
 			f.mu.Unlock()
