@@ -63,7 +63,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{"service: {addresses: [keys]}\n", "http://HOST:PORT"},
 		{"service: {addresses: [http://h:1]}\n", "line 1: has text with a colon in a list; put it in quotes"},
 		{"service: {addresses: h}\n", "line 1: must be a list"},
-		{"service: {addresses: [\"http://h:1\"], token_file: t}\n", "a token needs https://"},
+		{"service: {addresses: [\"http://h:1\"], token_file: t}\n", "a token is sent only over https://"},
 		{"listen: 80\n", `listen: "80" must be HOST:PORT`},
 		{strings.Repeat("#", 5000) + "\n", "line 1: is longer than"},
 		{target("{kind: nginx, file: /f, relod: [a]}"), `line 4: unknown key "relod"; did you mean reload?`},
