@@ -18,7 +18,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +27,6 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/client"
-	"github.com/sessapi/sessapi/internal/files"
 )
 
 const (
@@ -38,8 +36,6 @@ const (
 	interval = time.Second
 	// maxRetryAfter bounds the pause that the service asks for.
 	maxRetryAfter = 5 * time.Minute
-	// maxToken bounds a file with a token, in bytes.
-	maxToken = 4 << 10
 )
 
 // Agent runs the targets of one configuration.
@@ -61,16 +57,6 @@ func New(c *Config, floor uint64, log *slog.Logger) (*Agent, error) {
 	clients, err := c.Service.clients()
 	if err != nil {
 		return nil, err
-	}
-	if path := c.Service.TokenFile; path != "" {
-		token, _, err := files.Read(path, maxToken)
-		if err == nil && len(bytes.TrimSpace(token)) == 0 {
-			err = errors.New("holds no token")
-		}
-		clear(token)
-		if err != nil {
-			return nil, fmt.Errorf("token file %s: %w", path, err)
-		}
 	}
 	source := &nodes{clients: clients, addresses: c.Service.Addresses, host: c.Name}
 	return newAgent(c, source, reach{runFor, askSocket, ticketKeyName}, floor, log), nil
@@ -228,8 +214,8 @@ func (e *TargetError) Error() string { return fmt.Sprintf("target %s: %v", e.Tar
 func (e *TargetError) Unwrap() error { return e.Err }
 
 // Once makes each target hold the keys that the service has now. The error is a
-// [*TargetError] for each that failed, or that of the service. A server whose files are missing does not run yet and is not reloaded; none
-// is probed.
+// [*TargetError] for each that failed, or that of the service. A server without any of
+// its files does not run yet, and is not reloaded. No server is probed.
 func (a *Agent) Once(ctx context.Context) error {
 	a.prepare()
 	var u *update
@@ -239,8 +225,11 @@ func (a *Agent) Once(ctx context.Context) error {
 			break
 		}
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case u == nil:
+		return errors.New("the service has no ticket keys")
 	}
 	defer u.wipe()
 	errs := make([]error, len(a.targets))

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -50,6 +52,18 @@ func node(t *testing.T, generation uint64, described, sent keys.Set) *httptest.S
 	}))
 	t.Cleanup(s.Close)
 	return s
+}
+
+// emptyService has no keys.
+type emptyService struct{ modelService }
+
+func (*emptyService) Next(context.Context, uint64, uint64) (*update, error) { return nil, nil }
+
+func TestOnceWithoutKeys(t *testing.T) {
+	a := newAgent(&Config{}, &emptyService{}, reach{}, 0, slog.New(slog.DiscardHandler))
+	if err := a.Once(t.Context()); err == nil || !strings.Contains(err.Error(), "no ticket keys") {
+		t.Error(err)
+	}
 }
 
 func TestNodes(t *testing.T) {

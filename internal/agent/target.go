@@ -142,6 +142,8 @@ func (t *target) takeNext() *wanted {
 func (t *target) run(ctx context.Context) {
 	var w *wanted
 	defer func() { w.wipe() }()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		if next := t.takeNext(); next != nil {
 			w.wipe()
@@ -151,8 +153,7 @@ func (t *target) run(ctx context.Context) {
 		}
 		var pause <-chan time.Time // never without keys
 		if w != nil {
-			timer := time.NewTimer(t.step(ctx, w))
-			defer timer.Stop()
+			timer.Reset(t.step(ctx, w))
 			pause = timer.C
 		}
 		select {

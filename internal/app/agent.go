@@ -3,7 +3,7 @@ package app
 import (
 	"context"
 	"encoding/json"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -108,7 +108,7 @@ func reloadAgent(path, listen string, a *agent.Agent, log *slog.Logger) *agent.A
 func listenAgent(listen string, handler http.Handler, log *slog.Logger) (*server.Server, error) {
 	var address config.Address
 	if err := address.UnmarshalText([]byte(listen)); err != nil {
-		return nil, errors.Join(errors.New("listen"), err)
+		return nil, fmt.Errorf("listen: %w", err)
 	}
 	s, err := server.Listen(server.Config{
 		Network: address.Network, Address: address.Address, SocketMode: 0o600,
