@@ -48,7 +48,7 @@ func TestExposed(t *testing.T) {
 	if err := errors.Join(os.WriteFile(program, binary, 0o755), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	const uid = 54321 // of nobody else
+	uid := 20000 + uint32(os.Getpid()%40000) // of nobody else, even if this test runs twice at a time
 	start := func() (said string, stop func()) {
 		t.Helper()
 		process := exec.Command(program, "-test.run=^TestExposedProcess$")
