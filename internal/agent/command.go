@@ -76,7 +76,5 @@ func redacted(text string) string {
 	})
 }
 
-// oneLine is text as one line that can be read.
-func oneLine(text string) string {
-	return printable.Text(strings.Join(strings.Fields(text), " "))
-}
+// oneLine is text as one line that is safe to print.
+func oneLine(text string) string { return printable.Text(strings.Join(strings.Fields(text), " ")) }

@@ -56,6 +56,15 @@ func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
 	if err := h.write(w); err != nil || h.reload == nil {
 		return err
 	}
+	if err := h.reloadServer(ctx, h.reload); err != nil {
+		return err
+	}
+	return files.OS{}.Remove(h.duePath())
+}
+
+// reloadServer reloads the server if the test passes, and not too soon after the last
+// time.
+func (h *fileHolder) reloadServer(ctx context.Context, reload *Reload) error {
 	if !sleep(ctx, h.spacing-time.Since(h.reloaded)) {
 		return ctx.Err()
 	}
@@ -65,10 +74,10 @@ func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
 		}
 	}
 	h.reloaded = time.Now()
-	if err := h.reload.do(ctx, h.run); err != nil {
+	if err := reload.do(ctx, h.run); err != nil {
 		return fmt.Errorf("reload failed: %w", err)
 	}
-	return files.OS{}.Remove(h.duePath())
+	return nil
 }
 
 // prepare writes the files for a server that does not run yet, as it does not while it

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/printable"
 )
 
 // haproxy is HAProxy, which reads its file when it starts. While it runs it takes keys
@@ -102,7 +103,16 @@ func (h *haproxyHolder) Apply(ctx context.Context, w *wanted) error {
 	case h.reload == nil:
 		return errors.New("HAProxy has keys of another size and takes these only when it is reloaded: reload it, or add a reload to the target")
 	}
-	return h.reload.do(ctx, h.run)
+	if err := h.reloadServer(ctx, h.reload); err != nil {
+		return err
+	}
+	// The process before answers on the socket until the new one has started.
+	for end := time.Now().Add(h.spacing); time.Now().Before(end) && sleep(ctx, proveAgain); {
+		if holds, err := h.Holds(ctx, w); err == nil && holds {
+			return nil
+		}
+	}
+	return ctx.Err()
 }
 
 // ringOf is the part of the file that HAProxy uses: its last three lines.
@@ -144,11 +154,15 @@ func (h *haproxyHolder) push(ctx context.Context, id string, pushed [][]byte) er
 	if err != nil {
 		return err
 	}
+	defer clear(answer)
 	if done := bytes.Count(answer, []byte("TLS ticket key updated!")); done != len(pushed) {
-		return fmt.Errorf("HAProxy took %d of %d keys: %s", done, len(pushed), redacted(string(answer)))
+		return fmt.Errorf("HAProxy took %d of %d keys: %s", done, len(pushed), excerpt(string(answer)))
 	}
 	return nil
 }
+
+// excerpt is the part of an answer that an error quotes, without what may be a secret.
+func excerpt(answer string) string { return printable.Short(redacted(answer)) }
 
 // eachRing calls do with each reference to the file. There is at least one.
 func (h *haproxyHolder) eachRing(ctx context.Context, do func(id string, has *ring) error) error {
@@ -259,10 +273,10 @@ func parseReferences(answer []byte, file string) ([]string, error) {
 		return ids, nil
 	}
 	if len(others) > 0 {
-		return nil, fmt.Errorf("no bind line of HAProxy has tls-ticket-keys %s; there is %s", file, strings.Join(others, ", "))
+		return nil, fmt.Errorf("no bind line of HAProxy has tls-ticket-keys %s; there is %s", file, printable.Short(strings.Join(others, ", ")))
 	}
 	if first, _, _ := strings.Cut(string(answer), "\n"); !strings.HasPrefix(first, "#") && first != "" {
-		return nil, fmt.Errorf("HAProxy answers %q", redacted(first))
+		return nil, fmt.Errorf("HAProxy answers %q", excerpt(first))
 	}
 	return nil, fmt.Errorf("no bind line of HAProxy has tls-ticket-keys %s", file)
 }

@@ -2,12 +2,19 @@ package agent
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
+	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sessapi/sessapi/internal/keys"
 )
 
 // Whatever a ring has, the pushes lead to what is wanted, and no shorter ones do.
@@ -123,4 +130,64 @@ func FuzzParseRing(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Keys of another size reach HAProxy by one reload, which the test precedes. Until the
+// new process answers, the agent waits.
+func TestHAProxyResize(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		set := keys.Generate(256, 3)
+		defer set.Wipe()
+		target := Target{
+			Kind: "haproxy", File: filepath.Join(dir, "keys"), Socket: filepath.Join(dir, "socket"),
+			Test: words{"test"}, Reload: &Reload{Command: words{"reload"}},
+		}
+		if err := target.check(); err != nil {
+			t.Fatal(err)
+		}
+		w := target.wants(1, set)
+		defer w.wipe()
+		small := base64.StdEncoding.EncodeToString(make([]byte, 48))
+		var ran []string
+		var reloaded time.Time
+		by := reach{
+			run: func(time.Duration) runner {
+				return func(_ context.Context, command []string) error {
+					if ran = append(ran, command[0]); command[0] == "reload" {
+						reloaded = time.Now()
+					}
+					return nil
+				}
+			},
+			ask: func(_ context.Context, _ string, line []byte) ([]byte, error) {
+				switch {
+				case string(line) == "show tls-keys":
+					return []byte("0 (" + target.File + ")\n"), nil
+				case reloaded.IsZero() || time.Since(reloaded) < 3*time.Second:
+					return showAnswer("0", small, small, small), nil
+				}
+				return showAnswer("0", strings.Fields(string(w.files[0]))...), nil
+			},
+		}
+		r := newTarget(&target, by, slog.New(slog.DiscardHandler), func() {})
+		if err := r.hold(t.Context(), w); err != nil || !slices.Equal(ran, []string{"test", "reload"}) {
+			t.Errorf("%v, %q", err, ran)
+		}
+	})
+}
+
+// What HAProxy answers is quoted in part, and never a key.
+func TestHAProxyRefuses(t *testing.T) {
+	key := base64.StdEncoding.EncodeToString([]byte("a key of eighty bytes, which must not be in an error"))
+	h := haproxyHolder{askSocket: func(context.Context, string, []byte) ([]byte, error) {
+		return []byte(key + strings.Repeat(" no", maxAnswer/3)), nil
+	}}
+	err := h.push(t.Context(), "0", [][]byte{[]byte(key)})
+	if err == nil || strings.Contains(err.Error(), key) || len(err.Error()) > 1000 {
+		t.Errorf("%.2000v", err)
+	}
+	if _, err := parseReferences([]byte("0 ("+strings.Repeat("x", maxAnswer)+")\n"), "/f"); err == nil || len(err.Error()) > 1000 {
+		t.Errorf("%.2000v", err)
+	}
 }
