@@ -34,6 +34,9 @@ const (
 	// one request to the next when nothing changes: a proxy may not hold them.
 	settle   = 50 * time.Millisecond
 	interval = time.Second
+	// warnEvery is how often the log repeats that the service is away, after the first
+	// error of each node.
+	warnEvery = time.Minute
 	// maxRetryAfter bounds the pause that the service asks for.
 	maxRetryAfter = 5 * time.Minute
 )
@@ -140,7 +143,8 @@ func (a *Agent) prepare() {
 
 // follow gives each new set to the targets until ctx ends.
 func (a *Agent) follow(ctx context.Context) {
-	failures, last := 0, ""
+	failures := 0
+	var warned time.Time
 	for ctx.Err() == nil {
 		began := time.Now()
 		u, err := a.source.Next(ctx, a.generation.Load(), a.Floor())
@@ -154,16 +158,16 @@ func (a *Agent) follow(ctx context.Context) {
 			if failures++; failures%a.source.Nodes() == 0 {
 				pause = retryPause(failures/a.source.Nodes()-1, err)
 			}
-			if text := err.Error(); text != last {
-				last = text
-				a.log.Warn("cannot get ticket keys; the servers keep theirs", slog.String("error", text), slog.Duration("retry_in", pause))
+			if failures <= a.source.Nodes() || time.Since(warned) >= warnEvery {
+				warned = time.Now()
+				a.log.Warn("cannot get ticket keys; the servers keep theirs", slog.String("error", err.Error()), slog.Duration("retry_in", pause))
 			}
 		default:
 			a.heard.Store(time.Now().UnixMilli())
 			if failures > 0 {
 				a.log.Info("the service answers again", slog.Int("failures", failures))
 			}
-			failures, last = 0, ""
+			failures = 0
 			pause = interval - time.Since(began)
 			if u != nil {
 				a.deliver(u)

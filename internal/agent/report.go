@@ -36,7 +36,8 @@ func (n *nodes) Report(ctx context.Context, name string, r Report) error {
 func (a *Agent) report(ctx context.Context) {
 	told := make([]Report, len(a.targets))
 	toldAt := make([]time.Time, len(a.targets))
-	failures, last := 0, ""
+	failures := 0
+	var warned time.Time
 	for {
 		pause := heartbeat
 		for i, t := range a.targets {
@@ -51,14 +52,14 @@ func (a *Agent) report(ctx context.Context) {
 				a.reportFailures.Add(1)
 				pause = min(pause, retryPause(failures, err))
 				failures++
-				if text := err.Error(); text != last {
-					last = text
-					a.log.Warn("cannot report to the service", slog.String("target", t.Name), slog.String("error", text), slog.Duration("retry_in", pause))
+				if time.Since(warned) >= warnEvery {
+					warned = time.Now()
+					a.log.Warn("cannot report to the service", slog.String("target", t.Name), slog.String("error", err.Error()), slog.Duration("retry_in", pause))
 				}
 				continue
 			}
 			told[i], toldAt[i] = r, time.Now()
-			failures, last = 0, ""
+			failures = 0
 		}
 		timer := time.NewTimer(pause)
 		select {

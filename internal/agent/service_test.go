@@ -4,16 +4,19 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/logtest"
 )
 
 // node is a node of a service that describes one set and sends another.
@@ -107,4 +110,34 @@ func TestNodes(t *testing.T) {
 	if older, ok := errors.AsType[*olderError](err); !ok || older.has != 7 || older.inForce != 10 {
 		t.Errorf("%v", err)
 	}
+}
+
+// deadService has two nodes, neither of which answers, each for its own reason.
+type deadService struct {
+	modelService
+	calls int
+}
+
+func (*deadService) Nodes() int { return 2 }
+
+func (s *deadService) Next(context.Context, uint64, uint64) (*update, error) {
+	s.calls++
+	return nil, fmt.Errorf("node %d: %w", s.calls%2, errDown)
+}
+
+func (*deadService) Report(context.Context, string, Report) error { return errDown }
+
+// While the service is away, the log says so once for each node, and then every minute.
+func TestOutageLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log logtest.Buffer
+		s := &deadService{}
+		a := newAgent(&Config{}, s, reach{}, 0, slog.New(slog.NewTextHandler(&log, nil)))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+		defer cancel()
+		a.Run(ctx)
+		if n := strings.Count(log.String(), "cannot get ticket keys"); n < 10 || n > 12 || s.calls < 100 {
+			t.Errorf("%d lines about %d failures:\n%s", n, s.calls, log.String())
+		}
+	})
 }
