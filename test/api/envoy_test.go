@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,12 +28,13 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/sessapi/sessapi/internal/agent"
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// TestEnvoyPage reads the configuration of Envoy's page, and the file that the example's
-// script makes, as Envoy does: by its published schema.
+// TestEnvoyPage reads the configuration of Envoy's page, and the files that the agent and
+// the example's script make, as Envoy does: by its published schema.
 func TestEnvoyPage(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../../docs/servers/envoy.md")
@@ -90,8 +92,8 @@ func TestEnvoyPage(t *testing.T) {
 	}
 }
 
-// writeSecret writes the file of the keys that the service has, holds it against the
-// schema, and returns it.
+// writeSecret has the script and the agent write the file of the keys that the service
+// has, and holds both against the schema. It returns that of the script.
 func writeSecret(tb testing.TB, s *service, name string) string {
 	tb.Helper()
 	dir := tb.TempDir()
@@ -114,6 +116,36 @@ func writeSecret(tb testing.TB, s *service, name string) string {
 	if out, err := exec.CommandContext(tb.Context(), "../../examples/envoy/ticket-keys.sh", args...).CombinedOutput(); err != nil {
 		tb.Fatalf("%v\n%s", err, out)
 	}
+	document := checkSecret(tb, file, name, want)
+
+	byAgent := filepath.Join(dir, "agent.yaml")
+	config := agent.Config{
+		Service: agent.Service{Addresses: []string{s.URL}},
+		Name:    "edge-7",
+		Targets: []agent.Target{{Kind: "envoy", File: byAgent}},
+	}
+	if err := config.Check(); err != nil {
+		tb.Fatal(err)
+	}
+	a, err := agent.New(&config, 0, slog.New(slog.DiscardHandler))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if err := a.Once(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	// After a rotation ahead of time there is a fifth key, and the agent has that, too.
+	if fifth := s.get("/ticket-keys?format=envoy&key=4", "*/*"); fifth.StatusCode == 200 {
+		want = append(want, fifth.body)
+	}
+	checkSecret(tb, byAgent, name, want)
+	return document
+}
+
+// checkSecret holds a file against the schema and the keys that it is to have, and
+// returns it.
+func checkSecret(tb testing.TB, file, name string, want [][]byte) string {
+	tb.Helper()
 	document, err := os.ReadFile(file)
 	if err != nil {
 		tb.Fatal(err)
@@ -128,7 +160,7 @@ func writeSecret(tb testing.TB, s *service, name string) string {
 		tb.Errorf("the listener asks for %q, the secret is %q", name, itsName)
 	}
 	if !slices.EqualFunc(got, want, bytes.Equal) {
-		tb.Error("the file has other keys than the service")
+		tb.Errorf("%s has other keys than the service", file)
 	}
 	return string(document)
 }
