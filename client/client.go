@@ -245,6 +245,51 @@ func (c *Client) Format(ctx context.Context, format string, key *int) ([]byte, e
 	return data, err
 }
 
+// Files returns the first n keys of the active set, or all if there are fewer, in a format
+// with one key in a file. All are of one generation. The caller must wipe them.
+func (c *Client) Files(ctx context.Context, format string, n int) ([][]byte, error) {
+	for range maxMoves {
+		etag, first, err := c.fetch(ctx, requestTimeout, format, new(0), "", 0)
+		if err != nil {
+			return nil, err
+		}
+		files, err := c.fetchOthers(ctx, format, n, etag, [][]byte{first})
+		if err == nil {
+			return files, nil
+		}
+		for _, data := range files {
+			clear(data)
+		}
+		if !errors.Is(err, errMoved) {
+			return nil, err
+		}
+	}
+	return nil, errMoved
+}
+
+// maxMoves is how often files are fetched anew because the set has changed meanwhile.
+const maxMoves = 10
+
+var errMoved = errors.New("the keys changed while their files were fetched")
+
+// fetchOthers appends the files after the first one.
+func (c *Client) fetchOthers(ctx context.Context, format string, n int, etag string, files [][]byte) ([][]byte, error) {
+	for i := 1; i < n; i++ {
+		itsETag, data, err := c.fetch(ctx, requestTimeout, format, &i, "", 0)
+		if e, ok := errors.AsType[*Error](err); ok && e.Code == string(api.ProblemCodeKeyNotFound) {
+			return files, nil // the set has no more
+		}
+		if err != nil {
+			return files, err
+		}
+		files = append(files, data)
+		if itsETag != etag {
+			return files, errMoved
+		}
+	}
+	return files, nil
+}
+
 // fetch returns the active set in a format, and its ETag. With the ETag of an
 // earlier answer the service takes as long as wait for a change; then the error
 // is [http.StatusNotModified].

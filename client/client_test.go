@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -275,4 +276,29 @@ func FuzzError(f *testing.F) {
 		}
 		_ = e.Error()
 	})
+}
+
+// Files are all of one generation, and no more than there are.
+func TestFiles(t *testing.T) {
+	requests := 0
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		generation := min(requests, 4) // it moves three times
+		if r.URL.Query().Get("key") > "2" {
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"code": "key_not_found"}`)
+			return
+		}
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("ETag", fmt.Sprintf(`"%d"`, generation))
+		_, _ = fmt.Fprintf(w, "key %s of %d", r.URL.Query().Get("key"), generation)
+	})
+	for n, want := range map[int]string{2: "key 0 of 4,key 1 of 4", 9: "key 0 of 4,key 1 of 4,key 2 of 4"} {
+		requests = 0
+		files, err := c.Files(t.Context(), "nginx", n)
+		if got := string(bytes.Join(files, []byte(","))); err != nil || got != want {
+			t.Errorf("%d files: %q, %v", n, got, err)
+		}
+	}
 }

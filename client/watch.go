@@ -11,8 +11,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
-
-	"github.com/sessapi/sessapi/internal/api"
 )
 
 const (
@@ -49,91 +47,19 @@ const (
 //     at once. The pause is never shorter than the service asks for.
 //   - The log tells a failing service from a failing take, and says when both work again.
 func (c *Client) Watch(ctx context.Context, format string, key *int, take func(data []byte) error) error {
-	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
-		newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
-		return newETag, [][]byte{data}, err
-	}, func(files [][]byte) error { return take(files[0]) })
-}
-
-// WatchFiles is [Client.Watch] for formats with one key in a file: take gets the result of
-// [Client.Files].
-func (c *Client) WatchFiles(ctx context.Context, format string, n int, take func(files [][]byte) error) error {
-	return c.follow(ctx, format, func(etag string) (string, [][]byte, error) {
-		return c.fetchFiles(ctx, wait+grace, format, n, etag, wait)
-	}, take)
-}
-
-// Files returns the first n keys of the active set, or all if there are fewer, in a format
-// with one key in a file. All are of one generation. The caller must wipe them.
-func (c *Client) Files(ctx context.Context, format string, n int) ([][]byte, error) {
-	_, files, err := c.fetchFiles(ctx, requestTimeout, format, n, "", 0)
-	return files, err
-}
-
-// maxMoves is how often files are fetched anew because the set has changed meanwhile.
-const maxMoves = 10
-
-// fetchFiles is fetch for the first n files of one set.
-func (c *Client) fetchFiles(ctx context.Context, timeout time.Duration, format string, n int, etag string, wait time.Duration) (newETag string, files [][]byte, err error) {
-	for range maxMoves {
-		newETag, first, err := c.fetch(ctx, timeout, format, new(0), etag, wait)
-		if err != nil || etag != "" && newETag == etag {
-			return newETag, nil, err
-		}
-		files, err := c.fetchOthers(ctx, format, n, newETag, [][]byte{first})
-		if err == nil {
-			return newETag, files, nil
-		}
-		wipe(files)
-		if !errors.Is(err, errMoved) {
-			return "", nil, err
-		}
-	}
-	return "", nil, errMoved
-}
-
-var errMoved = errors.New("the keys changed while their files were fetched")
-
-// fetchOthers appends the files after the first one.
-func (c *Client) fetchOthers(ctx context.Context, format string, n int, etag string, files [][]byte) ([][]byte, error) {
-	for i := 1; i < n; i++ {
-		itsETag, data, err := c.fetch(ctx, requestTimeout, format, &i, "", 0)
-		if e, ok := errors.AsType[*Error](err); ok && e.Code == string(api.ProblemCodeKeyNotFound) {
-			return files, nil // the set has no more
-		}
-		if err != nil {
-			return files, err
-		}
-		files = append(files, data)
-		if itsETag != etag {
-			return files, errMoved
-		}
-	}
-	return files, nil
-}
-
-func wipe(files [][]byte) {
-	for _, data := range files {
-		clear(data)
-	}
-}
-
-// follow fetches over and over until ctx ends, and calls take with each new set. fetch
-// gets the ETag of the set that was taken last.
-func (c *Client) follow(ctx context.Context, format string, fetch func(etag string) (string, [][]byte, error), take func(files [][]byte) error) error {
 	etag, failures := "", 0
 	for {
 		began := time.Now()
 		fetched := false
-		newETag, files, err := fetch(etag)
+		newETag, data, err := c.fetch(ctx, wait+grace, format, key, etag, wait)
 		if e, ok := errors.AsType[*Error](err); ok && e.Status == http.StatusNotModified && etag != "" {
 			newETag, err = etag, nil
 		}
 		if err == nil && newETag != etag {
 			fetched = true
-			err = take(files)
+			err = take(data)
 		}
-		wipe(files)
+		clear(data)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

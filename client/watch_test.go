@@ -198,47 +198,6 @@ func TestWatchTakesAgain(t *testing.T) {
 	})
 }
 
-// The files of a set are taken together or not at all, and wiped.
-func TestWatchFiles(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errStop)
-		defer cancel()
-		requests := 0
-		c, err := New("http://sessapi", WithHTTPClient(&http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
-			key := r.URL.Query().Get("key")
-			switch requests++; {
-			case r.Header.Get("If-None-Match") == `"2"`:
-				return hold(r)
-			case requests <= 2: // the set changes between the first file and the second
-				return answer(200, fmt.Sprintf(`"%d"`, requests), "key "+key), nil
-			case key < "3":
-				return answer(200, `"2"`, "key "+key), nil
-			}
-			gone := answer(404, "", `{"code": "key_not_found"}`)
-			gone.Header.Set("Content-Type", "application/problem+json")
-			return gone, nil
-		})}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var taken []string
-		var kept [][]byte
-		err = c.WatchFiles(ctx, "nginx", 5, func(files [][]byte) error {
-			kept = slices.Clone(files)
-			taken = append(taken, string(bytes.Join(files, []byte(","))))
-			return nil
-		})
-		if err != errStop || !slices.Equal(taken, []string{"key 0,key 1,key 2"}) {
-			t.Errorf("taken %q, and then %v", taken, err)
-		}
-		for i, data := range kept {
-			if !bytes.Equal(data, make([]byte, len(data))) {
-				t.Errorf("file %d is not wiped", i)
-			}
-		}
-	})
-}
-
 func TestWatchRetryAfter(t *testing.T) {
 	for value, want := range map[string]time.Duration{"20": 20 * time.Second, "100000": maxRetryAfter} {
 		synctest.Test(t, func(t *testing.T) {
@@ -528,29 +487,4 @@ func TestWatchLogs(t *testing.T) {
 			t.Errorf("logged %q", got)
 		}
 	})
-}
-
-// Files are all of one generation, and no more than there are.
-func TestFiles(t *testing.T) {
-	requests := 0
-	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		requests++
-		generation := min(requests, 4) // it moves three times
-		if r.URL.Query().Get("key") > "2" {
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.WriteHeader(http.StatusNotFound)
-			_, _ = io.WriteString(w, `{"code": "key_not_found"}`)
-			return
-		}
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("ETag", fmt.Sprintf(`"%d"`, generation))
-		_, _ = fmt.Fprintf(w, "key %s of %d", r.URL.Query().Get("key"), generation)
-	})
-	for n, want := range map[int]string{2: "key 0 of 4,key 1 of 4", 9: "key 0 of 4,key 1 of 4,key 2 of 4"} {
-		requests = 0
-		files, err := c.Files(t.Context(), "nginx", n)
-		if got := string(bytes.Join(files, []byte(","))); err != nil || got != want {
-			t.Errorf("%d files: %q, %v", n, got, err)
-		}
-	}
 }
