@@ -239,12 +239,10 @@ func (o *fileOwner) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-const keyPlaceholder = "{key}"
-
 // check returns why the flags do not go together. out is the file to write, "" for
 // standard output.
 func (s selection) check(out string) error {
-	switch several := strings.Contains(out, keyPlaceholder); {
+	switch several := strings.Contains(out, agent.KeyPlaceholder); {
 	case several != (s.Files != 0):
 		return errors.New("--files=N and --out with {key} in it go together")
 	case several && (s.Files < 1 || s.Files > keys.MaxKeys):
@@ -297,7 +295,7 @@ func (s selection) paths(out string) []string {
 	}
 	paths := make([]string, s.Files)
 	for i := range paths {
-		paths[i] = strings.ReplaceAll(out, keyPlaceholder, strconv.Itoa(i))
+		paths[i] = strings.ReplaceAll(out, agent.KeyPlaceholder, strconv.Itoa(i))
 	}
 	return paths
 }

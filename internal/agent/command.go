@@ -43,7 +43,7 @@ func runFor(timeout time.Duration) runner {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("killed after %v", timeout)
 		}
-		text := oneLine(redacted(string(out.b)))
+		text := oneLine(redacted(out.text()))
 		if text != "" {
 			text = ": " + text
 		}
@@ -53,14 +53,28 @@ func runFor(timeout time.Duration) runner {
 
 // tail keeps the end of what is written to it, which is where commands say what went
 // wrong.
-type tail struct{ b []byte }
+type tail struct {
+	b   []byte
+	cut bool // b begins anywhere
+}
 
 func (t *tail) Write(p []byte) (int, error) {
+	t.cut = t.cut || len(t.b)+len(p) > maxOutput
 	t.b = append(t.b, p[max(0, len(p)-maxOutput):]...)
 	if excess := len(t.b) - maxOutput; excess > 0 {
 		t.b = append(t.b[:0], t.b[excess:]...)
 	}
 	return len(p), nil
+}
+
+// text is what was kept, from the beginning of a word on: the rest of one might not be
+// recognized as a secret.
+func (t *tail) text() string {
+	text := string(t.b)
+	if t.cut {
+		text = text[strings.IndexAny(text+" ", " \t\r\n"):]
+	}
+	return text
 }
 
 // encoded is text that may be a secret in hex or base64, if it is not a path.

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Every target that the documents show is a valid one.
+func TestDocumentedTargets(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/servers/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := regexp.MustCompile(`(?m)^- (\{kind: .*\})$`)
+	owner := regexp.MustCompile(`owner: "?[\w:]+"?, `) // of a package that is not installed here
+	shown := map[string]bool{}
+	for _, page := range append(pages, "../../docs/agent.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range target.FindAllStringSubmatch(string(text), -1) {
+			config := "service: {addresses: [unix:/s]}\nname: host\ntargets:\n  - " + owner.ReplaceAllString(match[1], "") + "\n"
+			c, err := parseConfig([]byte(config), "/")
+			if err != nil {
+				t.Errorf("%s: %s: %v", page, match[1], err)
+				continue
+			}
+			shown[filepath.Base(page)+" "+c.Targets[0].Kind] = true
+		}
+		if strings.Contains(string(text), "Its target:") && !strings.Contains(string(text), "- {kind: ") {
+			t.Errorf("%s shows no target", page)
+		}
+	}
+	for name := range kinds {
+		if !shown["agent.md "+name] {
+			t.Errorf("agent.md shows no target of kind %s", name)
+		}
+	}
+}
