@@ -1,19 +1,19 @@
 // Package agent keeps the ticket keys of the TLS servers on a host in step with a
 // sessapi service.
 //
-// It reconciles: for each target it looks at what the server holds, compares that with
-// what the service has, acts only on a difference, and looks again. So a restart of
-// the agent, the server or the service, a change by hand and a missed generation all
-// end in the same state, and nothing is reloaded without need.
+// It reconciles: for each target it reads what the server holds, compares it with the
+// keys of the service, acts only on a difference, and reads it back. So a restart of the
+// agent, the server or the service, a change by hand and a missed generation all end in
+// the same state, and nothing is reloaded without need.
 //
 // # Guarantees
 //
 //   - A server never gets an empty, partial or older set. While the service is away,
 //     the servers keep the keys that they have. The agent keeps no copy on disk.
-//   - A target's trouble holds up no other. Each is retried until it succeeds.
-//   - A target is current only when what it holds has been read back and, with a
-//     probe, a handshake has shown the current key.
-//   - Every command, connection and request ends in time.
+//   - A target that fails delays no other. Each is retried until it succeeds.
+//   - A target is current only after its keys have been read back and, with a probe,
+//     a handshake has shown the current key.
+//   - Every command, connection and request has a deadline.
 //   - No secret is in a log, an error or a report.
 package agent
 
@@ -30,8 +30,8 @@ import (
 )
 
 const (
-	// settle is the least time from one change to the next request, and interval from
-	// one request to the next when nothing changes: a proxy may not hold them.
+	// settle is the pause after a change, and interval the least time between two
+	// requests without one: a proxy may not hold them.
 	settle   = 50 * time.Millisecond
 	interval = time.Second
 	// warnEvery is how often the log repeats that the service is away, after the first
@@ -49,13 +49,13 @@ type Agent struct {
 	targets    []*target
 	reportSoon chan struct{} // of size 1
 
-	floor          uint64        // no older keys are taken
+	floor          uint64        // older keys are refused
 	generation     atomic.Uint64 // of the keys in force; 0 before there are any
-	heard          atomic.Int64  // when the service answered last, in Unix milliseconds
+	heard          atomic.Int64  // when the service last answered, in Unix milliseconds
 	reportFailures atomic.Uint64
 }
 
-// New returns an agent that takes no keys older than those of generation floor.
+// New returns an agent that refuses keys of a generation before floor.
 func New(c *Config, floor uint64, log *slog.Logger) (*Agent, error) {
 	clients, err := c.Service.clients()
 	if err != nil {
@@ -80,10 +80,10 @@ func (a *Agent) targetChanged() {
 	}
 }
 
-// Floor is the generation that no keys may be older than that are taken from now on.
+// Floor is the oldest generation that the agent still accepts.
 func (a *Agent) Floor() uint64 { return max(a.floor, a.generation.Load()) }
 
-// Status is how all targets are doing.
+// Status returns the status of each target.
 func (a *Agent) Status() []Status {
 	status := make([]Status, len(a.targets))
 	for i, t := range a.targets {
@@ -92,7 +92,7 @@ func (a *Agent) Status() []Status {
 	return status
 }
 
-// Figures are what there is to know of the agent beside its targets.
+// Figures are the metrics of an agent, apart from those of its targets.
 type Figures struct {
 	Generation     uint64    // of the keys in force
 	Heard          time.Time // from the service, last; zero if never
@@ -125,8 +125,8 @@ func (a *Agent) Run(ctx context.Context) {
 	}
 }
 
-// prepare removes what an agent that was killed left half-written, and warns of keys on
-// disks.
+// prepare removes the temporary files of an agent that was killed, and warns of key
+// files on disks.
 func (a *Agent) prepare() {
 	for _, t := range a.targets {
 		for _, path := range t.paths() {
@@ -154,7 +154,7 @@ func (a *Agent) follow(ctx context.Context) {
 			u.wipe()
 			return
 		case err != nil:
-			// The other nodes are asked at once, and then all again after a pause.
+			// After each round of all nodes there is a pause.
 			if failures++; failures%a.source.Nodes() == 0 {
 				pause = retryPause(failures/a.source.Nodes()-1, err)
 			}
@@ -180,7 +180,7 @@ func (a *Agent) follow(ctx context.Context) {
 	}
 }
 
-// retryPause is the pause after err, which so many rounds of failures came before.
+// retryPause is the pause after err and that many failures before it.
 func retryPause(failures int, err error) time.Duration {
 	pause := backoff(failures)
 	if e, ok := errors.AsType[*client.Error](err); ok {
@@ -205,7 +205,7 @@ func (u *update) wipe() {
 	}
 }
 
-// TargetError is a target that could not be given the keys of the service.
+// TargetError is the failure of a target to hold the keys of the service.
 type TargetError struct {
 	Target string
 	Err    error
@@ -217,8 +217,8 @@ func (e *TargetError) Error() string { return fmt.Sprintf("target %s: %v", e.Tar
 // Unwrap returns the cause.
 func (e *TargetError) Unwrap() error { return e.Err }
 
-// Once makes each target hold the keys that the service has now. The error is a
-// [*TargetError] for each that failed, or that of the service. A server without any of
+// Once makes each target hold the current keys of the service. The error is that of the
+// service, or joins a [*TargetError] for each target that failed. A server without any of
 // its files does not run yet, and is not reloaded. No server is probed.
 func (a *Agent) Once(ctx context.Context) error {
 	a.prepare()
@@ -251,7 +251,7 @@ func (a *Agent) Once(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// sleep waits, and reports whether ctx goes on.
+// sleep waits, and reports whether ctx is still alive.
 func sleep(ctx context.Context, pause time.Duration) bool {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()

@@ -1,4 +1,4 @@
 package agent
 
-// file is any other server: a file, or several, of the format that the target says.
+// file is any other server: one or more files of the format that the target names.
 var file = kind{anyFormat: true}

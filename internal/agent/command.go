@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// maxOutput is how much of what a command prints is kept, in bytes.
+	// maxOutput is how much of a command's output is kept, in bytes.
 	maxOutput = 4 << 10
-	// pipeGrace is how long a process that has left the group of a command may hold
-	// its output open.
+	// pipeGrace is how long a background process may keep the output of a command
+	// open after the command has ended.
 	pipeGrace = time.Second
 )
 
@@ -25,8 +25,8 @@ const (
 // command printed.
 type runner func(ctx context.Context, command []string) error
 
-// runFor runs commands that may take so long. At the deadline all processes of the
-// command's group are killed.
+// runFor returns a runner with a deadline, at which it kills the command's process
+// group.
 func runFor(timeout time.Duration) runner {
 	return func(ctx context.Context, argv []string) error {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -37,7 +37,7 @@ func runFor(timeout time.Duration) runner {
 		endGroup(command)
 		command.WaitDelay = pipeGrace
 		err := command.Run()
-		if err == nil || errors.Is(err, exec.ErrWaitDelay) { // it started something that goes on
+		if err == nil || errors.Is(err, exec.ErrWaitDelay) { // it left a process running
 			return nil
 		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -55,7 +55,7 @@ func runFor(timeout time.Duration) runner {
 // wrong.
 type tail struct {
 	b   []byte
-	cut bool // b begins anywhere
+	cut bool // b may begin within a word
 }
 
 func (t *tail) Write(p []byte) (int, error) {
@@ -67,7 +67,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// text is what was kept, from the beginning of a word on: the rest of one might not be
+// text returns the output, from the start of a word on: part of a word might not be
 // recognized as a secret.
 func (t *tail) text() string {
 	text := string(t.b)
@@ -77,10 +77,10 @@ func (t *tail) text() string {
 	return text
 }
 
-// encoded is text that may be a secret in hex or base64, if it is not a path.
+// encoded matches text that may be a secret in hex or base64, or a path.
 var encoded = regexp.MustCompile(`[0-9A-Za-z+/]{22,}={0,2}`)
 
-// redacted is text of another program without what may be a secret.
+// redacted is text of another program without anything that may be a secret.
 func redacted(text string) string {
 	return encoded.ReplaceAllStringFunc(text, func(run string) string {
 		if strings.ContainsFunc(run, unicode.IsUpper) || !strings.ContainsAny(run, "/") && strings.ContainsAny(run, "0123456789") {

@@ -15,12 +15,11 @@ import (
 	"github.com/sessapi/sessapi/internal/files"
 )
 
-// fileHolder is a server that reads its keys from files: by itself, or when it is
-// told to.
+// fileHolder is a server that reads its keys from files, by itself or at a reload.
 //
-// A reload that is due is noted in an empty file beside the keys, which is there from
-// before the keys change until the reload has succeeded. So a reload is never
-// forgotten, whenever the agent is killed, and none happens without need.
+// An empty file beside the keys marks a pending reload. It exists from before the keys
+// change until the reload has succeeded. So no reload is forgotten when the agent is
+// killed, and none happens without need.
 type fileHolder struct {
 	paths      []string
 	attributes files.Attributes
@@ -29,12 +28,12 @@ type fileHolder struct {
 	run        runner
 	spacing    time.Duration // least time between two reloads
 	reloaded   time.Time
-	// rewrite has the next Apply write the files whatever they are: Traffic Server passes
-	// over a file of the time that it knows.
+	// rewrite makes the next Apply write files that are the same already: Traffic Server
+	// ignores a file whose modification time it knows.
 	rewrite bool
 }
 
-// Holds reports whether the files are as they are to be, and no reload is due.
+// Holds reports whether the files have the wanted content, and no reload is due.
 func (h *fileHolder) Holds(_ context.Context, w *wanted) (bool, error) {
 	for i, path := range h.paths {
 		if !files.Is(path, w.files[i], h.attributes) {
@@ -51,7 +50,7 @@ func (h *fileHolder) Holds(_ context.Context, w *wanted) (bool, error) {
 	return false, err
 }
 
-// Apply writes the files that differ, and then has the server test and read them.
+// Apply writes the files that differ, and reloads the server.
 func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
 	if err := h.write(w); err != nil || h.reload == nil {
 		return err
@@ -62,8 +61,8 @@ func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
 	return files.OS{}.Remove(h.duePath())
 }
 
-// reloadServer reloads the server if the test passes, and not too soon after the last
-// time.
+// reloadServer reloads the server if the test passes, no sooner than the spacing after
+// the last reload.
 func (h *fileHolder) reloadServer(ctx context.Context, reload *Reload) error {
 	if !sleep(ctx, h.spacing-time.Since(h.reloaded)) {
 		return ctx.Err()
@@ -80,8 +79,8 @@ func (h *fileHolder) reloadServer(ctx context.Context, reload *Reload) error {
 	return nil
 }
 
-// prepare writes the files for a server that does not run yet, as it does not while it
-// has none of its files. It reports whether that is so.
+// prepare writes the files if there are none. The server cannot run then, so that it
+// needs no reload. prepare reports whether there were none.
 func (h *fileHolder) prepare(w *wanted) (bool, error) {
 	for _, path := range h.paths {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
@@ -94,8 +93,8 @@ func (h *fileHolder) prepare(w *wanted) (bool, error) {
 	return true, files.OS{}.Remove(h.duePath())
 }
 
-// write writes the files that differ, the key that encrypts last: a server that reads
-// them meanwhile knows at least all that it is told to encrypt with.
+// write writes the files that differ, the encrypting key last: a server that reads them
+// meanwhile encrypts with the key that it had before.
 func (h *fileHolder) write(w *wanted) error {
 	noted := h.reload == nil
 	for i, path := range slices.Backward(h.paths) {
@@ -116,12 +115,12 @@ func (h *fileHolder) write(w *wanted) error {
 	return nil
 }
 
-// duePath is the file that is there while a reload is due.
+// duePath is the file that marks a pending reload.
 func (h *fileHolder) duePath() string {
 	return filepath.Join(filepath.Dir(h.paths[0]), "."+filepath.Base(h.paths[0])+".reload-due")
 }
 
-// clean removes what was left by a process that was killed while it wrote.
+// clean removes the temporary files of a process that was killed while it wrote.
 func (h *fileHolder) clean() error {
 	var errs []error
 	for _, path := range append(slices.Clone(h.paths), h.duePath()) {

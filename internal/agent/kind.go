@@ -9,34 +9,33 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// kind is what there is to know of a kind of server. Each has a file of its own.
+// kind describes a kind of server. Each has its own file.
 type kind struct {
 	format    keys.Format
-	anyFormat bool // the target says which
+	anyFormat bool // the target names the format
 	single    bool // the server holds one key, so that a target has one file
-	// needsReload: the server does not look at its files by itself.
+	// needsReload: the server does not reread its files by itself.
 	needsReload bool
 	reloadHint  string
-	// settle is how long the server may take until it encrypts with a new key, once
-	// everything is done that the agent can do. 0 is defaultSettle.
+	// settle is how long the server may take to encrypt with a new key after the agent
+	// has applied it. 0 is defaultSettle.
 	settle time.Duration
 	// spacing is the least time between two reloads.
 	spacing time.Duration
-	// note is what an operator has to know of each change, for the report.
+	// note is the detail of a report that the target is current.
 	note string
-	// keys, if it is not 0, is how many keys the one file has when the target does not
-	// say.
+	// keys, if it is not 0, is the default number of keys in the one file.
 	keys int
-	// render, if it is not nil, makes the content of the one file, in place of the
-	// format. n is the target's number of keys.
+	// render, if it is not nil, renders the one file instead of the format. n is the
+	// target's number of keys.
 	render func(set keys.Set, n int) []byte
-	// holder, if it is not nil, makes the holder of a target, in place of its files.
+	// holder, if it is not nil, makes the holder of a target, instead of fileHolder.
 	holder func(t *Target, files *fileHolder, ask asker) holder
 	// sockets: a target may have a socket.
 	sockets bool
 }
 
-// defaultSettle is enough for the reload of every server that was tried.
+// defaultSettle is enough for a reload of every server in the end-to-end tests.
 const defaultSettle = 15 * time.Second
 
 func (k *kind) settleTime() time.Duration {
@@ -48,8 +47,8 @@ func (k *kind) settleTime() time.Duration {
 
 // holder is a server that holds ticket keys.
 type holder interface {
-	// Holds reports whether the server holds the keys, as far as can be told without
-	// a handshake.
+	// Holds reports whether the server holds the keys, as far as the agent can tell
+	// without a handshake.
 	Holds(context.Context, *wanted) (bool, error)
 	// Apply makes the server hold the keys, whatever it holds.
 	Apply(context.Context, *wanted) error

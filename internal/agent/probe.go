@@ -13,11 +13,11 @@ import (
 // probeTimeout bounds a handshake.
 const probeTimeout = 5 * time.Second
 
-// ticketKeyName makes a handshake with the server at address, of TLS 1.3 or else 1.2,
-// and returns the name of the key that its ticket is encrypted with. The certificate
-// is not checked: the ticket proves nothing but which key made it.
+// ticketKeyName makes a handshake with the server at address, with TLS 1.3 or else 1.2,
+// and returns the name of the key that encrypted the ticket. It does not verify the
+// certificate: it sends no secret, and trusts the server with nothing.
 func ticketKeyName(ctx context.Context, address string) (keys.Name, error) {
-	host, _, _ := net.SplitHostPort(address) // it was checked
+	host, _, _ := net.SplitHostPort(address) // checked by Target.check
 	c := doctor.Client{ServerName: host, Insecure: true, Timeout: probeTimeout}
 	h, err := c.Handshake(ctx, address, doctor.TLS13, nil)
 	if e, ok := errors.AsType[*doctor.Error](err); ok && e.Kind == doctor.ProtocolMissing {
@@ -27,7 +27,7 @@ func ticketKeyName(ctx context.Context, address string) (keys.Name, error) {
 		return keys.Name{}, err
 	}
 	if h.Session == nil {
-		return keys.Name{}, errors.New("the server makes no tickets")
+		return keys.Name{}, errors.New("the server issues no tickets")
 	}
 	name, ok := h.Session.KeyName()
 	if !ok {

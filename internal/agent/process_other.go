@@ -12,5 +12,5 @@ var signals = map[string]syscall.Signal{}
 
 func sendSignal(int, syscall.Signal) error { return errors.ErrUnsupported }
 
-// endGroup leaves what the command has started where there are no process groups.
+// endGroup does nothing where there are no process groups.
 func endGroup(*exec.Cmd) {}

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// heartbeat is how often each target is reported though nothing changed, and
-	// reportLife how long the service takes a report for true.
+	// heartbeat is how often each target is reported without a change, and reportLife
+	// how long the service trusts a report.
 	heartbeat  = 30 * time.Second
 	reportLife = 100 * time.Second
 )
@@ -31,8 +31,8 @@ func (n *nodes) Report(ctx context.Context, name string, r Report) error {
 	})
 }
 
-// report tells the service of each target when it changes, and from time to time, until
-// ctx ends. While the service is away, the newest state waits.
+// report reports each target when it changes, and as a heartbeat, until ctx ends. While
+// the service is away, the newest state waits.
 func (a *Agent) report(ctx context.Context) {
 	told := make([]Report, len(a.targets))
 	toldAt := make([]time.Time, len(a.targets))

@@ -12,24 +12,24 @@ import (
 )
 
 const (
-	// hold is how long a node of the service is asked to hold a request while nothing
-	// changes. holdGrace is how much later it counts as gone.
+	// hold is how long a node of the service may hold a request while nothing changes.
+	// A node that does not answer within holdGrace after that counts as gone.
 	hold      = 20 * time.Second
 	holdGrace = 5 * time.Second
 	// askTimeout bounds every other request.
 	askTimeout = 10 * time.Second
 )
 
-// source is where the ticket keys come from, and where reports go. A call fails over
-// from one node of the service to the next.
+// source is where the ticket keys come from, and where reports go. After a failed call
+// the next one goes to the next node of the service.
 type source interface {
 	// Next returns the active set once its generation is not the given one, or nil
 	// when that has not happened for a while. A set older than floor is an error. The
 	// set is the caller's to wipe.
 	Next(ctx context.Context, generation, floor uint64) (*update, error)
-	// Report tells the service what a consumer holds.
+	// Report reports what a target holds.
 	Report(ctx context.Context, target string, r Report) error
-	// Nodes is how many nodes there are.
+	// Nodes is the number of nodes.
 	Nodes() int
 }
 
@@ -39,7 +39,7 @@ type update struct {
 	set        keys.Set
 }
 
-// nodes are the nodes of a service, of which the one that answered last is asked first.
+// nodes are the nodes of a service. The one that answered last is asked first.
 type nodes struct {
 	clients     []*client.Client
 	addresses   []string
@@ -50,7 +50,7 @@ type nodes struct {
 // Nodes is part of [source].
 func (n *nodes) Nodes() int { return len(n.clients) }
 
-// try makes a request to a node. After an error the next one is to be tried.
+// try makes a request to a node. After an error it moves on to the next.
 func (n *nodes) try(node *atomic.Int64, do func(*client.Client) error) error {
 	i := node.Load()
 	if err := do(n.clients[i]); err != nil {
@@ -84,7 +84,7 @@ func (n *nodes) Next(ctx context.Context, generation, floor uint64) (u *update, 
 	return u, err
 }
 
-// olderError reports a set that is older than the one in force.
+// olderError reports a set older than the one in force.
 type olderError struct{ has, inForce uint64 }
 
 func (e *olderError) Error() string {
@@ -92,12 +92,11 @@ func (e *olderError) Error() string {
 		"if the service was restored from a backup, sessapi keys rotate makes newer ones", e.has, e.inForce)
 }
 
-// keyFormat is the format in which keys are fetched: of those that have every key as
-// it is.
+// keyFormat is the format in which keys are fetched. It keeps every key unchanged.
 const keyFormat = keys.NGINX
 
-// fetch fetches the set that d describes. Each key is held against its fingerprint, so
-// that the set is whole, of one generation, and what the service has.
+// fetch fetches the set that d describes. It checks each key against its fingerprint, so
+// that the set is complete and of one generation.
 func fetch(ctx context.Context, c *client.Client, d *client.TicketKeys) (keys.Set, error) {
 	var set keys.Set
 	byFingerprint := make(map[string]keys.Key, len(d.Keys))
@@ -109,7 +108,7 @@ func fetch(ctx context.Context, c *client.Client, d *client.TicketKeys) (keys.Se
 		one, err := keyFormat.Parse(data)
 		clear(data)
 		if err != nil {
-			return fail(byFingerprint, fmt.Errorf("the service sends what is no key: %w", err))
+			return fail(byFingerprint, fmt.Errorf("the service sent something other than a key: %w", err))
 		}
 		for _, k := range one.Keys {
 			byFingerprint[k.Fingerprint()] = k
@@ -129,12 +128,12 @@ func fetch(ctx context.Context, c *client.Client, d *client.TicketKeys) (keys.Se
 		}
 	}
 	if err := set.Validate(); err != nil {
-		return fail(byFingerprint, fmt.Errorf("the service sends %w", err))
+		return fail(byFingerprint, fmt.Errorf("the service sent %w", err))
 	}
 	return set, nil
 }
 
-// fail wipes keys that are of no use.
+// fail wipes the keys of a set that is incomplete.
 func fail(fetched map[string]keys.Key, err error) (keys.Set, error) {
 	for _, k := range fetched {
 		set := keys.Set{Keys: []keys.Key{k}}

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// checkEvery is how often a target that holds the keys is looked at, and
-	// proveEvery how often it is probed.
+	// checkEvery is how often a target that holds the keys is checked, and proveEvery
+	// how often it is probed.
 	checkEvery = 5 * time.Second
 	proveEvery = 10 * time.Second
 	// proveAgain is the pause while a server is given time to settle.
@@ -24,48 +24,48 @@ const (
 	// longest, cut by up to a half at random.
 	firstBackoff = 500 * time.Millisecond
 	maxBackoff   = 5 * time.Second
-	// A server that goes on with another key is given the keys anew, ever less often.
+	// A server that keeps encrypting with another key gets the keys again, ever less often.
 	firstReapply = 10 * time.Second
 	maxReapply   = 5 * time.Minute
 )
 
-// State is how a target is doing.
+// State is the state of a target.
 type State string
 
 // The states.
 const (
-	Applying State = "applying" // the server is being given keys, or about to be
+	Applying State = "applying" // the keys are on their way into the server
 	Current  State = "current"  // the server holds the keys of the service
-	Failed   State = "failed"   // the server could not be given the keys; it is tried again
+	Failed   State = "failed"   // the server does not hold the keys; the agent retries
 )
 
-// Report is what the service is told of a target.
+// Report is the report of a target to the service.
 type Report struct {
 	Kind       string
-	Generation uint64 // that the server holds, as far as is known; 0 if it is not
+	Generation uint64 // that the server is known to hold; 0 if none is
 	State      State
 	Detail     string // for people
 }
 
-// Status is how a target is doing since the agent started.
+// Status is the status of a target, with counts since the agent started.
 type Status struct {
 	Name string
 	Report
 	Since    time.Time // in this state
-	Changes  uint64    // how often the keys were put in place
-	Failures uint64    // how often that failed, or was not proved
+	Changes  uint64    // times that keys were applied
+	Failures uint64    // times that this failed, or that a probe did
 }
 
-// target keeps one target as it is to be.
+// target keeps one target in step.
 type target struct {
 	*Target
 	files  *fileHolder
-	holder holder                                       // files, or what is beside them
+	holder holder                                       // files, or what wraps them
 	probe  func(ctx context.Context) (keys.Name, error) // nil for none
 	log    *slog.Logger
-	// changed is called when the status changed.
+	// changed is called when the status has changed.
 	changed func()
-	wake    chan struct{} // of size 1; there are other keys
+	wake    chan struct{} // of size 1; there are new keys
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -74,14 +74,14 @@ type target struct {
 
 	// The rest is run's.
 	failures     int       // in a row
-	unproved     time.Time // since when the server has been given time to settle; zero when it need not
-	proved       time.Time // when a handshake showed the right key last
-	reapply      bool      // though the target holds the keys as far as it shows
+	unproved     time.Time // since when the server has had time to settle; zero if it has settled
+	proved       time.Time // when a handshake last showed the current key
+	reapply      bool      // although the target seems to hold the keys
 	reapplyAt    time.Time // not before
 	reapplyPause time.Duration
 }
 
-// reach is how an agent reaches servers, beside their files.
+// reach is how an agent reaches servers, apart from their files.
 type reach struct {
 	run   func(timeout time.Duration) runner
 	ask   asker
@@ -104,7 +104,7 @@ func newTarget(t *Target, by reach, log *slog.Logger, changed func()) *target {
 	return r
 }
 
-// Want gives the target other keys to hold.
+// Want gives the target new keys to hold.
 func (t *target) Want(w *wanted) {
 	t.mu.Lock()
 	t.next.wipe()
@@ -116,14 +116,14 @@ func (t *target) Want(w *wanted) {
 	}
 }
 
-// Report returns what to tell of the target, once something is known.
+// Report returns the report of the target, once there is one.
 func (t *target) Report() (Report, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.status.Report, t.known
 }
 
-// Status returns how the target is doing.
+// Status returns the status of the target.
 func (t *target) Status() Status {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,7 +138,7 @@ func (t *target) takeNext() *wanted {
 	return w
 }
 
-// run keeps the target as it is to be until ctx ends.
+// run keeps the target in step until ctx ends.
 func (t *target) run(ctx context.Context) {
 	var w *wanted
 	defer func() { w.wipe() }()
@@ -165,7 +165,7 @@ func (t *target) run(ctx context.Context) {
 	}
 }
 
-// errSettling reports a server that may need a little longer.
+// errSettling reports a server that may need more time.
 var errSettling = errors.New("the server is still settling")
 
 // step brings the target one step closer, and returns the pause until the next.
@@ -214,7 +214,7 @@ func (t *target) hold(ctx context.Context, w *wanted) error {
 		return fmt.Errorf("read back: %w", err)
 	}
 	if !holds {
-		return errors.New("the server does not hold the keys that it was just given; something else changes them")
+		return errors.New("the server does not hold the keys that the agent just gave it; something else changes them")
 	}
 	t.mu.Lock()
 	t.status.Changes++
@@ -235,7 +235,7 @@ func (t *target) holdOnce(ctx context.Context, w *wanted) error {
 	return t.hold(ctx, w)
 }
 
-// prove makes a handshake, if there is to be one and it is due, and returns nil when
+// prove makes a handshake, if the target has a probe and it is due. It returns nil when
 // the server encrypts with the current key.
 func (t *target) prove(ctx context.Context, w *wanted) error {
 	now := time.Now()
@@ -264,7 +264,8 @@ func (t *target) prove(ctx context.Context, w *wanted) error {
 	return fmt.Errorf("probe %s: the server encrypts with the key %s, not with %s", t.Probe, name, w.current)
 }
 
-// set notes the state and tells of it. What failed stays so until it succeeds.
+// set records the state, logs it and has it reported. A failed target stays failed
+// until it succeeds.
 func (t *target) set(state State, detail string, generation uint64) {
 	t.mu.Lock()
 	before := t.status
@@ -299,11 +300,11 @@ func (t *target) set(state State, detail string, generation uint64) {
 	t.changed()
 }
 
-// backoff is the pause after so many failures before.
+// backoff is the pause after a failure and that many failures before it.
 func backoff(failures int) time.Duration {
 	return jittered(min(firstBackoff<<min(failures, 16), maxBackoff))
 }
 
-// jittered is a time cut by up to a half at random, so that agents do not act all at
-// once.
+// jittered is a time shortened by up to a half at random, so that agents do not act in
+// step.
 func jittered(d time.Duration) time.Duration { return d - rand.N(d/2) }

@@ -6,7 +6,7 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// wanted is what a target is to hold. It belongs to the target, which wipes it.
+// wanted is the keys that a target must hold. It belongs to the target, which wipes it.
 type wanted struct {
 	generation uint64
 	current    keys.Name       // the key that encrypts
@@ -15,7 +15,7 @@ type wanted struct {
 	err        error           // why the target cannot hold the keys; then there are no files
 }
 
-// wants is the set as the target reads it.
+// wants renders the set as the target reads it.
 func (t *Target) wants(generation uint64, set keys.Set) *wanted {
 	w := &wanted{generation: generation, current: set.Keys[0].Name(), names: map[string]bool{}}
 	for _, k := range set.Keys {
@@ -45,7 +45,7 @@ func (t *Target) wants(generation uint64, set keys.Set) *wanted {
 	return w
 }
 
-// content is that of the file with all keys.
+// content renders the file that holds all keys.
 func (t *Target) content(set keys.Set) []byte {
 	if t.kind.render != nil {
 		return t.kind.render(set, t.Keys)
