@@ -2,9 +2,9 @@ package agent
 
 import "github.com/sessapi/sessapi/internal/keys"
 
-// ats is Apache Traffic Server, whose file of the setting
-// proxy.config.ssl.server.ticket_key.filename has all keys. It reads the file when it
-// is told to reload its configuration.
+// ats is Apache Traffic Server. The file of its setting
+// proxy.config.ssl.server.ticket_key.filename has all keys, and it rereads the file at a
+// reload of its configuration.
 var ats = kind{
 	format:      keys.ATS,
 	needsReload: true,

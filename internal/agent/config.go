@@ -30,14 +30,14 @@ const (
 	maxTimeout     = 10 * time.Minute
 )
 
-// Config is what an agent does.
+// Config is the configuration of an agent.
 type Config struct {
 	Service Service `yaml:"service"`
-	// Name is the agent's; its consumers are Name/Target.
+	// Name is the name of the agent. The service knows its targets as Name/Target.
 	Name    string   `yaml:"name"`
-	Listen  string   `yaml:"listen"` // HOST:PORT or unix:PATH of metrics and health; empty for none
+	Listen  string   `yaml:"listen"` // HOST:PORT or unix:PATH for metrics and health; empty for neither
 	Targets []Target `yaml:"targets"`
-	Silent  bool     `yaml:"-"` // nothing is reported
+	Silent  bool     `yaml:"-"` // no reports to the service
 }
 
 // Service is where the ticket keys come from.
@@ -49,7 +49,7 @@ type Service struct {
 	Key         string `yaml:"key"`
 }
 
-// Target is a server, or several that share the files, that the keys go to.
+// Target is a server that gets the keys, or several servers that share the files.
 type Target struct {
 	Name    string        `yaml:"name"`
 	Kind    string        `yaml:"kind"`
@@ -64,9 +64,10 @@ type Target struct {
 	Probe   string        `yaml:"probe"`
 	Timeout time.Duration `yaml:"timeout"`
 
-	// FirstKey is the key of the first file, from 0, for a format of one key a file.
+	// FirstKey is the number of the key in the first file, from 0, for a format with one
+	// key a file.
 	FirstKey int `yaml:"-"`
-	// Script says that Reload is no reload of a server, but is to follow each change.
+	// Script makes Reload run after every write, even when no file existed before.
 	Script bool `yaml:"-"`
 
 	line       int // of the configuration; 0 for none
@@ -75,8 +76,8 @@ type Target struct {
 	attributes files.Attributes
 }
 
-// Reload makes a server read its files again: a command, or a signal to the process
-// in a file.
+// Reload makes a server reread its files: a command, or a signal to the process in a PID
+// file.
 type Reload struct {
 	Command words
 	Signal  string
@@ -106,7 +107,7 @@ func (r *Reload) UnmarshalYAML(node ast.Node) error {
 	return nil
 }
 
-// words are a list of texts.
+// words is a list of strings.
 type words []string
 
 // UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
@@ -125,8 +126,8 @@ func (w *words) UnmarshalYAML(node ast.Node) error {
 	return nil
 }
 
-// Mode is the permissions of a file, in octal. The YAML library would make a decimal
-// number of it.
+// Mode is the permissions of a file. It is octal, where the YAML library would read a
+// decimal number.
 type Mode fs.FileMode
 
 // UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
@@ -139,8 +140,8 @@ func (m *Mode) UnmarshalYAML(node ast.Node) error {
 	return nil
 }
 
-// LoadConfig reads and checks a configuration file. Its error names every mistake,
-// with the line of each.
+// LoadConfig reads and checks a configuration file. Its error names every mistake and
+// its line.
 func LoadConfig(path string) (*Config, error) {
 	data, _, err := files.ReadText(path, maxConfig)
 	if err != nil {
@@ -192,10 +193,10 @@ func absolute(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// namePattern is what the service takes for each half of a consumer's name.
+// namePattern is what the service accepts as either half of a consumer's name.
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
-// Check fills in the defaults, and returns every mistake.
+// Check fills in the defaults. Its error names every mistake.
 func (c *Config) Check() error {
 	var errs []error
 	if len(c.Service.Addresses) == 0 {
@@ -241,7 +242,7 @@ func (c *Config) Check() error {
 	return errors.Join(errs...)
 }
 
-// clients are one for each address of the service.
+// clients returns a client for each address of the service.
 func (s *Service) clients() ([]*client.Client, error) {
 	config, err := files.ClientTLS(s.CA, s.Certificate, s.Key)
 	if err != nil {
@@ -263,14 +264,14 @@ func (s *Service) clients() ([]*client.Client, error) {
 	return clients, nil
 }
 
-// KeyPlaceholder stands for the number of the key in the path of a server that reads
-// one key a file.
+// KeyPlaceholder stands for the number of the key in a path, for a server that reads one
+// key a file.
 const KeyPlaceholder = "{key}"
 
 // oneFile reports whether the server reads all keys from one file.
 func (t *Target) oneFile() bool { return !t.format.OneKey() || t.kind.render != nil }
 
-// paths are the files of the target, in the order of their keys.
+// paths returns the files of the target, in the order of their keys.
 func (t *Target) paths() []string {
 	if !strings.Contains(t.File, KeyPlaceholder) {
 		return []string{t.File}
@@ -282,7 +283,7 @@ func (t *Target) paths() []string {
 	return paths
 }
 
-// check fills in the defaults and checks the target by itself.
+// check fills in the defaults and checks the target on its own.
 func (t *Target) check() error {
 	var ok bool
 	if t.kind, ok = kinds[t.Kind]; !ok {

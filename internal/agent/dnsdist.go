@@ -6,9 +6,9 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// dnsdist has one file with all keys, which its console makes it read again. It adds
-// them to those that it has, of which it keeps the last numberOfTicketsKeys: only a file
-// of just so many replaces all.
+// dnsdist has one file with all keys, which it rereads at a command on its console. It
+// adds the keys to those that it has, and keeps the last numberOfTicketsKeys: only a file
+// with exactly that many keys replaces all.
 var dnsdist = kind{
 	format:      keys.DNSDist,
 	keys:        5, // dnsdist's own default
@@ -20,8 +20,8 @@ var dnsdist = kind{
 // dnsdistRecord is the size of a key, in bytes.
 const dnsdistRecord = 80
 
-// dnsdistKeys is the newest n keys of the set, which come last. When there are fewer,
-// the oldest is there several times.
+// dnsdistKeys renders the newest n keys of the set, the newest last. If there are fewer,
+// it repeats the oldest.
 func dnsdistKeys(set keys.Set, n int) []byte {
 	records := keys.DNSDist.Append(nil, set)
 	defer clear(records)

@@ -7,8 +7,8 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// envoy is Envoy with a secret called ticket-keys from a file (sds_config's
-// path_config_source), which it reads again when a new one is moved into its place.
+// envoy is Envoy with the secret ticket-keys from a file (path_config_source of its
+// sds_config), which it rereads when the file is replaced by a rename.
 var envoy = kind{format: keys.Envoy, render: envoySecret}
 
 const (

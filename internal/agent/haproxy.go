@@ -18,14 +18,14 @@ import (
 	"github.com/sessapi/sessapi/internal/printable"
 )
 
-// haproxy is HAProxy, which reads its file when it starts. While it runs it takes keys
-// over its stats socket, or reads the file when it is reloaded in master-worker mode.
+// haproxy is HAProxy, which reads its file at the start. While it runs, it accepts keys
+// over its stats socket, and in master-worker mode it rereads the file at a reload.
 var haproxy = kind{
 	format:      keys.HAProxy,
 	needsReload: true,
 	reloadHint:  "there is neither a socket nor a reload; add socket: PATH of a stats socket of level admin",
 	sockets:     true,
-	spacing:     5 * time.Second, // it loses a signal that comes during a reload
+	spacing:     5 * time.Second, // it loses a signal that arrives during a reload
 	holder: func(t *Target, h *fileHolder, ask asker) holder {
 		if t.Socket == "" {
 			return h
@@ -36,8 +36,8 @@ var haproxy = kind{
 }
 
 const (
-	// ringSize is how many keys HAProxy has of a file: previous, current and next, as
-	// its file has them.
+	// ringSize is how many keys HAProxy uses of a file: the last three, which are
+	// previous, current and next.
 	ringSize = 3
 
 	socketTimeout = 2 * time.Second
@@ -45,7 +45,7 @@ const (
 	maxAnswer = 1 << 20
 )
 
-// ring is the keys of one reference, in base64.
+// ring is the keys of one reference to a file, in base64.
 type ring [ringSize][]byte
 
 func (r *ring) wipe() {
@@ -54,16 +54,16 @@ func (r *ring) wipe() {
 	}
 }
 
-// haproxyHolder is HAProxy with a stats socket: its file is what it starts with, and
-// the ring of each reference to the file is what it works with.
+// haproxyHolder is HAProxy with a stats socket. It starts with the keys of its file, and
+// works with those in the ring of each reference to the file.
 type haproxyHolder struct {
 	*fileHolder
 	socket    string
 	askSocket asker
-	reload    *Reload // for what cannot be done over the socket; nil for none
+	reload    *Reload // for a change that the socket cannot make; nil for none
 }
 
-// Holds reports whether the file and all rings are as they are to be.
+// Holds reports whether the file and all rings have the wanted keys.
 func (h *haproxyHolder) Holds(ctx context.Context, w *wanted) (bool, error) {
 	if same, err := h.fileHolder.Holds(ctx, w); err != nil || !same {
 		return false, err
@@ -101,7 +101,7 @@ func (h *haproxyHolder) Apply(ctx context.Context, w *wanted) error {
 	case err != nil || !resize:
 		return err
 	case h.reload == nil:
-		return errors.New("HAProxy has keys of another size and takes these only when it is reloaded: reload it, or add a reload to the target")
+		return errors.New("HAProxy has keys of another size, which only a reload changes: reload it, or add a reload to the target")
 	}
 	if err := h.reloadServer(ctx, h.reload); err != nil {
 		return err
@@ -124,8 +124,8 @@ func ringOf(content []byte) (*ring, error) {
 	return (*ring)(lines[len(lines)-ringSize:]), nil
 }
 
-// pushes are the keys to push so that a ring that has some keys gets those that are
-// wanted, in order: a push drops the first key and appends the new one.
+// pushes returns the fewest keys to push, in order, that turn one ring into another. A
+// push drops the first key and appends the new one.
 func pushes(has, want *ring) [][]byte {
 	for n := range ringSize {
 		same := 1
@@ -139,7 +139,7 @@ func pushes(has, want *ring) [][]byte {
 	return want[:]
 }
 
-// push pushes keys to the reference of that number.
+// push pushes keys to the reference with that number.
 func (h *haproxyHolder) push(ctx context.Context, id string, pushed [][]byte) error {
 	if len(pushed) == 0 {
 		return nil
@@ -203,7 +203,8 @@ func (h *haproxyHolder) ask(ctx context.Context, line []byte) ([]byte, error) {
 	return answer, nil
 }
 
-// withoutAddress leaves out of an error of a connection what the caller says.
+// withoutAddress removes the address, which the caller adds, from an error of a
+// connection.
 func withoutAddress(err error) error {
 	if e, ok := errors.AsType[*net.OpError](err); ok {
 		return e.Err
@@ -253,8 +254,8 @@ func askSocket(ctx context.Context, path string, line []byte) ([]byte, error) {
 }
 
 // parseReferences reads the answer to "show tls-keys", lines of NUMBER (FILE), and
-// returns the numbers of those that use the file. HAProxy may know it by a relative
-// path.
+// returns the numbers of those that use the file. HAProxy may know the file by a
+// relative path.
 func parseReferences(answer []byte, file string) ([]string, error) {
 	var ids, others []string
 	for line := range strings.Lines(string(answer)) {

@@ -14,9 +14,8 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// lighttpd has one file with one key, which it looks at every 64 seconds and when it is
-// reloaded. It goes on decrypting with up to three keys that the file had before, until
-// it is reloaded.
+// lighttpd has one file with one key, which it rereads every 64 seconds and at a reload.
+// Until a reload it keeps decrypting with up to three earlier keys of the file.
 var lighttpd = kind{
 	format: keys.Lighttpd,
 	single: true,
@@ -36,12 +35,13 @@ const (
 	lighttpdKeys = 4
 )
 
-// lighttpdHolder reloads lighttpd only when it may have a key that the set has not, such
-// as one that was revoked: a reload costs the tickets of all earlier keys. The names of
-// the keys that the file had since the last reload are in a file beside it.
+// lighttpdHolder reloads lighttpd only when it may have a key that is not in the set, such
+// as a revoked one: a reload ends the tickets of all earlier keys. A file beside the keys
+// lists the names of those that lighttpd may have read since the last reload.
 type lighttpdHolder struct{ *fileHolder }
 
-// Holds reports whether the file is as it is to be, and lighttpd has no other key.
+// Holds reports whether the file has the wanted key, and lighttpd no key that is not in
+// the set.
 func (h *lighttpdHolder) Holds(ctx context.Context, w *wanted) (bool, error) {
 	holds, err := h.fileHolder.Holds(ctx, w)
 	if err != nil || !holds {

@@ -2,8 +2,8 @@ package agent
 
 import "github.com/sessapi/sessapi/internal/keys"
 
-// nghttpx has a file for each --tls-ticket-key-file, the first of which encrypts, and
-// reads them when its configuration is reloaded.
+// nghttpx has a file for each --tls-ticket-key-file, the first of which encrypts. It
+// rereads them when it reloads its configuration.
 var nghttpx = kind{
 	format:      keys.NGHTTPX,
 	needsReload: true,

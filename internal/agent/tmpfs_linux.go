@@ -6,8 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onDisk reports whether a file at path would be on a file system that outlives the
-// memory.
+// onDisk reports whether path is on a file system other than tmpfs or ramfs.
 func onDisk(path string) (bool, error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(filepath.Dir(path), &stat); err != nil {

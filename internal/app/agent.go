@@ -22,7 +22,7 @@ func CheckAgent(path string) error {
 	return err
 }
 
-// RunAgentOnce makes the targets of the configuration hold the keys of the service, once.
+// RunAgentOnce makes each target hold the current keys of the service, and returns.
 func RunAgentOnce(ctx context.Context, path string, log *slog.Logger) error {
 	c, err := agent.LoadConfig(path)
 	if err != nil {
@@ -35,8 +35,8 @@ func RunAgentOnce(ctx context.Context, path string, log *slog.Logger) error {
 	return a.Once(ctx)
 }
 
-// RunAgent runs an agent until ctx ends. Whatever comes from reload has the
-// configuration loaded again; one that is broken changes nothing.
+// RunAgent runs an agent until ctx ends. A signal from reload reloads the configuration;
+// a broken one changes nothing.
 func RunAgent(ctx context.Context, path, version string, reload <-chan os.Signal, log *slog.Logger) error {
 	c, err := agent.LoadConfig(path)
 	if err != nil {
@@ -58,7 +58,7 @@ func RunAgent(ctx context.Context, path, version string, reload <-chan os.Signal
 		defer func() {
 			stopping, cancel := context.WithTimeout(context.Background(), closeTimeout)
 			defer cancel()
-			_ = s.Stop(stopping) // who scrapes is cut off at worst
+			_ = s.Stop(stopping) // at worst a scrape is cut off
 		}()
 	}
 	log.Info("agent is running", "version", version, "name", c.Name, "targets", len(c.Targets))
@@ -86,8 +86,7 @@ func RunAgent(ctx context.Context, path, version string, reload <-chan os.Signal
 	}
 }
 
-// reloadAgent returns an agent with the configuration as it is now, or nil when that is
-// broken.
+// reloadAgent returns an agent with the current configuration, or nil if it is broken.
 func reloadAgent(path, listen string, a *agent.Agent, log *slog.Logger) *agent.Agent {
 	c, err := agent.LoadConfig(path)
 	var next *agent.Agent
@@ -131,7 +130,7 @@ func agentHandler(version string, running func() *agent.Agent) http.Handler {
 	return mux
 }
 
-// agentHealth is failing when a target is, or before there are keys.
+// agentHealth fails while a target does, and before there are keys.
 func agentHealth(a *agent.Agent) api.Health {
 	health := api.Health{Status: api.Ok}
 	add := func(name, why string) {

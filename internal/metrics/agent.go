@@ -7,8 +7,8 @@ import (
 	"github.com/sessapi/sessapi/internal/agent"
 )
 
-// NewAgent makes a registry for an agent, which is another one after its configuration
-// was reloaded.
+// NewAgent makes a registry for the running agent. A reload of the configuration starts
+// another.
 func NewAgent(version string, running func() *agent.Agent) *Metrics {
 	m := &Metrics{registry: prometheus.NewRegistry()}
 	m.registry.MustRegister(buildInfo(version), newAgentCollector(running),
@@ -30,13 +30,13 @@ func newAgentCollector(running func() *agent.Agent) *agentCollector {
 	}
 	return &agentCollector{
 		running:          running,
-		generation:       d("generation", "Generation of the ticket keys that the servers are to hold; 0 before there is one."),
-		heard:            d("last_contact_timestamp_seconds", "When the service last answered; 0 when it never has."),
+		generation:       d("generation", "Generation of the ticket keys in force; 0 before the first."),
+		heard:            d("last_contact_timestamp_seconds", "Unix time of the last answer of the service, in seconds; 0 before the first."),
 		reportFailures:   d("report_failures_total", "Reports that did not reach the service."),
 		state:            d("target_state", "1 for the state of the target, 0 for the others.", "target", "kind", "state"),
-		targetGeneration: d("target_generation", "Generation of the ticket keys that the target holds; 0 when it is not known.", "target", "kind"),
-		changes:          d("target_changes_total", "Times that keys were put in place.", "target", "kind"),
-		failures:         d("target_failures_total", "Times that keys could not be put in place, or a handshake did not prove them.", "target", "kind"),
+		targetGeneration: d("target_generation", "Generation of the ticket keys that the target is known to hold; 0 if none is.", "target", "kind"),
+		changes:          d("target_changes_total", "Times that ticket keys were applied to the target.", "target", "kind"),
+		failures:         d("target_failures_total", "Times that applying ticket keys or probing the target failed.", "target", "kind"),
 	}
 }
 
