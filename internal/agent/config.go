@@ -210,11 +210,6 @@ func (c *Config) Check() error {
 	if !namePattern.MatchString(c.Name) {
 		errs = append(errs, fmt.Errorf("name: %q must be 1 to 64 letters, digits, dots, underscores, colons and dashes", c.Name))
 	}
-	if c.Listen != "" && !strings.HasPrefix(c.Listen, "unix:") {
-		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-			errs = append(errs, fmt.Errorf("listen: %q must be HOST:PORT or unix:PATH", c.Listen))
-		}
-	}
 	if len(c.Targets) == 0 {
 		errs = append(errs, errors.New("targets: there are none; add one for each server, such as {kind: nginx, file: …}"))
 	}

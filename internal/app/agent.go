@@ -18,13 +18,26 @@ import (
 
 // CheckAgent checks the configuration of an agent.
 func CheckAgent(path string) error {
-	_, err := agent.LoadConfig(path)
+	_, _, err := loadAgent(path)
 	return err
+}
+
+// loadAgent reads the configuration of an agent, and the address that it listens on, if
+// it does.
+func loadAgent(path string) (*agent.Config, config.Address, error) {
+	var address config.Address
+	c, err := agent.LoadConfig(path)
+	if err == nil && c.Listen != "" {
+		if err = address.UnmarshalText([]byte(c.Listen)); err != nil {
+			err = fmt.Errorf("%s: listen: %q %w", path, c.Listen, err)
+		}
+	}
+	return c, address, err
 }
 
 // RunAgentOnce makes each target hold the current keys of the service, and returns.
 func RunAgentOnce(ctx context.Context, path string, log *slog.Logger) error {
-	c, err := agent.LoadConfig(path)
+	c, _, err := loadAgent(path)
 	if err != nil {
 		return err
 	}
@@ -38,7 +51,7 @@ func RunAgentOnce(ctx context.Context, path string, log *slog.Logger) error {
 // RunAgent runs an agent until ctx ends. A signal from reload reloads the configuration;
 // a broken one changes nothing.
 func RunAgent(ctx context.Context, path, version string, reload <-chan os.Signal, log *slog.Logger) error {
-	c, err := agent.LoadConfig(path)
+	c, address, err := loadAgent(path)
 	if err != nil {
 		return err
 	}
@@ -50,7 +63,7 @@ func RunAgent(ctx context.Context, path, version string, reload <-chan os.Signal
 	running.Store(a)
 	failed := make(chan error, 1)
 	if c.Listen != "" {
-		s, err := listenAgent(c.Listen, agentHandler(version, running.Load), log)
+		s, err := listenAgent(address, agentHandler(version, running.Load), log)
 		if err != nil {
 			return err
 		}
@@ -88,7 +101,7 @@ func RunAgent(ctx context.Context, path, version string, reload <-chan os.Signal
 
 // reloadAgent returns an agent with the current configuration, or nil if it is broken.
 func reloadAgent(path, listen string, a *agent.Agent, log *slog.Logger) *agent.Agent {
-	c, err := agent.LoadConfig(path)
+	c, _, err := loadAgent(path)
 	var next *agent.Agent
 	if err == nil {
 		next, err = agent.New(c, a.Floor(), log)
@@ -104,11 +117,7 @@ func reloadAgent(path, listen string, a *agent.Agent, log *slog.Logger) *agent.A
 	return next
 }
 
-func listenAgent(listen string, handler http.Handler, log *slog.Logger) (*server.Server, error) {
-	var address config.Address
-	if err := address.UnmarshalText([]byte(listen)); err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
+func listenAgent(address config.Address, handler http.Handler, log *slog.Logger) (*server.Server, error) {
 	s, err := server.Listen(server.Config{
 		Network: address.Network, Address: address.Address, SocketMode: 0o600,
 		Handler: handler, MaxConnections: opsConnections, WriteTimeout: writeTimeout, Log: log,
