@@ -531,9 +531,9 @@ func (m *model) mend() {
 	}
 }
 
-// Whatever happens in whatever order, a target is said to be current just when it is;
-// once all trouble is over every one is, within 10 seconds of what shows without a probe, and nothing is reloaded any
-// more.
+// Whatever happens, a target is reported as current only while it is. Within 10 seconds
+// of the end of all trouble, or as soon as a probe has shown it, every target is current,
+// and nothing is reloaded any more.
 func TestModel(t *testing.T) {
 	seed := *modelSeed
 	if seed == 0 {

@@ -113,10 +113,7 @@ func TestNodes(t *testing.T) {
 }
 
 // deadService has two nodes, neither of which answers, each for its own reason.
-type deadService struct {
-	modelService
-	calls int
-}
+type deadService struct{ calls int }
 
 func (*deadService) Nodes() int { return 2 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -135,7 +136,7 @@ func writeSecret(tb testing.TB, s *service, name string) string {
 		tb.Fatal(err)
 	}
 	// After a rotation ahead of time there is a fifth key, and the agent has that, too.
-	if fifth := s.get("/ticket-keys?format=envoy&key=4", "*/*"); fifth.StatusCode == 200 {
+	if fifth := s.get("/ticket-keys?format=envoy&key=4", "*/*"); fifth.StatusCode == http.StatusOK {
 		want = append(want, fifth.body)
 	}
 	checkSecret(tb, byAgent, name, want)
