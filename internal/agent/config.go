@@ -147,7 +147,11 @@ func LoadConfig(path string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	c, err := parseConfig(data, filepath.Dir(path))
+	dir, err := filepath.Abs(filepath.Dir(path)) // servers tell their paths in full
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c, err := parseConfig(data, dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -117,4 +117,14 @@ func TestLoadConfig(t *testing.T) {
 	if err != nil || c.Targets[0].File != filepath.Join(filepath.Dir(path), "keys.yaml") || c.Name == "" {
 		t.Errorf("%+v %v", c, err)
 	}
+	t.Chdir(filepath.Dir(path))
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, relative := range []string{"agent.yaml", "./agent.yaml"} {
+		if c, err := LoadConfig(relative); err != nil || c.Targets[0].File != filepath.Join(dir, "keys.yaml") {
+			t.Errorf("%s: %+v %v", relative, c, err)
+		}
+	}
 }
