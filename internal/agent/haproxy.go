@@ -150,6 +150,7 @@ func (h *haproxyHolder) push(ctx context.Context, id string, pushed [][]byte) er
 		line = append(line, "set ssl tls-key #"+id+" "...)
 		line = append(append(line, key...), ';')
 	}
+	line[len(line)-1] = '\n'
 	answer, err := h.ask(ctx, line)
 	if err != nil {
 		return err
@@ -166,7 +167,7 @@ func excerpt(answer string) string { return printable.Short(redacted(answer)) }
 
 // eachRing calls do with each reference to the file. There is at least one.
 func (h *haproxyHolder) eachRing(ctx context.Context, do func(id string, has *ring) error) error {
-	list, err := h.ask(ctx, []byte("show tls-keys"))
+	list, err := h.ask(ctx, []byte("show tls-keys\n"))
 	if err != nil {
 		return err
 	}
@@ -175,7 +176,7 @@ func (h *haproxyHolder) eachRing(ctx context.Context, do func(id string, has *ri
 		return err
 	}
 	for _, id := range ids {
-		answer, err := h.ask(ctx, []byte("show tls-keys #"+id))
+		answer, err := h.ask(ctx, []byte("show tls-keys #"+id+"\n"))
 		if err != nil {
 			return err
 		}
@@ -212,6 +213,8 @@ func withoutAddress(err error) error {
 	return err
 }
 
+// askSocket writes the line at once: HAProxy closes the connection after the last command
+// that it has read, and fails a write that comes later.
 func askSocket(ctx context.Context, path string, line []byte) ([]byte, error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unix", path)
@@ -225,10 +228,8 @@ func askSocket(ctx context.Context, path string, line []byte) ([]byte, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	for _, part := range [][]byte{line, []byte("\n")} {
-		if _, err := conn.Write(part); err != nil {
-			return nil, err
-		}
+	if _, err := conn.Write(line); err != nil {
+		return nil, err
 	}
 	answer := make([]byte, 0, 4<<10) // enough for a ring: growing it would leave copies of secrets behind
 	for {

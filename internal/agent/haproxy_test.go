@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -39,6 +40,38 @@ func TestPushes(t *testing.T) {
 			if text(append(slices.Clone(has[:]), want[ringSize-n:]...)[n:]) == text(want[:]) {
 				t.Fatalf("%d pushes would do from %s to %s, not %d", n, text(has[:]), text(want[:]), len(got))
 			}
+		}
+	}
+}
+
+// HAProxy closes the connection once it has run the commands that it read: nothing may be
+// written after those.
+func TestAskSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			line := make([]byte, 100)
+			n, _ := conn.Read(line)
+			_, _ = conn.Write(line[:n])
+			_ = conn.Close()
+		}
+	}()
+	const line = "set ssl tls-key #0 a;set ssl tls-key #0 b\n"
+	for range 500 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		answer, err := askSocket(ctx, path, []byte(line))
+		cancel()
+		if err != nil || string(answer) != line {
+			t.Fatalf("%q %v", answer, err)
 		}
 	}
 }
@@ -162,7 +195,7 @@ func TestHAProxyResize(t *testing.T) {
 			},
 			ask: func(_ context.Context, _ string, line []byte) ([]byte, error) {
 				switch {
-				case string(line) == "show tls-keys":
+				case string(line) == "show tls-keys\n":
 					return []byte("0 (" + target.File + ")\n"), nil
 				case reloaded.IsZero() || time.Since(reloaded) < 3*time.Second:
 					return showAnswer("0", small, small, small), nil

@@ -54,7 +54,8 @@ type holder interface {
 	Apply(context.Context, *wanted) error
 }
 
-// asker sends a line to a socket and returns the whole answer, which the caller wipes.
+// asker sends a line, with its end, to a socket and returns the whole answer, which the
+// caller wipes.
 type asker func(ctx context.Context, socket string, line []byte) ([]byte, error)
 
 var kinds = map[string]*kind{
