@@ -382,7 +382,7 @@ const execTimeout = time.Minute
 func (c watchCommand) Run(env environment) error {
 	target := agent.Target{
 		Name: "watch", Kind: "file", Format: c.Format.String(), File: c.Out, Keys: c.Files,
-		Timeout: execTimeout, Script: true,
+		Timeout: agent.Duration(execTimeout), Script: true,
 	}
 	if c.Owner != nil {
 		target.Owner = c.Owner.text

@@ -51,18 +51,18 @@ type Service struct {
 
 // Target is a server that gets the keys, or several servers that share the files.
 type Target struct {
-	Name    string        `yaml:"name"`
-	Kind    string        `yaml:"kind"`
-	Format  string        `yaml:"format"` // of kind file
-	File    string        `yaml:"file"`   // with {key} in it, one of Keys files
-	Keys    int           `yaml:"keys"`
-	Mode    Mode          `yaml:"mode"`
-	Owner   string        `yaml:"owner"`
-	Socket  string        `yaml:"socket"` // of kind haproxy
-	Test    words         `yaml:"test"`
-	Reload  *Reload       `yaml:"reload"`
-	Probe   string        `yaml:"probe"`
-	Timeout time.Duration `yaml:"timeout"`
+	Name    string   `yaml:"name"`
+	Kind    string   `yaml:"kind"`
+	Format  string   `yaml:"format"` // of kind file
+	File    string   `yaml:"file"`   // with {key} in it, one of Keys files
+	Keys    int      `yaml:"keys"`
+	Mode    Mode     `yaml:"mode"`
+	Owner   string   `yaml:"owner"`
+	Socket  string   `yaml:"socket"` // of kind haproxy
+	Test    words    `yaml:"test"`
+	Reload  *Reload  `yaml:"reload"`
+	Probe   string   `yaml:"probe"`
+	Timeout Duration `yaml:"timeout"`
 
 	// FirstKey is the number of the key in the first file, from 0, for a format with one
 	// key a file.
@@ -114,7 +114,8 @@ type words []string
 func (w *words) UnmarshalYAML(node ast.Node) error {
 	list, ok := node.(*ast.SequenceNode)
 	if !ok {
-		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: "must be a list, such as [nginx, -t]"}
+		text := keyOf(node) + ": must be a list in brackets, such as [first, second]"
+		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: text}
 	}
 	for _, item := range list.Values {
 		scalar, ok := item.(ast.ScalarNode)
@@ -122,6 +123,26 @@ func (w *words) UnmarshalYAML(node ast.Node) error {
 			return &yamlfile.Error{Line: item.GetToken().Position.Line, Text: "has text with a colon in a list; put it in quotes"}
 		}
 		*w = append(*w, scalar.GetToken().Value)
+	}
+	return nil
+}
+
+// keyOf is the key that a value belongs to.
+func keyOf(node ast.Node) string {
+	path := node.GetPath()
+	return path[strings.LastIndexByte(path, '.')+1:]
+}
+
+// Duration is a time. The YAML library does not say where one stands that it cannot read.
+type Duration time.Duration
+
+// UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
+func (d *Duration) UnmarshalYAML(node ast.Node) error {
+	parsed, err := time.ParseDuration(node.GetToken().Value)
+	*d = Duration(parsed)
+	if err != nil {
+		text := keyOf(node) + ": must be a number with a unit, such as 30s"
+		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: text}
 	}
 	return nil
 }
@@ -256,7 +277,11 @@ func (s *Service) clients() ([]*client.Client, error) {
 	}
 	clients := make([]*client.Client, len(s.Addresses))
 	for i, address := range s.Addresses {
-		if clients[i], err = client.New(address, options...); err != nil {
+		clients[i], err = client.New(address, options...)
+		if file, ok := errors.AsType[*fs.PathError](err); ok {
+			return nil, fmt.Errorf("token_file: %w", file)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("addresses: %q: %w", address, err)
 		}
 	}
@@ -317,7 +342,7 @@ func (t *Target) check() error {
 	case several && t.kind.single:
 		return fail("file", "%s holds one key: leave out %s", t.Kind, KeyPlaceholder)
 	case several != (t.Keys != 0) && t.kind.keys == 0:
-		return fail("keys", "keys: N and %s in file go together", KeyPlaceholder)
+		return fail("keys", "goes with %s in file: give both or neither", KeyPlaceholder)
 	case t.Keys < 0 || t.Keys > keys.MaxKeys:
 		return fail("keys", "must be 1 to %d", keys.MaxKeys)
 	}
@@ -343,8 +368,8 @@ func (t *Target) check() error {
 			return fail("probe", "tickets of Go servers do not show their key")
 		}
 	}
-	t.Timeout = cmp.Or(t.Timeout, defaultTimeout)
-	if t.Timeout < time.Second || t.Timeout > maxTimeout {
+	t.Timeout = cmp.Or(t.Timeout, Duration(defaultTimeout))
+	if t.Timeout < Duration(time.Second) || t.Timeout > Duration(maxTimeout) {
 		return fail("timeout", "must be from 1s to %v", maxTimeout)
 	}
 	uid, gid, err := files.ParseOwner(t.Owner)

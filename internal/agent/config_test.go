@@ -39,7 +39,7 @@ func TestParseConfig(t *testing.T) {
 	}
 	last := c.Targets[len(c.Targets)-1]
 	if c.Service.TokenFile != filepath.Join(dir, "token") || c.Targets[7].Reload.PIDFile != filepath.Join(dir, "nghttpx.pid") ||
-		c.Targets[1].Name != "haproxy" || c.Targets[0].Timeout != 30*time.Second || last.Timeout != 5*time.Second ||
+		c.Targets[1].Name != "haproxy" || c.Targets[0].Timeout != Duration(30*time.Second) || last.Timeout != Duration(5*time.Second) ||
 		last.attributes.Mode != fs.FileMode(0o640) || last.attributes.UID != 0 ||
 		strings.Join(last.paths(), " ") != "/run/x.0 /run/x.1" {
 		t.Errorf("%+v", c)
@@ -62,8 +62,9 @@ func TestParseConfigErrors(t *testing.T) {
 		{"name: a b\n", `name: "a b" must be`},
 		{"service: {addresses: [keys]}\n", "http://HOST:PORT"},
 		{"service: {addresses: [http://h:1]}\n", "line 1: has text with a colon in a list; put it in quotes"},
-		{"service: {addresses: h}\n", "line 1: must be a list"},
+		{"service: {addresses: h}\n", "line 1: addresses: must be a list in brackets"},
 		{"service: {addresses: [\"http://h:1\"], token_file: t}\n", "a token is sent only over https://"},
+		{"service: {addresses: [\"https://h:1\"], token_file: /no-such-file}\n", "service: token_file: open /no-such-file: "},
 		{strings.Repeat("#", 5000) + "\n", "line 1: is longer than"},
 		{target("{kind: nginx, file: /f, relod: [a]}"), `line 4: unknown key "relod"; did you mean reload?`},
 		{target("{kind: ngnix, file: /f}"), "nginx; did you mean nginx?"},
@@ -75,17 +76,22 @@ func TestParseConfigErrors(t *testing.T) {
 		{target("{kind: h2o, file: /f, socket: /s}"), "socket: goes with kind haproxy only"},
 		{target("{kind: h2o, file: \"/f.{key}\", keys: 2}"), "reads all keys from one file"},
 		{target("{kind: httpd, file: \"/f.{key}\", keys: 2, reload: [a]}"), "holds one key"},
-		{target("{kind: nginx, file: \"/f.{key}\", reload: [a]}"), "go together"},
-		{target("{kind: nginx, file: /f, keys: 2, reload: [a]}"), "go together"},
+		{target("{kind: nginx, file: \"/f.{key}\", reload: [a]}"), "keys: goes with {key} in file"},
+		{target("{kind: nginx, file: /f, keys: 2, reload: [a]}"), "keys: goes with {key} in file"},
 		{target("{kind: nginx, file: \"/f.{key}\", keys: 65, reload: [a]}"), "must be 1 to 64"},
 		{target("{kind: h2o, file: /f, mode: 0644}"), "line 4: mode: "},
 		{target("{kind: h2o, file: /f, owner: no-such-user}"), "owner: "},
 		{target("{kind: h2o, file: /f, test: [a]}"), "test: goes with reload"},
-		{target("{kind: h2o, file: /f, reload: a}"), "line 4: must be a list, such as"},
+		{target("{kind: h2o, file: /f, reload: a}"), "line 4: reload: must be a list in brackets"},
 		{target("{kind: h2o, file: /f, reload: []}"), "reload: must be a command as a list"},
 		{target("{kind: h2o, file: /f, reload: {signal: KILL, pid_file: /p}}"), `signal: "KILL" must be HUP, USR1 or USR2`},
 		{target("{kind: h2o, file: /f, reload: {signl: HUP}}"), `unknown key "signl"; did you mean signal?`},
 		{target("{kind: h2o, file: /f, probe: here}"), `probe: "here" must be HOST:PORT`},
+		{target("{kind: nginx, file: \"/f.{key}\", keys: four, reload: [a]}"), "line 4: keys: must be a number"},
+		{target("{kind: h2o, file: /f, test: a, reload: [a]}"), "line 4: test: must be a list in brackets"},
+		{target("{kind: h2o, file: /f, timeout: 30}"), "line 4: timeout: must be a number with a unit"},
+		{target("{kind: h2o, file: /f, timeout: soon}"), "line 4: timeout: must be a number with a unit"},
+		{target("{kind: h2o, file: /f, timeout: [1s]}"), "line 4: timeout: must be a number with a unit"},
 		{target("{kind: h2o, file: /f, timeout: 1h}"), "timeout: must be from 1s"},
 		{target("{kind: h2o, file: /f, format: ats}"), "format: goes with kind file only"},
 		{target("{kind: file, file: /f, format: atz}"), `format: "atz" is none`},

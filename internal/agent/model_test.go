@@ -285,7 +285,7 @@ func newModel(t *testing.T, r *rand.Rand) *model {
 }
 
 func (m *model) randomTarget(i int, dir string) Target {
-	t := Target{Name: strconv.Itoa(i), File: filepath.Join(dir, "keys"), Timeout: 5 * time.Second}
+	t := Target{Name: strconv.Itoa(i), File: filepath.Join(dir, "keys"), Timeout: Duration(5 * time.Second)}
 	switch m.r.IntN(5) {
 	case 0:
 		t.Kind, t.File, t.Keys = "nginx", t.File+".{key}", 1+m.r.IntN(6)

@@ -89,7 +89,7 @@ type reach struct {
 }
 
 func newTarget(t *Target, by reach, log *slog.Logger, changed func()) *target {
-	h := &fileHolder{paths: t.paths(), attributes: t.attributes, test: t.Test, reload: t.Reload, run: by.run(t.Timeout), spacing: t.kind.spacing}
+	h := &fileHolder{paths: t.paths(), attributes: t.attributes, test: t.Test, reload: t.Reload, run: by.run(time.Duration(t.Timeout)), spacing: t.kind.spacing}
 	r := &target{
 		Target: t, files: h, holder: h, log: log.With(slog.String("target", t.Name), slog.String("kind", t.Kind)),
 		changed: changed, wake: make(chan struct{}, 1),

@@ -305,6 +305,9 @@ func (f *File) explain(err error) *Error {
 		}
 		return f.mustBe(at, "a mapping, in lines of KEY: VALUE")
 	case *yaml.TypeError:
+		if located.DstType.Kind() == reflect.Int {
+			return f.mustBe(at, "a number")
+		}
 		return f.mustBe(at, "a single value")
 	}
 	message := located.GetMessage()
