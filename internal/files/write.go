@@ -157,10 +157,15 @@ func (OS) Rename(from, to string) error { return os.Rename(from, to) }
 
 // Remove is part of [Disk].
 func (OS) Remove(name string) error {
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	err := os.Remove(name)
+	if err == nil {
+		return nil
 	}
-	return nil
+	// A read-only file system, for one, refuses to remove even what is not there.
+	if _, missing := os.Lstat(name); errors.Is(missing, fs.ErrNotExist) || errors.Is(missing, syscall.ENOTDIR) {
+		return nil
+	}
+	return err
 }
 
 // SyncDir is part of [Disk].
@@ -192,8 +197,8 @@ func Create(name string) (*New, error) {
 		return &New{File: file, name: name, unnamed: true}, nil
 	}
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
+	if err != nil { // the name is temporary and says nothing to a reader
+		return nil, &fs.PathError{Op: "create a file in", Path: filepath.Dir(name), Err: errors.Unwrap(err)}
 	}
 	return &New{File: file, name: name}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -170,6 +171,25 @@ func TestKilled(t *testing.T) {
 	}
 	if got := names(t, dir); len(got) != 1 {
 		t.Errorf("left behind after the next start: %q", got)
+	}
+}
+
+// Where no file can be, there is none to remove, and the error of making one names the
+// folder.
+func TestReplaceWithoutFolder(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{filepath.Join(dir, "missing"), file} {
+		path := filepath.Join(folder, "keys")
+		if err := RemoveTemporary(path); err != nil {
+			t.Errorf("%s: %v", folder, err)
+		}
+		if err := Replace(path, []byte("x")); err == nil || !strings.HasPrefix(err.Error(), "create a file in "+folder+": ") {
+			t.Errorf("%s: %v", folder, err)
+		}
 	}
 }
 
