@@ -202,6 +202,9 @@ func (t *target) hold(ctx context.Context, w *wanted) error {
 	if err == nil && holds && !t.reapply {
 		return nil
 	}
+	if s := t.Status(); err == nil && s.State == Current && s.Generation == w.generation {
+		t.log.Warn("something else changed the keys or their files; applying them again")
+	}
 	t.set(Applying, "", 0)
 	t.unproved, t.proved = time.Time{}, time.Time{}
 	t.files.rewrite = t.reapply
