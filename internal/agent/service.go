@@ -45,6 +45,7 @@ type nodes struct {
 	addresses   []string
 	host        string       // the agent's name
 	asked, told atomic.Int64 // the node to ask for keys, and to report to
+	lost        bool         // the last request for keys failed
 }
 
 // Nodes is part of [source].
@@ -60,12 +61,17 @@ func (n *nodes) try(node *atomic.Int64, do func(*client.Client) error) error {
 	return nil
 }
 
-// Next is part of [source].
+// Next is part of [source]. After an error it does not wait for a change, so that it is
+// soon known that the service answers again.
 func (n *nodes) Next(ctx context.Context, generation, floor uint64) (u *update, err error) {
+	wait := hold
+	if n.lost {
+		wait = 0
+	}
 	err = n.try(&n.asked, func(c *client.Client) error {
 		waiting, cancel := context.WithTimeout(ctx, hold+holdGrace)
 		defer cancel()
-		d, err := c.NextTicketKeys(waiting, generation, hold)
+		d, err := c.NextTicketKeys(waiting, generation, wait)
 		if err != nil || d == nil || d.Generation == generation {
 			return err
 		}
@@ -81,6 +87,7 @@ func (n *nodes) Next(ctx context.Context, generation, floor uint64) (u *update, 
 		u = &update{d.Generation, set}
 		return nil
 	})
+	n.lost = err != nil
 	return u, err
 }
 

@@ -138,3 +138,32 @@ func TestOutageLog(t *testing.T) {
 		}
 	})
 }
+
+// The first request after an error does not wait for a change; every other does.
+func TestNodesAnswerAgain(t *testing.T) {
+	var prefer []string
+	var broken bool
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		prefer = append(prefer, r.Header.Get("Prefer"))
+		if broken {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusNotModified)
+	}))
+	defer s.Close()
+	service := Service{Addresses: words{s.URL}}
+	clients, err := service.clients()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &nodes{clients: clients, addresses: service.Addresses}
+	for _, broken = range []bool{false, true, true, false, false} {
+		if _, err := n.Next(t.Context(), 7, 7); (err != nil) != broken {
+			t.Errorf("%v", err)
+		}
+	}
+	if got := strings.Join(prefer, ","); got != "wait=20,wait=20,,,wait=20" {
+		t.Errorf("%q", got)
+	}
+}

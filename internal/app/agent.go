@@ -153,7 +153,7 @@ func agentHealth(a *agent.Agent) api.Health {
 	if a.Figures().Generation == 0 {
 		why = "no keys from the service yet"
 	}
-	add("service", why)
+	add("keys", why) // not the service: while it is away, the servers keep their keys
 	for _, s := range a.Status() {
 		why := ""
 		if s.State == agent.Failed {

@@ -789,7 +789,7 @@ func TestAgentCommand(t *testing.T) {
 		t.Fatalf("GET %s: no %d with %s in:\n%s", path, status, want, got)
 	}
 	await("/livez", "ok", http.StatusOK)
-	await("/readyz", `"name":"target one","status":"ok"`, http.StatusOK)
+	await("/readyz", `{"name":"keys","status":"ok"},{"name":"target one","status":"ok"}`, http.StatusOK)
 	await("/metrics", `sessapi_agent_target_state{kind="file",state="current",target="one"} 1`, http.StatusOK)
 
 	run(t, sessapiPath, "keys", "rotate", "--server=http://"+s.addr)
