@@ -11,8 +11,8 @@ import (
 // maxHash is SSL_MAX_MD_SIZE of BoringSSL's ssl/internal.h.
 const maxHash = 64
 
-// rawPublicKey is TLSEXT_cert_type_rpk (RFC 7250), the only type of certificate
-// that BoringSSL writes.
+// rawPublicKey is TLSEXT_cert_type_rpk (RFC 7250), the only certificate type that
+// BoringSSL writes.
 const rawPublicKey = 2
 
 // readBoringSSL reads the fields after the master key as BoringSSL's
@@ -32,8 +32,8 @@ func (s *Session) readBoringSSL(fields cryptobyte.String) (ok bool) {
 	return started && ends
 }
 
-// readBoringSSLField reads the content of the field of a number. Numbers have one
-// meaning up to 10, and another than OpenSSL's from 13 on.
+// readBoringSSLField reads the content of the field with this number. Fields up to 10
+// are the same in OpenSSL; those from 13 on are not.
 func (s *Session) readBoringSSLField(number int, content cryptobyte.String) (ok bool) {
 	var n int64
 	var hash []byte

@@ -10,15 +10,14 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Bounds of a subject that is described. To decode a name and to write it as text
-// takes time that grows with the square of its size, and a name that identifies
-// somebody is far from these.
+// Bounds of a subject that is described. The time to decode a name and write it as text
+// is quadratic in its size, and names of real certificates are far smaller.
 const (
 	maxSubject    = 2 << 10 // bytes of DER
 	maxAttributes = 64
 )
 
-// readPeer reads the certificate of the other side.
+// readPeer reads the peer's certificate.
 func (s *Session) readPeer(content *cryptobyte.String) bool {
 	certificate := *content
 	if !skipCertificate(content) {
@@ -28,9 +27,9 @@ func (s *Session) readPeer(content *cryptobyte.String) bool {
 	return true
 }
 
-// skipCertificate reads over a certificate, as far as OpenSSL reads one with a
-// session: its structure (RFC 5280, section 4.1). crypto/x509 refuses
-// certificates that OpenSSL takes, such as one with a key on a Brainpool curve.
+// skipCertificate skips a certificate. It checks what OpenSSL checks in a session: the
+// structure (RFC 5280, section 4.1). crypto/x509 rejects certificates that OpenSSL
+// accepts, such as one with a key on a Brainpool curve.
 func skipCertificate(s *cryptobyte.String) bool {
 	var certificate, tbs cryptobyte.String
 	return s.ReadASN1(&certificate, asn1.SEQUENCE) &&
@@ -43,8 +42,7 @@ func skipCertificate(s *cryptobyte.String) bool {
 		skipBits(&certificate) && certificate.Empty()
 }
 
-// skipToSubject reads over the fields of a TBSCertificate that stand before its
-// subject.
+// skipToSubject skips the fields of a TBSCertificate before its subject.
 func skipToSubject(tbs *cryptobyte.String) bool {
 	var version, validity cryptobyte.String
 	var present bool
@@ -56,9 +54,8 @@ func skipToSubject(tbs *cryptobyte.String) bool {
 		tbs.ReadASN1(&validity, asn1.SEQUENCE) && skipTime(&validity) && skipTime(&validity) && validity.Empty()
 }
 
-// skipOID reads over an OBJECT IDENTIFIER. Its numbers are in bytes of which all
-// but the last have the highest bit, and the first is not padding (X.690, section
-// 8.19).
+// skipOID skips an OBJECT IDENTIFIER. All bytes of a number except the last have the
+// highest bit set, and the first is not padding (X.690, section 8.19).
 func skipOID(s *cryptobyte.String) bool {
 	var oid cryptobyte.String
 	if !s.ReadASN1(&oid, asn1.OBJECT_IDENTIFIER) {
@@ -74,8 +71,7 @@ func skipOID(s *cryptobyte.String) bool {
 	return len(oid) > 0 && last < 0x80
 }
 
-// skipInteger reads over an INTEGER of any size, which has no padding (X.690,
-// section 8.3).
+// skipInteger skips an INTEGER of any size without padding (X.690, section 8.3).
 func skipInteger(s *cryptobyte.String) bool {
 	var n cryptobyte.String
 	if !s.ReadASN1(&n, asn1.INTEGER) || len(n) == 0 {
@@ -84,8 +80,8 @@ func skipInteger(s *cryptobyte.String) bool {
 	return len(n) == 1 || n[0] != 0 && n[0] != 0xFF || (n[0]^n[1]) >= 0x80
 }
 
-// skipBits reads over a BIT STRING, of which the first byte says how many bits of
-// the last are unused.
+// skipBits skips a BIT STRING. Its first byte is the number of unused bits in the last
+// byte.
 func skipBits(s *cryptobyte.String) bool {
 	var bits cryptobyte.String
 	return s.ReadASN1(&bits, asn1.BIT_STRING) && len(bits) > 0 && bits[0] <= 7
@@ -98,8 +94,8 @@ func skipTime(s *cryptobyte.String) bool {
 	return s.SkipASN1(asn1.GeneralizedTime)
 }
 
-// skipAlgorithm reads over an AlgorithmIdentifier. Its parameters are a SEQUENCE, the
-// OBJECT IDENTIFIER of a curve, NULL or none.
+// skipAlgorithm skips an AlgorithmIdentifier. Its parameters are a SEQUENCE, the OBJECT
+// IDENTIFIER of a curve, NULL or absent.
 func skipAlgorithm(s *cryptobyte.String) bool {
 	var algorithm, null cryptobyte.String
 	if !s.ReadASN1(&algorithm, asn1.SEQUENCE) || !skipOID(&algorithm) {
@@ -135,8 +131,8 @@ func skipName(s *cryptobyte.String) bool {
 	return true
 }
 
-// skipText reads over a string of a type that OpenSSL takes for the value of an
-// attribute (B_ASN1_PRINTABLE) and whose characters it decodes.
+// skipText skips a string of a type that OpenSSL accepts as an attribute value
+// (B_ASN1_PRINTABLE), with characters that it can decode.
 func skipText(s *cryptobyte.String) bool {
 	const numeric, universal, bmp = asn1.Tag(18), asn1.Tag(28), asn1.Tag(30)
 	var text cryptobyte.String
@@ -180,10 +176,9 @@ func skipExtensions(tbs *cryptobyte.String) bool {
 	return true
 }
 
-// PeerSubject returns the subject of the peer's certificate as a string of RFC
-// 2253, the last attribute first. There is none when there is no certificate,
-// when an attribute is not text, or when the subject is larger than 2 KiB of DER
-// or has more than 64 attributes.
+// PeerSubject returns the subject of the peer's certificate as an RFC 2253 string, the
+// last attribute first. ok is false if there is no certificate, if an attribute is not
+// text, or if the subject is larger than 2 KiB of DER or has more than 64 attributes.
 func (s *Session) PeerSubject() (subject string, ok bool) {
 	input := cryptobyte.String(s.Peer)
 	var certificate, tbs, name cryptobyte.String

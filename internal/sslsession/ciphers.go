@@ -9,8 +9,8 @@ import (
 // Cipher is the number of a cipher suite in IANA's registry of TLS parameters.
 type Cipher uint16
 
-// String returns the name that IANA gives the suite, such as
-// TLS_AES_128_GCM_SHA256, or 0x1234 for one that is not known here.
+// String returns IANA's name of the suite, such as TLS_AES_128_GCM_SHA256, or 0x1234
+// for an unknown one.
 func (c Cipher) String() string {
 	name, ok := c.name()
 	if !ok {
@@ -33,10 +33,9 @@ type suite struct {
 }
 
 // ciphers are the suites that a session can have, by number: those of
-// include/openssl/tls1.h and ssl3.h of OpenSSL 3.5, which has all that 1.1.1
-// has, each under the name of its *_RFC_* constant there; and the GOST suites,
-// whose numbers are in ssl/s3_lib.c alone. Two of those have no other name than
-// OpenSSL's.
+// include/openssl/tls1.h and ssl3.h of OpenSSL 3.5, which include all of 1.1.1, under
+// the names of their *_RFC_* constants; and the GOST suites, whose numbers are only in
+// ssl/s3_lib.c. Two of these have only OpenSSL's name.
 var ciphers = []suite{
 	{0x0001, "TLS_RSA_WITH_NULL_MD5"},
 	{0x0002, "TLS_RSA_WITH_NULL_SHA"},

@@ -11,13 +11,13 @@ import (
 var (
 	// ErrPEM reports text without a session in PEM.
 	ErrPEM = errors.New("not a PEM session")
-	// ErrPEMType reports PEM blocks of other types alone, such as certificates. It
-	// is an [ErrPEM], too.
+	// ErrPEMType reports text that has only PEM blocks of other types, such as
+	// certificates. It wraps [ErrPEM].
 	ErrPEMType = fmt.Errorf("%w: it has no SSL SESSION PARAMETERS block", ErrPEM)
 )
 
-// The lines of PEM_STRING_SSL_SESSION in OpenSSL's pem.h, and how many bytes
-// make a line of 64 characters between them.
+// The first and last line of a session (PEM_STRING_SSL_SESSION in OpenSSL's pem.h), and
+// the number of bytes in a line of 64 characters.
 const (
 	pemBegin     = "-----BEGIN "
 	pemEnd       = "-----END "
@@ -26,22 +26,21 @@ const (
 	pemLineBytes = 48
 )
 
-// IsPEM reports whether data is a text for [DecodePEM]: one that starts with a
-// block, or has a line at which a session starts.
+// IsPEM reports whether data is text for [DecodePEM]: it starts with a block, or has a
+// line that starts a session.
 func IsPEM(data []byte) bool {
 	return bytes.HasPrefix(data, []byte(pemBegin)) || bytes.Contains(data, []byte("\n"+pemBegin+pemType+pemDashes))
 }
 
-// DecodePEM returns the DER in a PEM text, as openssl s_client -sess_out and
-// openssl sess_id write it. It is the caller's own, to wipe when it is done
-// with; the text is not changed.
+// DecodePEM returns the DER of the first session in a PEM text, such as openssl
+// s_client -sess_out and openssl sess_id write. The caller owns the result and must
+// wipe it. The text is not changed.
 //
-// It takes all that OpenSSL takes: the first session in the text, with other text
-// and blocks before and behind it, lines of any length, and white space at their
-// ends. A session that has headers, because it is encrypted, is refused. That the
-// DER is a session is for [Parse] to say.
+// It accepts everything that OpenSSL accepts: other text and blocks around the session,
+// lines of any length, and white space at line ends. It rejects a session with headers,
+// which is encrypted. [Parse] checks that the DER is a session.
 //
-// The errors are [ErrPEM] and, in particular, [ErrPEMType]; and [ErrTooLarge].
+// The errors are [ErrPEM], in particular [ErrPEMType], and [ErrTooLarge].
 func DecodePEM(text []byte) ([]byte, error) {
 	err := fmt.Errorf("%w: it has no BEGIN line", ErrPEM)
 	for len(text) > 0 {
@@ -64,8 +63,8 @@ func DecodePEM(text []byte) ([]byte, error) {
 	return nil, err
 }
 
-// cutLine returns the first line of the text, without the white space at its end,
-// and the text after it.
+// cutLine returns the first line of the text, without trailing white space, and the
+// text after it.
 func cutLine(text []byte) (line, rest []byte) {
 	line, rest, _ = bytes.Cut(text, []byte("\n"))
 	return bytes.TrimRightFunc(line, isSpace), rest
@@ -74,8 +73,8 @@ func cutLine(text []byte) (line, rest []byte) {
 // isSpace reports whether OpenSSL strips the character from the end of a line.
 func isSpace(r rune) bool { return r <= ' ' }
 
-// cutBlock returns the body of a block, of which the first line is cut off, and
-// the text after it.
+// cutBlock returns the body of a block whose first line is cut off already, and the
+// text after the block.
 func cutBlock(text, typ []byte) (body, rest []byte, err error) {
 	for rest = text; len(rest) > 0; {
 		body = text[:len(text)-len(rest)]
@@ -91,12 +90,12 @@ func cutBlock(text, typ []byte) (body, rest []byte, err error) {
 	return nil, nil, fmt.Errorf("%w: an END line is missing", ErrPEM)
 }
 
-// decodeBody decodes what stands between the lines of a session.
+// decodeBody decodes the text between the first and the last line of a session.
 func decodeBody(body []byte) ([]byte, error) {
 	switch {
 	case bytes.IndexByte(body, ':') >= 0:
 		return nil, fmt.Errorf("%w: the block has headers", ErrPEM)
-	case len(body) > 2*MaxSize: // base64 takes 4/3 of it; the rest is for line ends
+	case len(body) > 2*MaxSize: // base64 takes 4/3 of the size; the rest is for line ends
 		return nil, ErrTooLarge
 	}
 	text := make([]byte, 0, len(body))
@@ -121,9 +120,9 @@ func decodeBody(body []byte) ([]byte, error) {
 	return der[:n], nil
 }
 
-// AppendPEM appends a session in DER to dst, in PEM, byte for byte as OpenSSL
-// writes it. When dst has room for [PEMSize] more bytes nothing is allocated,
-// and dst is the only place the session is copied to.
+// AppendPEM appends a DER session to dst as PEM, byte for byte as OpenSSL writes it. If
+// dst has room for [PEMSize] more bytes, AppendPEM allocates nothing, and makes no copy
+// of the session outside dst.
 func AppendPEM(dst, der []byte) []byte {
 	dst = slices.Grow(dst, PEMSize(len(der)))
 	dst = append(dst, pemBegin+pemType+pemDashes+"\n"...)
@@ -134,8 +133,7 @@ func AppendPEM(dst, der []byte) []byte {
 	return append(dst, pemEnd+pemType+pemDashes+"\n"...)
 }
 
-// PEMSize returns how many bytes [AppendPEM] appends for a session of size
-// bytes in DER.
+// PEMSize returns how many bytes [AppendPEM] appends for a DER session of size bytes.
 func PEMSize(size int) int {
 	lines := (size + pemLineBytes - 1) / pemLineBytes
 	const around = len(pemBegin) + len(pemEnd) + 2*len(pemType+pemDashes+"\n")

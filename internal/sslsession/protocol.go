@@ -2,12 +2,11 @@ package sslsession
 
 import "fmt"
 
-// Protocol is a version of TLS or DTLS as it is on the wire.
+// Protocol is a version of TLS or DTLS as on the wire.
 type Protocol uint16
 
-// String returns the name that OpenSSL gives the protocol
-// (ssl_protocol_to_string in ssl/ssl_lib.c), such as TLSv1.3, or 0x1234 for one
-// that it has no name for.
+// String returns OpenSSL's name of the protocol (ssl_protocol_to_string in
+// ssl/ssl_lib.c), such as TLSv1.3, or 0x1234 if it has none.
 func (p Protocol) String() string {
 	switch p {
 	case 0x0304:
@@ -30,12 +29,11 @@ func (p Protocol) String() string {
 	return fmt.Sprintf("0x%04X", uint16(p))
 }
 
-// dtls1BadVersion is DTLS1_BAD_VER of OpenSSL's dtls1.h, the DTLS of before RFC
-// 4347.
+// dtls1BadVersion is DTLS1_BAD_VER of OpenSSL's dtls1.h, DTLS before RFC 4347.
 const dtls1BadVersion Protocol = 0x0100
 
-// valid reports whether d2i_SSL_SESSION takes the protocol: any of the majors
-// of TLS and DTLS.
+// valid reports whether d2i_SSL_SESSION accepts the protocol: any with a major version
+// of TLS or DTLS.
 func (p Protocol) valid() bool {
 	return p>>8 == 0x03 || p>>8 == 0xFE || p == dtls1BadVersion
 }

@@ -12,18 +12,17 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// MaxSize is the size in bytes of the largest session that is read, in DER.
+// MaxSize is the maximum size of a DER session in bytes.
 const MaxSize = 64 << 10
 
 var (
 	// ErrNotSession reports bytes that are not an SSL_SESSION in DER.
 	ErrNotSession = errors.New("not an SSL_SESSION")
-	// ErrTooLarge reports more than [MaxSize] bytes. It is an [ErrNotSession],
-	// too.
+	// ErrTooLarge reports more than [MaxSize] bytes. It wraps [ErrNotSession].
 	ErrTooLarge = fmt.Errorf("%w: larger than %d bytes", ErrNotSession, MaxSize)
 
-	// errNotSequence is made once, for it is what most bytes that are no session
-	// come to.
+	// errNotSequence is made only once, because most data that is not a session causes
+	// it.
 	errNotSequence = fmt.Errorf("%w: not exactly one DER SEQUENCE", ErrNotSession)
 )
 
@@ -39,85 +38,82 @@ const (
 	maxMasterKey  = 512
 )
 
-// defaultTimeout is the timeout of a session that says none, as in OpenSSL's
+// defaultTimeout is the timeout of a session without one, as in OpenSSL's
 // d2i_SSL_SESSION.
 const defaultTimeout = 3 * time.Second
 
 const (
-	// maxTime is the last second of the year 9999, the last one of RFC 3339.
+	// maxTime is the last second of the year 9999, the maximum of RFC 3339.
 	maxTime = 253402300799
-	// maxSeconds is the longest that a time.Duration can be, some 292 years.
+	// maxSeconds is the maximum of a time.Duration, some 292 years.
 	maxSeconds = math.MaxInt64 / int64(time.Second)
 	// flagExtendedMasterSecret is SSL_SESS_FLAG_EXTMS of ssl/ssl_local.h.
 	flagExtendedMasterSecret = 0x1
 )
 
-// Format is the encoding of a session. Its numbers are kept with stored sessions, and
-// 0 is none of them.
+// Format is the encoding of a session. Its numbers are stored with sessions; 0 is none
+// of them.
 type Format uint8
 
 const (
 	// OpenSSL is the encoding that OpenSSL loads.
 	OpenSSL Format = iota + 1
-	// BoringSSL is the encoding of BoringSSL and AWS-LC, which OpenSSL does not
-	// load.
+	// BoringSSL is the encoding of BoringSSL and AWS-LC. OpenSSL does not load it.
 	BoringSSL
 )
 
-// Session is what an SSL_SESSION says of itself, without its secrets.
+// Session describes an SSL_SESSION without its secrets.
 //
-// Numbers that are zero and strings that are missing are left out of the
-// encoding, so the zero value of a field stands for one that is not there. The
-// slices alias the bytes that were parsed: they are valid as long as those are,
-// and must not be written to.
+// The encoding omits zero numbers and missing strings, so a zero field means that the
+// session has none. The slices alias the parsed bytes: they are valid as long as those
+// are, and must not be changed.
 type Session struct {
 	Format   Format
 	Protocol Protocol
 	Cipher   Cipher
-	// ID is the session ID, of 0 to 32 bytes. A TLS 1.3 client makes it up.
+	// ID is the session ID, 0 to 32 bytes. A TLS 1.3 client generates it.
 	ID []byte
-	// StartedAt is when the session began, in whole seconds, UTC, from 1970 to
-	// 9999. A session that does not say began when it was read.
+	// StartedAt is when the session began, in whole seconds, UTC, from 1970 to 9999. If
+	// the session does not say, it is the time of [Parse].
 	StartedAt time.Time
-	// Timeout is how long the session is good for, in whole seconds, not
-	// negative. A session that does not say is good for 3 seconds. A timeout that
-	// is too long for a Duration is the longest one.
+	// Timeout is the lifetime of the session, in whole seconds, not negative. If the
+	// session does not say, it is 3 seconds. If it does not fit a Duration, it is the
+	// maximum.
 	Timeout time.Duration
 
-	// Peer is the certificate of the other side, in DER. Its structure is that of
-	// a certificate; its signature, names and key were not looked at.
+	// Peer is the peer's certificate in DER. Its structure is checked, but not its
+	// signature, names and key.
 	Peer []byte
-	// VerifyResult is what came of verifying Peer, an X509_V_ERR code of
-	// OpenSSL's x509_vfy.h; 0, X509_V_OK, is good, or nothing was verified.
+	// VerifyResult is the result of verifying Peer, an X509_V_ERR code of OpenSSL's
+	// x509_vfy.h. 0 is X509_V_OK: success, or nothing was verified.
 	VerifyResult int32
-	// SessionIDContext is the context that the session belongs to, of 0 to 32
-	// bytes (SSL_CTX_set_session_id_context).
+	// SessionIDContext is the context of the session ID, 0 to 32 bytes
+	// (SSL_CTX_set_session_id_context).
 	SessionIDContext []byte
-	// ServerName is the host name that the client asked for (RFC 6066), of 0 to
-	// 255 bytes, none of them zero. It need not be UTF-8.
+	// ServerName is the host name that the client requested (RFC 6066), 0 to 255 bytes,
+	// none of them zero. It need not be UTF-8.
 	ServerName []byte
-	// ALPN is the application protocol that was agreed on (RFC 7301), of 0 to
-	// 255 bytes. It need not be UTF-8.
+	// ALPN is the negotiated application protocol (RFC 7301), 0 to 255 bytes. It need
+	// not be UTF-8.
 	ALPN []byte
-	// ExtendedMasterSecret says whether RFC 7627 was used. TLS 1.3 does not
-	// need it, and clears it.
+	// ExtendedMasterSecret reports whether RFC 7627 was used. TLS 1.3 does not need it,
+	// and clears it.
 	ExtendedMasterSecret bool
-	// TicketLifetimeHint is how long the server said to keep its ticket, in
-	// whole seconds.
+	// TicketLifetimeHint is the ticket lifetime that the server announced, in whole
+	// seconds.
 	TicketLifetimeHint time.Duration
-	// MaxEarlyData is how many bytes of early data the server takes (RFC 8446).
+	// MaxEarlyData is how many bytes of early data the server accepts (RFC 8446).
 	MaxEarlyData uint32
 }
 
-// EndsAt returns when the session stops being good: its start and timeout
-// together.
+// EndsAt returns the end of the session: its start plus its timeout.
 func (s *Session) EndsAt() time.Time {
-	return s.StartedAt.Add(s.Timeout) // within time.Time's range by the bounds of the two
+	return s.StartedAt.Add(s.Timeout) // the bounds of both keep it in time.Time's range
 }
 
-// Parse reads an SSL_SESSION in DER, which the Session aliases. It allocates
-// nothing but errors, which are [ErrNotSession] and, in particular,
-// [ErrTooLarge]. As in OpenSSL, now is the start of a session that says none.
+// Parse reads a DER SSL_SESSION, which the Session aliases. It allocates only errors:
+// [ErrNotSession] and, in particular, [ErrTooLarge]. As in OpenSSL, now is the start of
+// a session that has none.
 func Parse(der []byte, now time.Time) (Session, error) {
 	if len(der) > MaxSize {
 		return Session{}, ErrTooLarge
@@ -160,8 +156,8 @@ func Parse(der []byte, now time.Time) (Session, error) {
 	return Session{}, broken(field)
 }
 
-// readOpenSSL reads the optional fields as OpenSSL does. It returns the name of
-// a broken one in SSL_SESSION_ASN1.
+// readOpenSSL reads the optional fields as OpenSSL does. It returns the
+// SSL_SESSION_ASN1 name of a broken one.
 func (s *Session) readOpenSSL(fields cryptobyte.String, now time.Time) (name string, ok bool) {
 	if !fields.SkipOptionalASN1(asn1.Tag(0).ContextSpecific()) { // SSL 2's, implicitly tagged
 		return "key_arg", false
@@ -178,7 +174,7 @@ func (s *Session) readOpenSSL(fields cryptobyte.String, now time.Time) (name str
 		}
 		last = number
 	}
-	if s.StartedAt.Unix() <= 0 { // zero is written as nothing
+	if s.StartedAt.Unix() <= 0 { // the encoding omits zero
 		s.StartedAt = now.UTC().Truncate(time.Second)
 	}
 	if s.Timeout == 0 {
@@ -187,10 +183,10 @@ func (s *Session) readOpenSSL(fields cryptobyte.String, now time.Time) (name str
 	return "", true
 }
 
-// readField reads an explicitly tagged field of a number from 1 on. cryptobyte
-// reads tags of one byte, which end at 30.
+// readField reads an explicitly tagged field with a number from 1 on. cryptobyte reads
+// only tags of one byte, which end at 30.
 func readField(s *cryptobyte.String, number *int, content *cryptobyte.String) bool {
-	const explicit, more = 0xA0, 0x1F // more in place of the number: a byte with the number follows
+	const explicit, more = 0xA0, 0x1F // more replaces the number: a byte with the number follows
 	rest := *s
 	var tag, high uint8
 	if !rest.ReadUint8(&tag) {
@@ -221,8 +217,8 @@ func readField(s *cryptobyte.String, number *int, content *cryptobyte.String) bo
 	return ok
 }
 
-// readOpenSSLField reads the content of the optional field of a number, and returns
-// its name in SSL_SESSION_ASN1.
+// readOpenSSLField reads the content of the optional field with this number, and
+// returns its name in SSL_SESSION_ASN1.
 func (s *Session) readOpenSSLField(number int, content cryptobyte.String) (name string, ok bool) {
 	var n int64
 	switch number {
@@ -240,7 +236,7 @@ func (s *Session) readOpenSSLField(number int, content cryptobyte.String) (name 
 		name, ok = "verify_result", readInt(&content, &n, math.MinInt32, math.MaxInt32)
 		s.VerifyResult = int32(n)
 	case 6:
-		// A zero byte, which no handshake lets through, would end it for OpenSSL.
+		// OpenSSL would end the name at a zero byte, which no handshake allows.
 		name = "tlsext_hostname"
 		ok = readBytes(&content, &s.ServerName, maxServerName) && bytes.IndexByte(s.ServerName, 0) < 0
 	case 7:
@@ -286,8 +282,8 @@ func broken(field string) error {
 	return fmt.Errorf("%w: %s is malformed", ErrNotSession, field)
 }
 
-// readInt reads an INTEGER from least to most. cryptobyte's own way to bound
-// one, by the type of out, allocates.
+// readInt reads an INTEGER from least to most. cryptobyte bounds one by the type of
+// out, which allocates.
 func readInt(s *cryptobyte.String, out *int64, least, most int64) bool {
 	return s.ReadASN1Int64WithTag(out, asn1.INTEGER) && least <= *out && *out <= most
 }
