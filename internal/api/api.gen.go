@@ -998,7 +998,7 @@ type RevokeTicketKeyParams struct {
 
 // FetchSecretsParams defines parameters for FetchSecrets.
 type FetchSecretsParams struct {
-	// XEnvoyExpectedRqTimeoutMs How long Envoy waits for the answer, in milliseconds. Envoy sends it.
+	// XEnvoyExpectedRqTimeoutMs How long Envoy waits for the response, in milliseconds. Envoy sends it.
 	XEnvoyExpectedRqTimeoutMs *int64 `json:"X-Envoy-Expected-Rq-Timeout-Ms,omitempty"`
 }
 

@@ -7,30 +7,30 @@ import (
 )
 
 const (
-	// DefaultMaxInFlight is how many requests are served at a time. A request takes
-	// its slot once its body has arrived, and returns it when its answer is ready.
+	// DefaultMaxInFlight limits the requests being served at one time. A request takes
+	// a slot after its body has arrived, and releases it when its response is ready.
 	DefaultMaxInFlight = 1024
-	// DefaultMaxOpen is how many requests may be open: received, waiting for ticket
-	// keys, served, or their answer being sent. Over HTTP/1 a connection has one; over
-	// HTTP/2 it has up to its number of streams, each with up to twice the largest
-	// session in memory.
+	// DefaultMaxOpen limits the open requests: those being received, waiting for ticket
+	// keys, being served or being answered. An HTTP/1 connection has one request open.
+	// An HTTP/2 connection has up to its number of streams, and each can hold twice the
+	// largest session in memory.
 	DefaultMaxOpen = 8192
-	// maxRefused is how many more requests may be open to be told that they are too
-	// many. Beyond that, streams are reset and connections closed without an answer,
-	// for answers that nobody takes use memory too.
+	// maxRefused limits the further open requests that are answered with overloaded.
+	// Beyond it, streams are reset and connections closed without a response, because
+	// responses that no client reads use memory too.
 	maxRefused = 1024
 )
 
-// admission is when a request takes its slot.
+// admission says when a request takes its slot.
 type admission int
 
 const (
 	admitAtOnce admission = iota
-	admitLater            // the handler calls admit, behind the body or the wait
-	admitAlways           // without a slot: health, and all of the operations listener
+	admitLater            // the handler calls admit, after the body or the wait
+	admitAlways           // takes no slot: health, and everything on the operations listener
 )
 
-// boundOpen bounds the open requests, whatever they are for, except those for health.
+// boundOpen limits the open requests of all kinds, except health checks.
 func (a *API) boundOpen(health map[string]bool) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -44,16 +44,17 @@ func (a *API) boundOpen(health map[string]bool) func(http.Handler) http.Handler 
 				next.ServeHTTP(w, r)
 			}
 			if r.ProtoMajor == 2 {
-				// A small answer is buffered, and waits for the client's window only
-				// after the handler: it would not be counted.
+				// Flush here. A small response is buffered, and would wait for the
+				// client's flow control window only after the handler, when the request
+				// no longer counts.
 				_ = http.NewResponseController(w).Flush()
 			}
 		})
 	}
 }
 
-// bound answers overloaded when too many requests are served. A queue would only make
-// all of them late.
+// bound answers overloaded when too many requests are being served. A queue would only
+// delay all of them.
 func (a *API) bound(how admission, next http.HandlerFunc) http.HandlerFunc {
 	if how == admitAlways {
 		return next
@@ -72,7 +73,7 @@ func (a *API) bound(how admission, next http.HandlerFunc) http.HandlerFunc {
 
 var errOverloaded = &problem{code: api.ProblemCodeOverloaded}
 
-// admit takes a slot for the request that w answers, until the answer is written.
+// admit takes a slot for the request of w. Writing the response releases it.
 func (a *API) admit(w http.ResponseWriter) error {
 	select {
 	case a.slots <- struct{}{}:
@@ -83,7 +84,7 @@ func (a *API) admit(w http.ResponseWriter) error {
 	}
 }
 
-// leave gives the slot back, if there is one.
+// leave releases the slot, if there is one.
 func (r *response) leave() {
 	if r.slot != nil {
 		<-r.slot

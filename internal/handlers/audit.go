@@ -14,17 +14,19 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// errUnrecorded reports what was not done because it could not be recorded.
+// errUnrecorded reports an operation that was not done because it could not be
+// recorded.
 var errUnrecorded = errors.New("cannot be recorded in the audit log")
 
-// loggedMethod is as much of the method as is logged and recorded: one that no route
-// has may be as long as headers may.
+// loggedMethod returns the method, shortened for the log: an unknown method can be as
+// long as the header limit allows.
 func loggedMethod(r *http.Request) string {
 	const limit = 32 // bytes
 	return r.Method[:min(len(r.Method), limit)]
 }
 
-// recordEvent records what the request is about to do. On an error it must not.
+// recordEvent records the event before the request acts. After an error it must not
+// act.
 func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event) error {
 	if a.cfg.Audit == nil {
 		return nil
@@ -36,8 +38,8 @@ func (a *API) recordEvent(w http.ResponseWriter, r *http.Request, e audit.Event)
 	return nil
 }
 
-// recordExport records that the request is about to be sent the keys of a set. On an
-// error it must not.
+// recordExport records an export of ticket keys before they are sent. After an error
+// they must not be sent.
 func (a *API) recordExport(w http.ResponseWriter, r *http.Request, format keys.Format, set keys.Description) error {
 	if a.cfg.Audit == nil {
 		return nil
@@ -54,8 +56,8 @@ func (a *API) recordExport(w http.ResponseWriter, r *http.Request, format keys.F
 	return nil
 }
 
-// recordDenial records that the request was refused, which it is in any case, and what
-// was wrong with its credentials, which the client is not told.
+// recordDenial records that the request was rejected and why, which the client does not
+// learn. The request is rejected even if this fails.
 func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.ProblemCode, why error) {
 	if a.cfg.Audit == nil {
 		return
@@ -70,7 +72,7 @@ func (a *API) recordDenial(w http.ResponseWriter, r *http.Request, code api.Prob
 	}
 }
 
-// describe says in an event what the request is and who it is from.
+// describe adds the request and its sender to an event.
 func (a *API) describe(w http.ResponseWriter, r *http.Request, e *audit.Event) {
 	e.Operation = loggedMethod(r)
 	if route := chi.RouteContext(r.Context()); route != nil && route.RoutePattern() != "" {
@@ -88,12 +90,11 @@ func (a *API) describe(w http.ResponseWriter, r *http.Request, e *audit.Event) {
 	}
 }
 
-// recordChange records changes of the ticket keys that the request makes. Its
-// error stops them, also that the policy no longer permits them: the body may have
-// taken its time.
+// recordChange returns the [keys.Record] of the request. It also checks the permission
+// again, because the body may have taken long to arrive. Its error stops the change.
 func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	return func(before, after keys.Description, failure error) error {
-		if failure == nil { // else the line before is to be taken back, whoever may do what by now
+		if failure == nil { // else the previous line is withdrawn, whatever the policy says now
 			if err := a.permitAgain(r, auth.KeyPublish); err != nil {
 				return err
 			}
@@ -102,7 +103,7 @@ func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	}
 }
 
-// KeyChange is the event of a change of the ticket keys, for [keys.Record].
+// KeyChange is the audit event of a change of the ticket keys. See [keys.Record].
 func KeyChange(before, after keys.Description, failure error) audit.Event {
 	e := audit.Event{Outcome: audit.Applied, Before: auditedKeys(before), After: auditedKeys(after)}
 	if failure != nil {
@@ -111,8 +112,7 @@ func KeyChange(before, after keys.Description, failure error) audit.Event {
 	return e
 }
 
-// auditedKeys is a set as the audit log has it; nil for the zero value, which is
-// none.
+// auditedKeys converts a description for the audit log; nil for the zero value.
 func auditedKeys(d keys.Description) *audit.Keys {
 	if d.Generation == 0 {
 		return nil

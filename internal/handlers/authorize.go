@@ -6,8 +6,8 @@ import (
 	"github.com/sessapi/sessapi/internal/auth"
 )
 
-// authorize lets a request through to next when its identity may have the route.
-// It comes before everything that costs something, and before the body is read.
+// authorize passes a request to next if its identity has a role for the route. It runs
+// before all expensive work and before the body is read.
 func (a *API) authorize(rt route, next http.HandlerFunc) http.HandlerFunc {
 	if rt.permit == auth.Anyone { // documentation and health
 		return next
@@ -33,8 +33,8 @@ func (a *API) authorize(rt route, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// authorizeAgain is authorize for a request that was let in and has waited: the
-// policy or the trusted certificates may have changed meanwhile, or a token expired.
+// authorizeAgain authorizes a request again after it has waited: meanwhile the policy
+// or the trusted certificates may have changed, or the token may have expired.
 func (a *API) authorizeAgain(permit auth.Roles, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if err := a.permitAgain(r, permit); err != nil {
@@ -45,7 +45,7 @@ func (a *API) authorizeAgain(permit auth.Roles, next http.HandlerFunc) http.Hand
 	}
 }
 
-// permitAgain returns why the request that was let in may not have it any more.
+// permitAgain returns an error if the request is no longer permitted.
 func (a *API) permitAgain(r *http.Request, permit auth.Roles) error {
 	r = a.withTrustedCertificate(r)
 	if a.lacksCertificate(r) {
@@ -61,7 +61,7 @@ func (a *API) permitAgain(r *http.Request, permit auth.Roles) error {
 	return err
 }
 
-// needs is the roles of which the request needs one.
+// needs returns the roles that permit the request. One of them is enough.
 func (rt route) needs(r *http.Request) auth.Roles {
 	if rt.asksSecret != nil && rt.asksSecret(r) {
 		return rt.secret
@@ -69,16 +69,16 @@ func (rt route) needs(r *http.Request) auth.Roles {
 	return rt.permit
 }
 
-// asksSessionBytes reports whether the answer might be the bytes of a session or
-// what only they tell. It offers more than there may be of the session: what
-// Accept prefers to the description of all of them, it prefers to that of some.
-// A request that cannot be understood gets nothing, whoever it is from.
+// asksSessionBytes reports whether the response may contain bytes of the session, or
+// details that only they reveal. It negotiates among all representations: a client that
+// prefers bytes to the description among fewer does so here, too. A request that fails
+// the negotiation gets nothing, under any identity.
 func asksSessionBytes(r *http.Request) bool {
 	mediaType, err := negotiate(r, opensslRepresentations...)
 	return err == nil && mediaType != mediaJSON || r.URL.RawQuery != "" && r.URL.Query().Has("max_bytes")
 }
 
-// asksKeyBytes reports whether the answer might be the bytes of ticket keys.
+// asksKeyBytes reports whether the response may contain ticket keys.
 func asksKeyBytes(r *http.Request) bool {
 	return r.URL.RawQuery != "" && r.URL.Query().Has("format")
 }

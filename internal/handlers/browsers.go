@@ -9,15 +9,17 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 )
 
-// refuseForeignPages refuses what the page of another origin makes a browser
-// send, whose user can reach the service where the page's author cannot.
+// refuseForeignPages rejects requests that a web page of another origin makes a browser
+// send. The user of the browser can reach the service where the author of the page
+// cannot.
 //
-// A host name that is not the service's is DNS rebinding: the author's own name
-// resolves to the service, and to the browser its answers are then the page's to
-// read. An IP address cannot be rebound. A request that may change something is
-// checked by [http.CrossOriginProtection], one that reads by [fromOtherSite]: no
-// other origin is shown the answer without CORS headers, but the browser has it in
-// the process of the page then, where a flaw such as Spectre can read it.
+//   - A host name other than the service's means DNS rebinding: the author's own name
+//     resolves to the service, so the browser lets the page read the responses. An IP
+//     address cannot be rebound.
+//   - [http.CrossOriginProtection] checks requests that may change something.
+//   - [fromOtherSite] checks requests that read. Without CORS headers the page cannot
+//     read the response, but the browser may hold it in the page's process, where a
+//     flaw such as Spectre can read it.
 func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 	var origins http.CrossOriginProtection
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,8 +39,8 @@ func (a *API) refuseForeignPages(next http.Handler) http.Handler {
 
 var errForeignPage = &problem{code: api.ProblemCodeForbidden, detail: "The request comes from a web page of another origin."}
 
-// fromOtherSite reports whether a browser says that the request comes from the page
-// of another origin (Fetch Metadata, section 2.2). Other clients say nothing.
+// fromOtherSite reports whether a browser says that the request comes from a page of
+// another origin (Fetch Metadata, section 2.2). Other clients do not say.
 func fromOtherSite(r *http.Request) bool {
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "", "none", "same-origin":
@@ -47,9 +49,9 @@ func fromOtherSite(r *http.Request) bool {
 	return true
 }
 
-// isOwnHost reports whether the service may be called by the Host of the
-// request. Over a Unix socket it may be any, for no browser speaks to one, and
-// none at all is fine, for browsers always send one.
+// isOwnHost reports whether Host is a name of the service. Over a Unix socket any Host
+// is accepted, because browsers cannot connect to one. An empty Host is accepted,
+// because browsers always send one.
 func (a *API) isOwnHost(r *http.Request) bool {
 	host := hostOf(r.Host)
 	if host == "" || isIP(host) || isLocalhost(host) || matchesAny(a.cfg.AllowedHosts, host) ||
@@ -60,17 +62,17 @@ func (a *API) isOwnHost(r *http.Request) bool {
 	return ok && local.Network() == "unix"
 }
 
-// hostOf is a Host header without its port and brackets.
+// hostOf returns a Host header without its port and brackets.
 func hostOf(hostport string) string {
 	if i := strings.LastIndexByte(hostport, ':'); i > strings.LastIndexByte(hostport, ']') {
 		hostport = hostport[:i]
 	}
-	hostport = strings.TrimSuffix(hostport, ".") // of a name that is written in full
+	hostport = strings.TrimSuffix(hostport, ".") // of a fully qualified name
 	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 }
 
-// isLocalhost reports whether a browser takes the name for its own machine,
-// whatever DNS says (RFC 6761, section 6.3).
+// isLocalhost reports whether browsers resolve the name to their own machine, whatever
+// DNS says (RFC 6761, section 6.3).
 func isLocalhost(host string) bool {
 	const name = "localhost"
 	if len(host) > len(name) {
@@ -79,8 +81,8 @@ func isLocalhost(host string) bool {
 	return strings.EqualFold(host, name)
 }
 
-// isIP reports whether the host is an IP address. Only what ends like one is
-// parsed, for the error of a name would cost an allocation.
+// isIP reports whether the host is an IP address. It parses only text that ends like
+// one, because the parse error of a name would allocate.
 func isIP(host string) bool {
 	last := host[len(host)-1]
 	if !strings.Contains(host, ":") && (last < '0' || last > '9') {
@@ -90,8 +92,8 @@ func isIP(host string) bool {
 	return err == nil
 }
 
-// matchesAny reports whether the host is one of the names, of which a leading
-// "*" stands for one label (RFC 9525, section 6.3).
+// matchesAny reports whether the host matches one of the names. A leading "*" in a name
+// matches one label (RFC 9525, section 6.3).
 func matchesAny(names []string, host string) bool {
 	for _, name := range names {
 		tail := host

@@ -2,8 +2,8 @@ package handlers
 
 import "sync"
 
-// bufferPool lends buffers for session and key bytes, each large enough for
-// any body that is read. put wipes what was used.
+// bufferPool lends buffers for session and key bytes, each large enough for any request
+// body. put wipes the used part.
 type bufferPool struct{ pool sync.Pool }
 
 func newBufferPool(size int) *bufferPool {
@@ -18,7 +18,7 @@ func newBufferPool(size int) *bufferPool {
 // get lends an empty buffer.
 func (p *bufferPool) get() *[]byte { return p.pool.Get().(*[]byte) }
 
-// put takes a buffer back, whose length says how much of it was used.
+// put takes a buffer back. Its length is the part that was used.
 func (p *bufferPool) put(b *[]byte) {
 	clear(*b)
 	*b = (*b)[:0]

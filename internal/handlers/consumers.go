@@ -11,7 +11,7 @@ import (
 	"github.com/sessapi/sessapi/internal/consumers"
 )
 
-// maxReportBody is more than a report needs, white space aside.
+// maxReportBody is more than any report needs, white space aside.
 const maxReportBody = 4 << 10
 
 // ListConsumers implements [api.ServerInterface].
@@ -71,7 +71,7 @@ func (a *API) reportConsumer(w http.ResponseWriter, r *http.Request, host, targe
 	if err != nil {
 		return err
 	}
-	// Members that are missing are told from zeros.
+	// Pointers distinguish missing members from zeros.
 	var request struct {
 		Kind             *string                  `json:"kind"`
 		Generation       *uint64                  `json:"generation"`
@@ -92,7 +92,7 @@ func (a *API) reportConsumer(w http.ResponseWriter, r *http.Request, host, targe
 	identity := ""
 	if a.cfg.Auth != nil {
 		i, err := a.cfg.Auth.Identify(r)
-		if err != nil { // the policy may have changed since it was let in
+		if err != nil { // the policy may have changed since the request was authorized
 			return err
 		}
 		identity = i.Name

@@ -29,7 +29,7 @@ const (
 	mediaYAML  = "application/yaml"
 )
 
-// negotiate picks the media type of the answer, see [headers.Negotiate].
+// negotiate picks the media type of the response. See [headers.Negotiate].
 func negotiate(r *http.Request, offered ...string) (string, error) {
 	mediaType, err := headers.Negotiate(r.Header["Accept"], offered...)
 	if errors.Is(err, headers.ErrNotAcceptable) {
@@ -41,9 +41,9 @@ func negotiate(r *http.Request, offered ...string) (string, error) {
 	return mediaType, err
 }
 
-// bodyType is the media type of the request's body, one of those taken.
+// bodyType returns the media type of the request body if it is one of taken.
 func bodyType(r *http.Request, taken ...string) (string, error) {
-	if r.Header["Content-Range"] != nil { // a part in place of the whole would destroy it (RFC 9110, section 14.5)
+	if r.Header["Content-Range"] != nil { // a part must not replace the whole (RFC 9110, section 14.5)
 		return "", invalidRequest("Content-Range: partial updates are not supported")
 	}
 	if slices.ContainsFunc(r.Header["Content-Encoding"], isCoded) {
@@ -69,12 +69,12 @@ func bodyType(r *http.Request, taken ...string) (string, error) {
 	}
 }
 
-// isCoded reports whether a Content-Encoding says that the body is coded.
+// isCoded reports whether a Content-Encoding is other than identity.
 func isCoded(coding string) bool { return coding != "" && !strings.EqualFold(coding, "identity") }
 
-// readBody reads the request's body into dst, which is empty and has room for more than
-// the body or, when its length is not known, more than limit bytes. A body over the limit
-// is tooLarge; the rest of it is not read, so that a connection of HTTP/1 is closed.
+// readBody reads the request body into dst. dst is empty and has room for more than the
+// body or, if its length is unknown, for more than limit bytes. A body over the limit
+// fails with tooLarge. Its rest is not read, so an HTTP/1 connection is closed.
 func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, tooLarge error) ([]byte, error) {
 	if r.ContentLength > int64(limit) {
 		closeConnection(w, r)
@@ -94,7 +94,7 @@ func readBody(dst []byte, w http.ResponseWriter, r *http.Request, limit int, too
 	return dst, tooLarge
 }
 
-// bodyProblem is the problem of a body that cannot be read to its end.
+// bodyProblem is the problem of a body that cannot be read completely.
 func bodyProblem(err error) *problem {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return invalidRequest("The body did not arrive in time.")
@@ -102,8 +102,8 @@ func bodyProblem(err error) *problem {
 	return invalidRequest("The body ended early.")
 }
 
-// closeConnection has the connection end with the answer, if it serves no other requests
-// meanwhile: one of HTTP/2 drops the body of a request alone.
+// closeConnection closes the connection after the response, unless it is HTTP/2: that
+// can drop the body of one request and serve others.
 func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header().Set("Connection", "close")
@@ -112,13 +112,13 @@ func closeConnection(w http.ResponseWriter, r *http.Request) {
 
 var bytesType = reflect.TypeFor[[]byte]()
 
-// notBase64 is a member that should be base64 and is not, by its JSON Pointer.
+// notBase64 is a member, by its JSON Pointer, that is not base64.
 type notBase64 struct {
 	pointer  string
-	lineEnds bool // it is, but for the line ends in it
+	lineEnds bool // it is base64 except for line ends
 }
 
-// Error is a predicate of the member for people.
+// Error completes a sentence that begins with the member.
 func (e notBase64) Error() string {
 	if e.lineEnds {
 		return "has line ends in its base64; write it on one line (base64 -w 0, openssl base64 -A)"
@@ -126,9 +126,9 @@ func (e notBase64) Error() string {
 	return "is not base64"
 }
 
-// decodeJSON decodes exactly one JSON value, by the letter: no unknown or
-// repeated members, names in their own case, base64 without white space. Its
-// errors say where and what, and never quote the input.
+// decodeJSON decodes exactly one JSON value. It rejects unknown and repeated members,
+// names in another case, and base64 with white space. Its errors say where and what is
+// wrong, and never quote the input.
 func decodeJSON(data []byte, v any) error {
 	if err := json.Unmarshal(data, v, json.RejectUnknownMembers(true)); err != nil {
 		return jsonProblem(err)
@@ -136,7 +136,7 @@ func decodeJSON(data []byte, v any) error {
 	return nil
 }
 
-// jsonProblem is what is wrong with JSON by an error of its decoder.
+// jsonProblem converts an error of the JSON decoder.
 func jsonProblem(err error) error {
 	syntax, isSyntax := errors.AsType[*jsontext.SyntacticError](err)
 	semantic, isSemantic := errors.AsType[*json.SemanticError](err)
@@ -151,23 +151,23 @@ func jsonProblem(err error) error {
 		return invalidRequest("The JSON body must be an object.")
 	case isSemantic && semantic.JSONKind == '"' && semantic.GoType == bytesType:
 		_, isCorrupt := errors.AsType[base64.CorruptInputError](semantic.Err)
-		return notBase64{string(semantic.JSONPointer), !isCorrupt} // the decoder skips line ends, which JSON's must not
-	case isSemantic: // all names in the pointer are the schema's own
+		return notBase64{string(semantic.JSONPointer), !isCorrupt} // the decoder skips line ends, which JSON must not have here
+	case isSemantic: // every name in the pointer is from the schema
 		return invalidRequest("%s: has the wrong JSON type, or is out of range", semantic.JSONPointer)
 	}
 	return invalidRequest("The JSON body is malformed.")
 }
 
 var jsonOptions = json.JoinOptions(
-	// What a session holds need not be UTF-8, as JSON is: U+FFFD stands for bytes
-	// that are not.
+	// JSON must be UTF-8, the content of a session need not be: U+FFFD replaces invalid
+	// bytes.
 	jsontext.AllowInvalidUTF8(true),
 	json.WithMarshalers(json.MarshalToFunc(func(e *jsontext.Encoder, t time.Time) error {
 		return e.WriteToken(jsontext.String(t.Format(audit.TimeFormat)))
 	})),
 )
 
-// marshal is v as a line of JSON.
+// marshal returns v as a line of JSON.
 func marshal(v any) []byte {
 	body, err := json.Marshal(v, jsonOptions)
 	if err != nil { // a response model always marshals
@@ -185,8 +185,8 @@ func writeBody(w http.ResponseWriter, status int, body []byte) {
 	h.Set("Content-Type", mediaJSON)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that went away is no error of ours
+	_, _ = w.Write(body) // fails only when the client is gone
 }
 
-// noStore keeps an answer out of every cache.
+// noStore forbids caches to store the response.
 func noStore(w http.ResponseWriter) { w.Header().Set("Cache-Control", "no-store") }

@@ -16,7 +16,7 @@ import (
 //go:embed docs
 var docs embed.FS
 
-// openAPIJSON is made when it is first asked for, to keep it out of the start.
+// openAPIJSON is converted on first use, so that the service starts faster.
 var openAPIJSON = sync.OnceValues(func() ([]byte, error) { return yaml.YAMLToJSON(sessapi.OpenAPI) })
 
 // GetOpenAPIYAML implements [api.ServerInterface].
@@ -36,19 +36,18 @@ func (a *API) GetOpenAPIJSON(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(document)
 }
 
-// docsPolicy lets the reference page load what the service itself serves, and
-// nothing else. The renderer writes styles into the page and searches in a
-// worker that it makes from a blob.
+// docsPolicy lets the reference page load only files of the service itself. The
+// renderer inserts inline styles, and searches in a worker that it creates from a blob.
 const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; " +
 	"connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// GetRoot implements [api.ServerInterface]. It is for people who type the address alone.
+// GetRoot implements [api.ServerInterface]. It serves people who type only the address.
 func (a *API) GetRoot(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/docs", http.StatusFound)
 }
 
-// docsPage is the reference page, with the contract itself for readers without
-// JavaScript. The first request makes it.
+// docsPage is the reference page. It contains the contract for readers without
+// JavaScript. The first request renders it.
 var docsPage = sync.OnceValues(func() ([]byte, error) {
 	page, err := docs.ReadFile("docs/index.html")
 	return bytes.Replace(page, []byte("CONTRACT"), []byte(html.EscapeString(string(sessapi.OpenAPI))), 1), err

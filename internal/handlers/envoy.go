@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// maxDiscoveryBody is for the node of a request: it lists the extensions that are
-	// compiled into Envoy, 100 KiB of JSON, and has whatever metadata the operator
-	// gives it.
+	// maxDiscoveryBody leaves room for the node in a request: it lists the extensions
+	// that are compiled into Envoy, 100 KiB of JSON, and has any metadata that the
+	// operator adds.
 	maxDiscoveryBody = 1 << 20
-	// maxDiscoveryToken bounds what is held of the body at a time, in bytes: nothing
-	// that is read takes that much, and what is skipped may not either.
+	// maxDiscoveryToken limits the bytes of the body that are held at one time. A
+	// longer JSON token is rejected, even if its value would be skipped.
 	maxDiscoveryToken = 16 << 10
 
 	secretTypeURL = string(api.TypeGoogleapisComEnvoyExtensionsTransportSocketsTLSV3Secret)
@@ -31,24 +31,26 @@ const (
 	secretKeySize = 80 // in bytes; "Each key must contain exactly 80 bytes" (common.proto of tls.v3)
 )
 
-// FetchSecrets implements [api.ServerInterface], for Envoy's REST subscription. What
-// that does is in source/extensions/config_subscription/rest/http_subscription_impl.cc
-// and rest_api_fetcher.cc of github.com/envoyproxy/envoy:
+// FetchSecrets implements [api.ServerInterface] for Envoy's REST subscription. Envoy
+// behaves as follows
+// (source/extensions/config_subscription/rest/http_subscription_impl.cc and
+// rest_api_fetcher.cc of github.com/envoyproxy/envoy):
 //
-//   - It sends the node and the version_info of the last answer that it accepted, and
-//     never an error_detail: after an answer that it rejected, it asks with the version
-//     before. Answering at once is right then, for it comes back at its own pace.
-//   - The next request is sent one to two refresh_delay after each answer, whatever that
-//     was. So a request that is held costs nothing, and the keys arrive sooner.
-//   - 304 changes nothing. 200 is applied, and is the version from then on; the secret
-//     is compared by its hash, so that the same one again does no harm. Other statuses,
-//     and no answer in request_timeout (1 s by default), count as update_failure and are
-//     logged; the secret stays.
-//   - Its requests have x-envoy-expected-rq-timeout-ms, with the request_timeout: the
-//     client is built on the router (source/common/http/async_client_impl.cc), which does
-//     not suppress Envoy's headers.
-//   - An answer without resources is rejected, and the log says "Missing SDS resources
-//     for NAME" (source/common/secret/sds_api.cc): what is wanted for a wrong name.
+//   - A request carries the node and the version_info of the last accepted response,
+//     never an error_detail. After Envoy rejects a response, it sends the previous
+//     version. The service answers at once then, because Envoy polls at its own pace.
+//   - Envoy sends the next request one to two refresh_delay after each response,
+//     whatever its status. So holding a request costs nothing, and the keys arrive
+//     sooner.
+//   - 304 changes nothing. 200 is applied and sets the version. Envoy compares secrets
+//     by hash, so the same secret again does no harm. Other statuses, and no response
+//     within request_timeout (1 s by default), count as update_failure and are logged;
+//     Envoy keeps the secret.
+//   - Requests carry x-envoy-expected-rq-timeout-ms with the request_timeout: the
+//     client is built on the router (source/common/http/async_client_impl.cc), which
+//     does not suppress Envoy's headers.
+//   - Envoy rejects a response without resources, and logs "Missing SDS resources for
+//     NAME" (source/common/secret/sds_api.cc). This is right for a wrong name.
 func (a *API) FetchSecrets(w http.ResponseWriter, r *http.Request, params api.FetchSecretsParams) {
 	if err := a.fetchSecrets(w, r, params); err != nil {
 		a.fail(w, r, err)
@@ -64,14 +66,14 @@ func (a *API) fetchSecrets(w http.ResponseWriter, r *http.Request, params api.Fe
 	}
 	request, err := readDiscovery(w, r)
 	if err == nil {
-		err = a.permitAgain(r, permitKeySecrets) // the body may have taken its time
+		err = a.permitAgain(r, permitKeySecrets) // the body may have taken long to arrive
 	}
 	if err != nil {
 		return err
 	}
 	if !request.wantsKeys() {
-		// Without a version: a client that asks for the keys next must not be told that
-		// it has them.
+		// Send no version: a client that asks for the keys next would seem to have
+		// them.
 		if err := a.admit(w); err != nil {
 			return err
 		}
@@ -103,8 +105,8 @@ func (a *API) fetchSecrets(w http.ResponseWriter, r *http.Request, params api.Fe
 	return nil
 }
 
-// discoveryWait is how long the request may be held: for half of the time that Envoy
-// gives it, so that the answer is there before Envoy gives it up.
+// discoveryWait returns how long the request may be held: half of Envoy's timeout, so
+// that the response arrives before Envoy gives up.
 func discoveryWait(params api.FetchSecretsParams) time.Duration {
 	if params.XEnvoyExpectedRqTimeoutMs == nil {
 		return 0
@@ -112,9 +114,9 @@ func discoveryWait(params api.FetchSecretsParams) time.Duration {
 	return time.Duration(min(*params.XEnvoyExpectedRqTimeoutMs/2, maxWait.Milliseconds())) * time.Millisecond
 }
 
-// logRejection logs that a client rejected the keys, once in a generation. Its message
-// is not logged: an error of Envoy quotes the message that does not validate, keys
-// included (ProtoExceptionUtil in source/common/protobuf/utility.cc).
+// logRejection logs that a client rejected the keys, once per generation. It does not
+// log the client's message: Envoy's errors quote the message that does not validate,
+// keys included (ProtoExceptionUtil in source/common/protobuf/utility.cc).
 func (a *API) logRejection(r *http.Request, request *discovery, generation uint64) {
 	if request.ErrorDetail != nil && a.rejected.Swap(generation) != generation {
 		a.cfg.Log.WarnContext(r.Context(), "an Envoy rejected the ticket keys; its log says why",
@@ -122,8 +124,9 @@ func (a *API) logRejection(r *http.Request, request *discovery, generation uint6
 	}
 }
 
-// discovery is what counts of a DiscoveryRequest. In the JSON of Protocol Buffers a
-// name is in snake_case, as Envoy has it, or in camelCase, and null stands for no value.
+// discovery is the part of a DiscoveryRequest that the service uses. In the JSON of
+// Protocol Buffers, names are in snake_case, as Envoy sends them, or in camelCase, and
+// null means no value.
 type discovery struct {
 	VersionInfo   string      `json:"version_info,case:ignore"`
 	ResourceNames secretNames `json:"resource_names,case:ignore"`
@@ -137,7 +140,8 @@ func (d *discovery) wantsKeys() bool {
 	return (d.TypeURL == "" || d.TypeURL == secretTypeURL) && (d.ResourceNames.ours || !d.ResourceNames.others)
 }
 
-// secretNames is whether names of a list are ours: a list of many would take memory.
+// secretNames says whether a list has our name, and others. Keeping a long list would
+// take memory.
 type secretNames struct{ ours, others bool }
 
 // UnmarshalJSONFrom implements [json.UnmarshalerFrom].
@@ -164,10 +168,10 @@ func (n *secretNames) UnmarshalJSONFrom(d *jsontext.Decoder) error {
 	}
 }
 
-// readDiscovery reads the request's body to its end.
+// readDiscovery reads the request body to its end.
 func readDiscovery(w http.ResponseWriter, r *http.Request) (*discovery, error) {
 	body := &discoveryBody{Reader: r.Body}
-	// Names of the metadata may repeat: to know them all would take memory.
+	// Detecting repeated names in the metadata would take memory.
 	body.decoder = jsontext.NewDecoder(body, jsontext.AllowDuplicateNames(true))
 	var request discovery
 	err := json.UnmarshalDecode(body.decoder, &request)
@@ -184,7 +188,7 @@ func readDiscovery(w http.ResponseWriter, r *http.Request) (*discovery, error) {
 	return nil, jsonProblem(err)
 }
 
-// discoveryBody bounds a body and how much of it the decoder holds.
+// discoveryBody limits a body and how much of it the decoder holds.
 type discoveryBody struct {
 	io.Reader
 	decoder *jsontext.Decoder
@@ -206,17 +210,17 @@ func (b *discoveryBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// appendDiscoveryResponse appends a DiscoveryResponse with the set as its secret, which
-// the caller must wipe. An encoder would leave keys in its buffers.
+// appendDiscoveryResponse appends a DiscoveryResponse with the set as its secret. The
+// caller must wipe it. A JSON encoder would leave keys in its buffers.
 func appendDiscoveryResponse(dst []byte, generation uint64, set keys.Set) []byte {
 	const (
 		beforeKey, afterKey = `{"inline_bytes":"`, `"},`
 		perKey              = len(beforeKey) + (secretKeySize+2)/3*4 + len(afterKey)
-		frame               = 512 // more than everything else takes
+		frame               = 512 // more than everything but the keys takes
 	)
 	records := keys.Envoy.Append(nil, set)
 	defer clear(records)
-	dst = slices.Grow(dst, frame+perKey*len(records)/secretKeySize) // growing it later would leave copies behind
+	dst = slices.Grow(dst, frame+perKey*len(records)/secretKeySize) // growing it later would leave copies of keys behind
 	dst = append(dst, `{"version_info":"`...)
 	dst = strconv.AppendUint(dst, generation, 10)
 	dst = append(dst, `","type_url":"`+secretTypeURL+`","resources":[{"@type":"`+secretTypeURL+`","name":"`+secretName+`","session_ticket_keys":{"keys":[`...)

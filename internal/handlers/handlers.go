@@ -1,11 +1,10 @@
-// Package handlers is the HTTP face of the service: it turns requests into
-// calls of the session cache and of the ticket-key ring, and every error into
-// a problem document.
+// Package handlers serves the HTTP API. It turns requests into calls of the session
+// cache and the ticket key ring, and every error into a problem document.
 //
-// The paths and their parameters come from openapi.yaml through the generated
-// package api; routes.go is the table of them. Session and key bytes pass
-// through here without being logged, measured by anything but their size, or
-// kept: buffers that held them are wiped before they are used again.
+// Paths and parameters come from openapi.yaml through the generated package api. The
+// table of operations is in routes.go. Session and key bytes are never logged or kept,
+// and only their size is measured. Buffers that held them are wiped before they are
+// used again.
 package handlers
 
 import (
@@ -25,104 +24,103 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// Config is what an [API] is made from. Everything but Ring, Log and Metrics
-// may be zero.
+// Config configures an [API]. Only Ring, Log and Metrics are required.
 type Config struct {
-	// Sessions keeps the sessions; nil is Cache alone. Without either, every
-	// session call fails with cache_disabled.
+	// Sessions stores the sessions; nil uses Cache alone. Without both, every session
+	// call fails with cache_disabled.
 	Sessions Sessions
-	// Cache is what /status tells of: the cache of this node.
+	// Cache is the cache of this node, which /status describes.
 	Cache *cache.Cache
-	// MaxSessionBytes is the largest session that is taken, the same as the
-	// cache's.
+	// MaxSessionBytes is the size of the largest accepted session. It is the same as
+	// the cache's limit.
 	MaxSessionBytes int
-	// DefaultTTL is how long a session lives that has no end of its own;
-	// MaxTTL is how long any session lives at most.
+	// DefaultTTL is the lifetime of a session without an end of its own. MaxTTL limits
+	// the lifetime of all sessions.
 	DefaultTTL, MaxTTL time.Duration
 
-	// Ring keeps the ticket keys.
+	// Ring holds the ticket keys.
 	Ring *keys.Ring
-	// KeyFile is the file that the ring follows; nil without one.
+	// KeyFile is the file that the ring follows; nil for none.
 	KeyFile *keys.File
 
-	// Consumers knows which consumer holds which generation of the ticket keys.
+	// Consumers tracks which generation of the ticket keys each consumer holds.
 	Consumers *consumers.Table
 
-	// Checks are what /readyz asks, beside whether the service is stopping.
+	// Checks are the health checks of /readyz, which also says whether the service is
+	// stopping.
 	Checks []Check
-	// Status adds to /status what Cache, Ring and KeyFile do not tell.
+	// Status functions add to /status what Cache, Ring and KeyFile do not report.
 	Status []func(*api.Status)
 
-	// Auth says who sent a request; nil permits everything to everybody.
+	// Auth authenticates requests; nil permits everything to everyone.
 	Auth *auth.Authenticator
 
 	// Audit records denials, changes and exports of ticket keys, and flushes;
 	// nil records nothing.
 	Audit *audit.Log
 
-	// AllowedHosts are names that the service may be called by, beside localhost
-	// and IP addresses. A leading "*." stands for one label.
+	// AllowedHosts are host names of the service. localhost and IP addresses are always
+	// allowed. A leading "*." matches one label.
 	AllowedHosts []string
-	// CertificateNames are more of them, those of the certificate as it is now;
-	// nil without one. What it returns is not changed.
+	// CertificateNames returns more host names, those of the current certificate; nil
+	// without one. Callers must not change the result.
 	CertificateNames func() []string
-	// RequireClientCertificate refuses requests over TLS without a verified
-	// client certificate, health aside.
+	// RequireClientCertificate rejects TLS requests without a verified client
+	// certificate, except health checks.
 	RequireClientCertificate bool
-	// TrustsClient reports whether a client certificate that was verified when its
-	// connection began, by these chains, is still trusted; nil trusts all.
+	// TrustsClient reports whether a client certificate, verified in the handshake with
+	// these chains, is still trusted; nil trusts all.
 	TrustsClient func(chains [][]*x509.Certificate) bool
 
-	// Version is what /status says.
+	// Version is the version that /status reports.
 	Version string
 	Log     *slog.Logger
 	// AccessLog adds a log line for each request.
 	AccessLog bool
-	// Recorder is told of each request that was answered.
+	// Recorder is notified of each answered request.
 	Recorder Recorder
-	// Metrics answers GET /metrics.
+	// Metrics serves GET /metrics.
 	Metrics http.Handler
-	// MaxInFlight is the number of slots for requests being served; 0 is
-	// [DefaultMaxInFlight].
+	// MaxInFlight limits the requests being served; 0 means [DefaultMaxInFlight].
 	MaxInFlight int
-	// MaxOpen is the number of requests that may be open; 0 is [DefaultMaxOpen].
+	// MaxOpen limits the open requests; 0 means [DefaultMaxOpen].
 	MaxOpen int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-// Sessions keeps sessions. The methods are those of [cache.Cache]; an error that
-// they add is an [Unavailable].
+// Sessions stores sessions. The methods are those of [cache.Cache]. Their other errors
+// are [Unavailable].
 type Sessions interface {
 	Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool)
 	Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error)
 	Delete(id cache.ID, cond cache.Condition) error
-	// List is that of this node.
+	// List lists the sessions of this node.
 	List(after cache.ID, limit int) (page []cache.Listed, more bool)
-	// Flush removes all sessions for good, and returns how many there were.
+	// Flush removes all sessions permanently, and returns their number.
 	Flush() (removed int, err error)
 }
 
-// Local is the sessions of a node that shares them with nobody.
+// Local returns the sessions of a node that shares them with no other.
 func Local(c *cache.Cache) Sessions { return local{c} }
 
 type local struct{ *cache.Cache }
 
 func (l local) Flush() (int, error) { return l.Cache.Flush(), nil }
 
-// Check is a named part of the service's health.
+// Check is a named health check.
 type Check struct {
 	Name string
-	// Degraded says why it is not as it should be; "" when it is.
+	// Degraded returns why the service is degraded; "" when it is not.
 	Degraded func() string
 }
 
-// Recorder is told of what was answered. Calls come from many goroutines.
+// Recorder is notified of answered requests. It must be safe for concurrent use.
 type Recorder interface {
-	// Request is told of each request: the pattern of its route ("" when none
-	// matched), its method, the status, and the time it took.
+	// Request records a request: the pattern of its route ("" when none matched), its
+	// method, the status and the duration.
 	Request(route, method string, status int, took time.Duration)
-	// Problem is told the code of each problem.
+	// Problem records the code of a problem.
 	Problem(code string)
 }
 
@@ -131,19 +129,19 @@ type API struct {
 	cfg Config
 
 	started  time.Time
-	run      [4]byte // random, tells the cursors of one run from those of another
+	run      [4]byte // random; distinguishes the cursors of this run from those of others
 	drain    sync.Once
 	draining chan struct{} // closed by Drain
 	buffers  *bufferPool
 
 	slots         chan struct{} // has a token for each request being served
 	open, waiting atomic.Int64  // requests
-	rejected      atomic.Uint64 // the last generation of which a rejection was logged
+	rejected      atomic.Uint64 // the last generation whose rejection was logged
 }
 
 var _ api.ServerInterface = (*API)(nil)
 
-// New makes an API from the configuration.
+// New returns an API.
 func New(c Config) *API {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -168,16 +166,16 @@ func New(c Config) *API {
 	return a
 }
 
-// Drain makes /readyz say that the service is about to stop, and has the requests
-// that wait for a change be answered. Requests are still served.
+// Drain makes /readyz report that the service is stopping, and answers the requests
+// that wait for a change. Requests are still served.
 func (a *API) Drain() {
 	a.drain.Do(func() { close(a.draining) })
 }
 
-// Open is how many requests are open on the main listener.
+// Open returns the number of open requests on the main listener.
 func (a *API) Open() int { return int(a.open.Load()) }
 
-// Waiting is how many requests wait for a change of the ticket keys.
+// Waiting returns the number of requests that wait for a change of the ticket keys.
 func (a *API) Waiting() int { return int(a.waiting.Load()) }
 
 func (a *API) isDraining() bool {

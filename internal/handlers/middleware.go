@@ -13,9 +13,9 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// observe sets the headers that all answers have, records each request, and logs it
-// when there is an access log. The log names the route, not the path: a session ID is
-// no secret, but whoever has it can follow a client around.
+// observe sets the headers of all responses, records each request, and writes the
+// access log. The log names the route, not the path: a session ID is not secret, but it
+// can be used to track a client.
 func (a *API) observe(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if a.cfg.AccessLog {
@@ -41,9 +41,9 @@ func (a *API) observe(next http.Handler) http.Handler {
 	})
 }
 
-// recoverPanics turns a panic into an internal problem. The log gets where it
-// happened and, of a runtime error, what; other panic values and the arguments
-// of a full stack trace could hold secrets.
+// recoverPanics turns a panic into an internal problem. It logs where the panic
+// happened and, for a runtime error, its message. Other panic values, and the arguments
+// in a full stack trace, could hold secrets.
 func (a *API) recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -60,7 +60,7 @@ func (a *API) recoverPanics(next http.Handler) http.Handler {
 			}
 			err := fmt.Errorf("panic: %s at %s", what, callers())
 			if w.(*response).status != 0 {
-				// Part of an answer is out: all that is left is to break it off.
+				// Part of the response is sent: it can only be aborted.
 				a.cfg.Log.ErrorContext(r.Context(), "request failed",
 					"request_id", requestID(w, r), "method", loggedMethod(r), "error", err.Error())
 				panic(http.ErrAbortHandler)
@@ -71,10 +71,10 @@ func (a *API) recoverPanics(next http.Handler) http.Handler {
 	})
 }
 
-// callers lists where a recovered panic came from, innermost first.
+// callers lists the functions of a recovered panic, innermost first.
 func callers() string {
 	var pcs [16]uintptr
-	n := runtime.Callers(4, pcs[:]) // without Callers, callers, the deferred function and the panic
+	n := runtime.Callers(4, pcs[:]) // skips Callers, callers, the deferred function and the panic
 	frames := runtime.CallersFrames(pcs[:n])
 	var b strings.Builder
 	for more := n > 0; more; {
@@ -85,9 +85,9 @@ func callers() string {
 	return strings.TrimSpace(b.String())
 }
 
-// checkInput refuses a query string that net/url would silently drop parts of,
-// and joins list headers that came on several lines, which is the same as one
-// (RFC 9110, section 5.3) but not to the generated binding.
+// checkInput rejects a query string of which net/url would silently drop parts. It also
+// joins list headers that came on several lines: they are equal (RFC 9110, section
+// 5.3), but not to the generated binding.
 func (a *API) checkInput(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {
@@ -105,8 +105,8 @@ func (a *API) checkInput(next http.Handler) http.Handler {
 	})
 }
 
-// checkQuery rejects unknown query parameters: a request whose parameter is misspelt
-// and ignored would do something else than it says.
+// checkQuery rejects unknown query parameters: ignoring a misspelt one would do
+// something that the client did not ask for.
 func (a *API) checkQuery(known []string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery != "" {
@@ -121,7 +121,7 @@ func (a *API) checkQuery(known []string, next http.HandlerFunc) http.HandlerFunc
 	}
 }
 
-// unknownParameter says which query parameter is refused and which there are.
+// unknownParameter names the rejected query parameter and the known ones.
 func unknownParameter(name string, known []string) string {
 	const longest = 64
 	if len(name) > longest {

@@ -22,26 +22,26 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// problem is an error that knows its document. Handlers make one where the
-// domain has no error of its own; the rest of the domain's errors become
-// problems in [asProblem]. The code decides status, title and fixed headers.
+// problem is an error with the content of its document. Handlers create one where the
+// domain has no error of its own. [asProblem] converts the errors of the domain. The
+// code decides the status, title and fixed headers.
 type problem struct {
 	code   api.ProblemCode
-	detail string           // for the client; "" is the code's own sentence
-	header http.Header      // beside those of the code; nil for none
-	limit  int64            // limit_bytes; 0 leaves it out
-	size   int64            // size; 0 leaves it out
+	detail string           // for the client; "" means the code's own sentence
+	header http.Header      // added to those of the code; nil for none
+	limit  int64            // limit_bytes; 0 omits it
+	size   int64            // size; 0 omits it
 	fields []api.FieldError // errors
 }
 
 func (p *problem) Error() string { return string(p.code) + ": " + p.detail }
 
-// problemKinds says what all problems of a code have in common.
+// problemKinds has the common properties of all problems of a code.
 var problemKinds = map[api.ProblemCode]struct {
 	status int
 	title  string
 	detail string
-	header [2]string // name and value of a header that the status calls for
+	header [2]string // name and value of a header that the status requires
 }{
 	api.ProblemCodeInvalidSessionID:     {status: 400, title: "Invalid session ID", detail: "A session ID is 2 to 64 hex digits of even length."},
 	api.ProblemCodeInvalidRequest:       {status: 400, title: "Invalid request", detail: "A parameter, a header or the body is malformed."},
@@ -72,7 +72,7 @@ var problemKinds = map[api.ProblemCode]struct {
 	api.ProblemCodeBackendUnavailable: {status: 503, title: "Backend unavailable", detail: "The service could not store the change; nothing has changed. Its log has the cause, with the request ID.", header: [2]string{"Retry-After", "1"}},
 }
 
-// ProblemCodes are the codes of all problems.
+// ProblemCodes returns the codes of all problems.
 func ProblemCodes() (codes []string) {
 	for code := range problemKinds {
 		codes = append(codes, string(code))
@@ -80,10 +80,11 @@ func ProblemCodes() (codes []string) {
 	return codes
 }
 
-// Unavailable is the error of a backend that did not make or confirm a change.
+// Unavailable is the error of a backend that did not make, or could not confirm, a
+// change.
 type Unavailable interface {
 	error
-	// Outcome tells the client what became of the change, in sentences.
+	// Outcome tells the client in sentences what became of the change.
 	Outcome() string
 	// Logged reports whether the backend has logged the cause itself.
 	Logged() bool
@@ -91,8 +92,8 @@ type Unavailable interface {
 	RetryAfter() time.Duration
 }
 
-// problemTypePrefix leads, with the code behind it, to the heading of the code
-// in the reference page.
+// problemTypePrefix and a code together link to the heading of the code on the
+// reference page.
 const problemTypePrefix = "/docs#section/Problems/"
 
 // invalidRequest is the problem of a malformed parameter, header or body.
@@ -100,10 +101,9 @@ func invalidRequest(format string, args ...any) *problem {
 	return &problem{code: api.ProblemCodeInvalidRequest, detail: fmt.Sprintf(format, args...)}
 }
 
-// asProblem gives the problem of any error. What the domain does not name is
-// internal.
+// asProblem converts any error to a problem. Errors that it does not know are internal.
 func (a *API) asProblem(err error) *problem {
-	// AsType allocates nothing, unlike As: a session that is not there is no rare case.
+	// AsType allocates nothing, unlike As, and a missing session is common.
 	p, isProblem := errors.AsType[*problem](err)
 	limited, isLimited := errors.AsType[*auth.LimitedError](err)
 	keysErr, isKeysErr := errors.AsType[*keys.InvalidError](err)
@@ -184,16 +184,15 @@ func (a *API) asProblem(err error) *problem {
 	return &problem{code: api.ProblemCodeInternal}
 }
 
-// sentence makes an error's text the detail of a problem.
+// sentence turns an error's text into the detail of a problem.
 func sentence(err error) string {
 	text := err.Error()
 	return strings.ToUpper(text[:1]) + text[1:] + "."
 }
 
-// fail answers with the problem of err. It is the only way an error leaves:
-// handlers, the generated binding of parameters, the router's 404 and 405, the
-// limits and the recovery of panics all come here. The cause of an internal
-// one, or of a backend that fails, is logged, and only logged.
+// fail answers with the problem of err. All errors leave through it: those of handlers,
+// of the generated parameter binding, of the router (404 and 405), of the limits, and
+// recovered panics. The cause of an internal or backend error only goes to the log.
 func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p := a.asProblem(err)
 	id := requestID(w, r)
@@ -208,8 +207,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	kind := problemKinds[p.code]
 	body := p.document(id)
-	// Headers that describe the answer that was meant to be sent do not hold
-	// for this one.
+	// Remove headers that describe the response that was intended.
 	h := w.Header()
 	for _, name := range [...]string{"Content-Length", "Content-Range", "Accept-Ranges", "Etag", "Session-Size", "Preference-Applied"} {
 		delete(h, name)
@@ -219,7 +217,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	maps.Copy(h, p.header)
 	if p.code == api.ProblemCodeUnauthenticated && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		h.Set("Connection", "close") // for a newer certificate takes another one
+		h.Set("Connection", "close") // a newer certificate needs a new connection
 	}
 	noStore(w)
 	h.Set("Content-Type", "application/problem+json")
@@ -230,7 +228,7 @@ func (a *API) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// document is the JSON of the problem, with a line end.
+// document returns the problem as JSON, with a final newline.
 func (p *problem) document(requestID string) []byte {
 	kind := problemKinds[p.code]
 	doc := api.Problem{
@@ -262,9 +260,9 @@ func (p *problem) document(requestID string) []byte {
 
 const requestIDHeader = "X-Request-Id"
 
-// requestID is the ID under which this request is found in the log: the
-// client's X-Request-Id when it sent a sane one, else a random one. The answer
-// carries it as a header, which also keeps it for the next call.
+// requestID returns the ID of the request in the log: the client's X-Request-Id if it
+// is sane, else a random one. The response carries it as a header, where later calls
+// find it.
 func requestID(w http.ResponseWriter, r *http.Request) string {
 	id := w.Header().Get(requestIDHeader)
 	if id != "" {
@@ -278,8 +276,7 @@ func requestID(w http.ResponseWriter, r *http.Request) string {
 	return id
 }
 
-// saneRequestID reports whether a client's request ID is short and plain
-// enough to be logged.
+// saneRequestID reports whether a client's request ID is short and plain enough to log.
 func saneRequestID(id string) bool {
 	if id == "" || len(id) > 64 {
 		return false

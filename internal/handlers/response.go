@@ -2,8 +2,8 @@ package handlers
 
 import "net/http"
 
-// response is what an answer is written to. It knows the status and the size, for
-// the metrics and the log, and has the slot of the request while that is served.
+// response wraps the response writer. It keeps the status and the size for the metrics
+// and the log, and the slot of a request that is being served.
 type response struct {
 	http.ResponseWriter
 	status int           // 0 until it is written
@@ -11,7 +11,7 @@ type response struct {
 	slot   chan struct{} // nil without one
 }
 
-// WriteHeader is part of [http.ResponseWriter]. No handler sends an interim answer.
+// WriteHeader is part of [http.ResponseWriter]. No handler sends an interim response.
 func (r *response) WriteHeader(status int) {
 	if r.status == 0 {
 		r.leave()
@@ -22,7 +22,7 @@ func (r *response) WriteHeader(status int) {
 
 // Write is part of [http.ResponseWriter].
 func (r *response) Write(p []byte) (int, error) {
-	r.WriteHeader(http.StatusOK) // unless it has one
+	r.WriteHeader(http.StatusOK) // unless one is written
 	n, err := r.ResponseWriter.Write(p)
 	r.size += n
 	return n, err

@@ -17,33 +17,32 @@ import (
 type route struct {
 	method, pattern string
 	handler         http.HandlerFunc
-	// query is the names of the query parameters that the operation takes.
+	// query lists the query parameters of the operation.
 	query []string
-	// permit is the roles of which one is enough. Without it the operation is for
-	// administrators alone.
+	// permit lists the roles that permit the operation. One is enough. Without any,
+	// only administrators are permitted.
 	permit auth.Roles
-	// secret takes the place of permit for a request that asksSecret says is for
-	// the bytes rather than for their description; nil where there is no such choice.
+	// secret replaces permit if asksSecret reports that the request is for the bytes,
+	// not only for their description. asksSecret is nil where there is no such choice.
 	secret     auth.Roles
 	asksSecret func(*http.Request) bool
-	// ops marks health and metrics, which move to the operations listener when
-	// there is one.
+	// ops marks health and metrics. They move to the operations listener if there is
+	// one.
 	ops bool
-	// admission is when a request takes a slot on the main listener.
+	// admission says when a request takes a slot on the main listener.
 	admission admission
 }
 
-// The permissions of ticket keys, which are asked for again when a request that
-// waited is answered. Who publishes keys has to see the generation that it
-// replaces, and who fetches them which one is active; neither needs to observe
-// the rest for that.
+// The permissions for ticket keys. They are checked again when a request that waited is
+// answered. A publisher must see the generation that it replaces, and a consumer the
+// active one. Neither needs observe for this.
 const (
 	permitKeyDescription = auth.Observe | auth.KeyPublish | auth.KeyConsume
 	permitKeySecrets     = auth.KeyConsume
 )
 
-// routes is the table of all operations. Each handler is the generated one,
-// which binds the parameters and then calls the method of the same name.
+// routes is the table of all operations. Each handler is generated: it binds the
+// parameters and calls the method of the same name.
 func (a *API) routes() []route {
 	op := api.ServerInterfaceWrapper{Handler: a, ErrorHandlerFunc: a.fail}
 	return []route{
@@ -73,8 +72,8 @@ func (a *API) routes() []route {
 	}
 }
 
-// queryOf is the query parameters of an operation: the generated code marks those of
-// its parameters with a form tag.
+// queryOf returns the query parameters of an operation: the generated code marks them
+// with a form tag.
 func queryOf[Params any]() (names []string) {
 	for field := range reflect.TypeFor[Params]().Fields() {
 		if form, ok := field.Tag.Lookup("form"); ok {
@@ -85,17 +84,17 @@ func queryOf[Params any]() (names []string) {
 	return names
 }
 
-// healthPaths answer under any Host and however busy the service is: load balancers and
-// orchestrators ask them.
+// healthPaths are served under any Host and any load: load balancers and orchestrators
+// probe them.
 var healthPaths = map[string]bool{"/livez": true, "/readyz": true}
 
-// Handler serves everything, for a service with a single listener.
+// Handler serves everything. It is for a service with a single listener.
 func (a *API) Handler() http.Handler {
 	return a.router(func(*route) bool { return true }, a.boundOpen(healthPaths))
 }
 
-// MainHandler serves everything but health and metrics, for a service that has
-// an operations listener too.
+// MainHandler serves everything except health and metrics. It is for a service with an
+// operations listener.
 func (a *API) MainHandler() http.Handler {
 	return a.router(func(rt *route) bool { return !rt.ops }, a.boundOpen(nil))
 }
@@ -134,7 +133,7 @@ func (a *API) router(include func(*route) bool, bounds ...func(http.Handler) htt
 		}
 		handler := a.authorize(rt, a.checkQuery(rt.query, a.bound(rt.admission, rt.handler)))
 		r.MethodFunc(rt.method, rt.pattern, handler)
-		if rt.method == http.MethodGet { // where HEAD has a row, that is behind this one and counts
+		if rt.method == http.MethodGet { // a row for HEAD comes later and replaces this
 			r.Head(rt.pattern, handler)
 		}
 	}
@@ -145,8 +144,8 @@ func (a *API) routeNotFound(w http.ResponseWriter, r *http.Request) {
 	a.fail(w, r, &problem{code: api.ProblemCodeRouteNotFound})
 }
 
-// methodNotAllowed says in Allow what the path takes: the router knows, but
-// tells it only to its own handler.
+// methodNotAllowed lists the methods of the path in Allow. The router knows them, but
+// tells only its own handler.
 func (a *API) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	router := chi.RouteContext(r.Context()).Routes
 	path := r.URL.RawPath

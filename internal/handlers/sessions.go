@@ -19,11 +19,11 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// opaque is the format of a session that is no SSL_SESSION. The cache keeps the
+// opaque is the format of a session that is not an SSL_SESSION. The cache stores the
 // format of a session as its mark.
 const opaque sslsession.Format = 0
 
-// The media types of a session that OpenSSL loads, and of any other.
+// The media types of sessions that OpenSSL loads, and of all others.
 var (
 	opensslRepresentations = []string{mediaJSON, mediaBytes, mediaPEM}
 	otherRepresentations   = []string{mediaJSON, mediaBytes}
@@ -36,16 +36,16 @@ func sessionRepresentations(f sslsession.Format) []string {
 	return otherRepresentations
 }
 
-// uploadSlack is the room that a PEM or JSON body has beside its base64: line
-// ends, text before the block, white space, the other members.
+// uploadSlack is the room in a PEM or JSON body for everything except base64: line
+// ends, text before the block, white space, other members.
 const uploadSlack = 4 << 10
 
-// maxUploadBytes is the largest body that can hold a session of size bytes:
-// base64 with a line end for every 64 characters, and uploadSlack.
+// maxUploadBytes is the size of the largest body for a session of size bytes: base64
+// with a line end after every 64 characters, and uploadSlack.
 func maxUploadBytes(size int) int { return size*4/3*66/64 + uploadSlack }
 
-// sessionETag is the ETag of a session's bytes, with its quotes, in a
-// representation: another one has another ETag (RFC 9110, section 8.8.3.3).
+// sessionETag returns the quoted ETag of a session's bytes in a representation. Each
+// representation has its own ETag (RFC 9110, section 8.8.3.3).
 func sessionETag(tag cache.Tag, mediaType string) string {
 	quoted := make([]byte, 0, 40)
 	quoted = append(quoted, '"')
@@ -108,9 +108,9 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	}
 }
 
-// negotiateSession picks the representation of a session. With max_bytes it is never the
-// description, which has no parts. With max_bytes=0, which only asks for the size, the
-// stored bytes stand for the description.
+// negotiateSession picks the representation of a session. With max_bytes it never picks
+// the description, which has no parts. With max_bytes=0, which only asks for the size,
+// it picks the stored bytes instead.
 func negotiateSession(r *http.Request, f sslsession.Format, maxBytes *int64) (mediaType string, err error) {
 	offered := sessionRepresentations(f)
 	if maxBytes == nil {
@@ -145,7 +145,7 @@ func (a *API) serveDescription(w http.ResponseWriter, r *http.Request, descripti
 	writeBody(w, http.StatusOK, body)
 }
 
-// sessionID reads the ID of the path, when there is a cache to look it up in.
+// sessionID parses the ID in the path. It fails without a cache.
 func (a *API) sessionID(raw string) (cache.ID, error) {
 	if a.cfg.Sessions == nil {
 		return cache.ID{}, &problem{code: api.ProblemCodeCacheDisabled}
@@ -163,8 +163,7 @@ func checkMaxBytes(params api.GetSessionParams) error {
 	return nil
 }
 
-// serveBytes sends a byte representation, or the part of it that the request
-// asks for.
+// serveBytes sends a byte representation, or the requested part of it.
 func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, tag, mediaType string, params api.GetSessionParams) {
 	h := w.Header()
 	h.Set("Session-Size", strconv.Itoa(len(data)))
@@ -206,11 +205,11 @@ func (a *API) serveBytes(w http.ResponseWriter, r *http.Request, data []byte, ta
 	h.Set("Content-Length", strconv.Itoa(part.End-part.Start))
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(data[part.Start:part.End]) // a client that went away is no error of ours
+		_, _ = w.Write(data[part.Start:part.End]) // fails only when the client is gone
 	}
 }
 
-// preempted answers a request whose condition does not hold for the ETag, and reports
+// preempted answers a request whose precondition fails for the ETag, and reports
 // whether it did.
 func (a *API) preempted(w http.ResponseWriter, r *http.Request, tag string, params api.GetSessionParams) bool {
 	if params.IfMatch == nil && params.IfNoneMatch == nil {
@@ -238,8 +237,8 @@ func parseConditions(ifMatch, ifNoneMatch *string) (match, noneMatch *headers.ET
 	return match, noneMatch, err
 }
 
-// writeCondition is the condition of a PUT or DELETE; nil without one. It takes
-// the ETag of either byte representation.
+// writeCondition returns the condition of a PUT or DELETE; nil for none. It accepts the
+// ETag of either byte representation.
 func writeCondition(ifMatch, ifNoneMatch *string) (cache.Condition, error) {
 	match, noneMatch, err := parseConditions(ifMatch, ifNoneMatch)
 	if err != nil || match == nil && noneMatch == nil {
@@ -293,15 +292,15 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 	w.WriteHeader(http.StatusCreated)
 }
 
-// upload is a session as it arrived, in whatever kind of body.
+// upload is a session from a request body of any type.
 type upload struct {
 	data   []byte // may alias the request's buffer
 	format sslsession.Format
 	end    time.Time
 }
 
-// readSession reads the body of a PUT into buf and finds out what it is and
-// when it ends. The upload's data is the caller's to wipe.
+// readSession reads the body of a PUT into buf, and determines its format and end. The
+// caller must wipe the upload's data.
 func (a *API) readSession(buf *[]byte, w http.ResponseWriter, r *http.Request, ttl *int64) (upload, error) {
 	mediaType, err := bodyType(r, mediaBytes, mediaPEM, mediaJSON)
 	if err != nil {
@@ -363,8 +362,8 @@ func decodeUpload(body []byte) (data []byte, ttl *int64, err error) {
 	return request.Data, request.TTLSeconds, nil
 }
 
-// sessionEnd is when a session stored now ends: after the given time, else when
-// it says itself, else after the default; never after the longest.
+// sessionEnd returns the end of a session stored now: after the given time, else at its
+// own end, else after the default time. It never exceeds the maximum.
 func (a *API) sessionEnd(ttl *int64, session *sslsession.Session) time.Time {
 	now := a.cfg.Now()
 	last := now.Add(a.cfg.MaxTTL)
@@ -403,7 +402,7 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// errNotFlushed reports sessions that may come back.
+// errNotFlushed reports a flush after which sessions may come back.
 var errNotFlushed = errors.New("cannot remove all sessions")
 
 // FlushSessions implements [api.ServerInterface].
@@ -470,7 +469,7 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 	writeJSON(w, http.StatusOK, page)
 }
 
-// describeEntry describes a session as the cache knows it.
+// describeEntry describes a session by its cache entry.
 func describeEntry(id cache.ID, e cache.Entry) api.Session {
 	format := api.SessionFormatOpaque
 	switch sslsession.Format(e.Mark) {
@@ -485,7 +484,7 @@ func describeEntry(id cache.ID, e cache.Entry) api.Session {
 	}
 }
 
-// describe describes a session as the cache knows it and as it says itself.
+// describe describes a session by its cache entry and its content.
 func describe(id cache.ID, e cache.Entry, data []byte) api.Session {
 	d := describeEntry(id, e)
 	session, err := sslsession.Parse(data, e.StoredAt.UTC())
@@ -499,9 +498,8 @@ func describe(id cache.ID, e cache.Entry, data []byte) api.Session {
 	return d
 }
 
-// cursor is the position behind a session in a listing. Which position that is
-// changes when the service restarts, so a cursor starts with what tells one run
-// from another.
+// cursor is the position after a session in a listing. Positions change when the
+// service restarts, so a cursor starts with the ID of the run.
 func (a *API) cursor(last cache.ID) string {
 	return base64.RawURLEncoding.EncodeToString(append(a.run[:], last.Bytes()...))
 }
@@ -519,7 +517,7 @@ func (a *API) parseCursor(cursor string) (after cache.ID, ok bool) {
 	return after, err == nil
 }
 
-// describeSSL describes what an SSL_SESSION stored under id says of itself.
+// describeSSL describes the SSL_SESSION stored under id.
 func describeSSL(id cache.ID, s *sslsession.Session) *api.SSLSession {
 	d := &api.SSLSession{
 		Protocol:             s.Protocol.String(),
@@ -548,7 +546,7 @@ func describeSSL(id cache.ID, s *sslsession.Session) *api.SSLSession {
 	return d
 }
 
-// text is b as a member that is left out when it is empty.
+// text returns b as an optional member; nil if it is empty.
 func text(b []byte) *string {
 	if len(b) == 0 {
 		return nil

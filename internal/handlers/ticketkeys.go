@@ -14,8 +14,8 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// maxKeysBody is more than 64 keys need in any body: JSON takes about 200
-// bytes a key, white space aside.
+// maxKeysBody is more than 64 keys need in any body: JSON takes about 200 bytes per
+// key, white space aside.
 const maxKeysBody = 64 << 10
 
 // GetTicketKeys implements [api.ServerInterface].
@@ -70,7 +70,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 	if err != nil {
 		return err
 	}
-	file := 0 // the one that encrypts
+	file := 0 // the file of the key that encrypts
 	if params.Key != nil {
 		switch file = *params.Key; {
 		case !format.OneKey():
@@ -103,7 +103,7 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 			return
 		}
 		defer clear(encoded)
-		if r.Method != http.MethodHead { // which sends no keys
+		if r.Method != http.MethodHead { // HEAD sends no keys
 			if err := a.recordExport(w, r, format, description); err != nil {
 				a.fail(w, r, err)
 				return
@@ -114,13 +114,12 @@ func (a *API) sendTicketKeys(w http.ResponseWriter, r *http.Request, params api.
 		h.Set("Content-Type", mediaType)
 		h.Set("Content-Length", strconv.Itoa(len(encoded)))
 		w.WriteHeader(http.StatusOK)
-		_, _ = w.Write(encoded) // a client that went away is no error of ours
+		_, _ = w.Write(encoded) // fails only when the client is gone
 	})
 	return nil
 }
 
-// parseFormat reads the parameter; without one the format is that of Traffic
-// Server.
+// parseFormat reads the parameter. The default is the format of Traffic Server.
 func parseFormat(param *api.TicketKeyFormat) (keys.Format, error) {
 	if param == nil {
 		return keys.ATS, nil
@@ -136,7 +135,7 @@ func parseFormat(param *api.TicketKeyFormat) (keys.Format, error) {
 	return format, nil
 }
 
-// formatMediaType is how keys in the format are sent.
+// formatMediaType returns the media type of keys in the format.
 func formatMediaType(format keys.Format) string {
 	switch {
 	case format == keys.H2O:
@@ -147,12 +146,12 @@ func formatMediaType(format keys.Format) string {
 	return mediaBytes
 }
 
-// generationETag is the ETag of everything that is said about a generation.
+// generationETag returns the ETag of all responses about a generation.
 func generationETag(generation uint64) string {
 	return `"` + strconv.FormatUint(generation, 10) + `"`
 }
 
-// setGeneration sets the headers of every answer about the set.
+// setGeneration sets the common headers of responses about the set.
 func setGeneration(w http.ResponseWriter, generation uint64) {
 	noStore(w)
 	w.Header().Set("ETag", generationETag(generation))
@@ -196,7 +195,7 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 	})
 }
 
-// keysBodySize is the room that the body needs, as far as the request tells.
+// keysBodySize returns the room that the body needs, as far as the request says.
 func keysBodySize(r *http.Request) int {
 	if r.ContentLength < 0 || r.ContentLength > maxKeysBody {
 		return maxKeysBody
@@ -209,7 +208,7 @@ var errTooManyKeys = &problem{
 	fields: []api.FieldError{{Field: "keys", Reason: fmt.Sprintf("has more bytes than %d keys, the limit", keys.MaxKeys)}},
 }
 
-// replaceWithJSON replaces the set by that of a JSON body.
+// replaceWithJSON replaces the set with the one in a JSON body.
 func (a *API) replaceWithJSON(body []byte, update keys.Update) (keys.Description, error) {
 	var request api.TicketKeyUpload
 	defer wipeUpload(&request)
@@ -247,8 +246,8 @@ func invalidKey(field, reason string) *problem {
 	}
 }
 
-// fieldName writes a JSON Pointer as the domain writes fields: keys[0].aes_key
-// for /keys/0/aes_key.
+// fieldName converts a JSON Pointer to the domain's notation: /keys/0/aes_key to
+// keys[0].aes_key.
 func fieldName(pointer string) string {
 	var b strings.Builder
 	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
@@ -264,8 +263,8 @@ func fieldName(pointer string) string {
 	return b.String()
 }
 
-// makeKey makes a key of what stands in JSON. The error is that the name is no
-// hex; lengths are for the ring to judge.
+// makeKey makes a key from its JSON. It fails if the name is not hex. The ring checks
+// the lengths.
 func makeKey(material api.TicketKeyMaterial) (keys.Key, error) {
 	name, err := hex.DecodeString(material.Name)
 	if err != nil {
@@ -313,8 +312,8 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 	})
 }
 
-// generationHeld is the condition that the client has the generation, by If-None-Match;
-// nil without one.
+// generationHeld returns the condition that the client has the generation, from
+// If-None-Match; nil without the header.
 func generationHeld(ifNoneMatch *string) (keys.Condition, error) {
 	list, err := headers.ParseETags("If-None-Match", ifNoneMatch)
 	if err != nil || list == nil {
@@ -325,7 +324,7 @@ func generationHeld(ifNoneMatch *string) (keys.Condition, error) {
 	}, nil
 }
 
-// generationCondition is the condition that If-Match sets; nil without one.
+// generationCondition returns the condition from If-Match; nil without the header.
 func generationCondition(ifMatch *string) (keys.Condition, error) {
 	list, err := headers.ParseETags("If-Match", ifMatch)
 	if err != nil || list == nil {
@@ -336,8 +335,8 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 	}, nil
 }
 
-// update makes an update, recorded, and answers with the set that is active after
-// it, or with why there was none.
+// update makes and records an update. It answers with the set that is active then, or
+// with the error.
 func (a *API) update(w http.ResponseWriter, r *http.Request, u keys.Update, do func(keys.Update) (keys.Description, error)) {
 	u.Record = a.recordChange(w, r)
 	description, err := do(u)

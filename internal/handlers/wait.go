@@ -9,19 +9,19 @@ import (
 )
 
 const (
-	// maxWait is the longest that a request waits.
+	// maxWait is the longest wait of a request.
 	maxWait = 10 * time.Minute
-	// answerTimeout is what a client that has waited has to take the answer.
+	// answerTimeout limits how long a response after a wait may take to send.
 	answerTimeout = 30 * time.Second
 )
 
-// whenChanged answers once the client no longer has the generation of the ticket keys,
-// or has waited for as long as it may, or the service is about to stop. A client that
-// has none, whose condition may be nil, never waits. Permission is checked again after
-// the wait.
+// whenChanged answers when the client no longer has the current generation of the
+// ticket keys, when its wait is over, or when the service is stopping. A client without
+// a generation, whose condition may be nil, never waits. After the wait, the permission
+// is checked again.
 //
-// The body must have been read, or there must be none: net/http reads what is left of
-// it, so that one that is announced and never sent would outlast the wait.
+// The body must have been read, or there must be none: net/http reads the rest of a
+// body, so one that is announced and never sent would outlast the wait.
 func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has keys.Condition, wait time.Duration, permit auth.Roles, answer http.HandlerFunc) {
 	if has == nil || wait <= 0 || !has(a.cfg.Ring.Generation()) || a.isDraining() {
 		if err := a.admit(w); err != nil {
@@ -33,7 +33,7 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has keys.Condi
 	}
 	a.awaitChange(w, r, has, time.Now().Add(wait))
 	answer = a.authorizeAgain(permit, answer)
-	// All that wait are woken at once: they are served one after the other.
+	// A change wakes all waiting requests at once, so they queue for a slot.
 	select {
 	case a.slots <- struct{}{}:
 		w.(*response).slot = a.slots
@@ -43,13 +43,13 @@ func (a *API) whenChanged(w http.ResponseWriter, r *http.Request, has keys.Condi
 	}
 }
 
-// awaitChange waits until the client's generation is not the current one any more, or
-// for no longer than it may.
+// awaitChange waits until the client no longer has the current generation, at most
+// until end.
 func (a *API) awaitChange(w http.ResponseWriter, r *http.Request, has keys.Condition, end time.Time) {
 	a.waiting.Add(1)
 	defer a.waiting.Add(-1)
-	// The timeouts of the listener are for requests that are answered at once.
-	// One that cannot move them cuts the waiting short, no more.
+	// The listener's timeouts are for requests that are answered at once. If they
+	// cannot be extended, the wait only becomes shorter.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Time{})
 	_ = control.SetWriteDeadline(end.Add(answerTimeout))
