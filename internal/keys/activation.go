@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// ErrHeld reports a rotation that waits until all consumers have the next key. Such an
+// ErrHeld reports a rotation that waits until all consumers have the next key. The
 // error is a [*HeldError].
 var ErrHeld = errors.New("keys: not all consumers have the next key")
 
-// HeldError is a rotation that would make a key current that consumers do not have.
+// HeldError is a rotation that would make a key current that some consumers do not
+// have.
 type HeldError struct {
-	Behind []string  // consumers without it; nil while they are unknown
+	Behind []string  // consumers without it; nil while unknown
 	Until  time.Time // when the rotation stops waiting
 }
 
@@ -33,33 +34,33 @@ func (e *HeldError) Error() string {
 // Unwrap returns [ErrHeld].
 func (e *HeldError) Unwrap() error { return ErrHeld }
 
-// activation has rotations wait for consumers.
+// activation makes rotations wait for consumers.
 type activation struct {
 	behind  func(active Description) (consumers []string, known bool)
 	timeout time.Duration
 	log     *slog.Logger
 
-	next    Name      // key that a rotation was to make current
-	since   time.Time // when it first was
-	overdue Name      // last key whose rotation has waited for the timeout
+	next    Name      // the key that a rotation was to make current
+	since   time.Time // when a rotation first was
+	overdue Name      // the last key whose rotation has waited for the timeout
 }
 
-// Activation tells of rotations that wait for consumers.
+// Activation describes how rotations wait for consumers.
 type Activation struct {
-	Waiting  *HeldError // why the rotation that is due waits; nil when it does not
-	Timeouts uint64     // rotations that were made after the timeout
+	Waiting  *HeldError // why the due rotation waits; nil when none does
+	Timeouts uint64     // rotations made after the timeout
 }
 
-// ActivateAfter has rotations make the next key current only when no consumer is
-// behind, or when they have waited for the timeout. behind must not call the ring; it
-// reports the consumers that do not hold the active set, and whether they are known.
-// Without a next key to make current nothing waits, nor do revocations. It is called
-// before the ring is shared.
+// ActivateAfter makes rotations wait: the next key becomes current only when no
+// consumer is behind, or after the timeout. behind returns the consumers that do not
+// hold the active set, and whether they are known. It must not call the ring. Rotations
+// of a set without a next key do not wait, nor do revocations. Call ActivateAfter
+// before sharing the ring.
 func (r *Ring) ActivateAfter(behind func(active Description) (consumers []string, known bool), timeout time.Duration, log *slog.Logger) {
 	r.activation = &activation{behind: behind, timeout: timeout, log: log}
 }
 
-// held returns a HeldError when a rotation has to wait. The ring is being updated.
+// held returns a HeldError if a rotation must wait. The ring is being updated.
 func (r *Ring) held() error {
 	a := r.activation
 	if a == nil || r.set.Next == nil {
@@ -74,7 +75,7 @@ func (r *Ring) held() error {
 		a.next, a.since = next, now
 	}
 	since := a.since
-	if r.life.RotateEvery > 0 && !r.pushed { // it waits since it was due, also over a restart
+	if r.life.RotateEvery > 0 && !r.pushed { // it waits since the rotation was due, also across a restart
 		if due := now.Add(r.untilDue()); due.Before(since) {
 			since = due
 		}
@@ -83,7 +84,7 @@ func (r *Ring) held() error {
 	if now.Before(held.Until) {
 		return held
 	}
-	if a.overdue == a.next { // the step is tried again
+	if a.overdue == a.next { // the step is retried
 		return nil
 	}
 	a.overdue = a.next
@@ -95,7 +96,7 @@ func (r *Ring) held() error {
 	return nil
 }
 
-// noteWaiting notes that the rotation that is due waits.
+// noteWaiting notes that the due rotation waits.
 func (r *Ring) noteWaiting(held *HeldError) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -106,7 +107,7 @@ func (r *Ring) noteWaiting(held *HeldError) {
 	r.waiting = held
 }
 
-// Activation returns how rotations wait for consumers; nil when they do not.
+// Activation returns how rotations wait for consumers; nil if they do not.
 func (r *Ring) Activation() *Activation {
 	if r.activation == nil {
 		return nil

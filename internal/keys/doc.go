@@ -5,8 +5,8 @@
 // encryption key (RFC 5077, section 4). It needs the same key again when the client
 // returns.
 //
-//   - A [Key] is a name, which each ticket begins with in the clear, an HMAC secret and an
-//     AES key.
+//   - A [Key] is a name, an HMAC secret and an AES key. Each ticket begins with the
+//     name in the clear.
 //   - A [Set] is the keys that are in use at one time.
 //   - A [Ring] holds the active set and changes it.
 //   - A [Format] reads and writes sets in the file format of a server.

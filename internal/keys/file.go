@@ -12,15 +12,15 @@ import (
 	"github.com/sessapi/sessapi/internal/files"
 )
 
-// File is a key file in the [ATS] format that a ring takes its keys from.
+// File is a key file in the [ATS] format from which a ring loads its keys.
 //
-// The keys are loaded only when the content of the file changes. A file that is touched, or
-// broken for a while and restored, does not override keys that were pushed since. While the
-// file is missing or broken, the active set stays.
+// The keys are loaded only when the content of the file changes. A file that is
+// touched, or that was broken for a while and is restored, does not override keys that
+// were pushed since. While the file is missing or broken, the active set stays.
 //
 // Replace the file by renaming a new one over it, or by swapping a symbolic link (as
-// Kubernetes does). A file that is written in place can be read half-written. All methods
-// are safe for concurrent use.
+// Kubernetes does). A file written in place may be read half-written. All methods are
+// safe for concurrent use.
 type File struct {
 	*files.Followed
 	path   string // absolute
@@ -29,8 +29,8 @@ type File struct {
 	record Record
 	joins  bool // see JoinFile
 
-	// For take alone: the hash of the content that was last taken, and what could
-	// not be stored, why, and when that is tried again.
+	// For take alone: the hash of the content loaded last; and the content that could
+	// not be stored, the error, and the time of the next try.
 	taken  [sha256.Size]byte
 	failed struct {
 		content [sha256.Size]byte
@@ -41,17 +41,17 @@ type File struct {
 	loadedAt atomic.Pointer[time.Time]
 }
 
-// FileStatus is how a key file is doing.
+// FileStatus is the state of a key file.
 type FileStatus struct {
 	Path     string    // absolute
-	LoadedAt time.Time // when its keys were last taken, or found at the start to be those taken before
+	LoadedAt time.Time // when its keys were last loaded, or found at startup to be loaded already
 	files.Status
 }
 
-// OpenFile loads the keys of the file into the ring. It does not if a restored ring has
-// loaded the same content before: later updates are more recent. A relative path is
-// resolved against the current working directory now. [files.Followed] then follows the
-// file. record is that of [Update].
+// OpenFile loads the keys of the file into the ring, unless a restored ring has loaded
+// the same content before: later updates are more recent. A relative path is resolved
+// against the current working directory now. [files.Followed] then follows the file.
+// For record, see [Update].
 func OpenFile(path string, ring *Ring, log *slog.Logger, record Record) (*File, error) {
 	return follow(path, &File{ring: ring, log: log, record: record, taken: ring.takenFile()})
 }
@@ -72,12 +72,12 @@ func follow(path string, f *File) (_ *File, err error) {
 	return f, nil
 }
 
-// Status returns how the file is doing.
+// Status returns the state of the file.
 func (f *File) Status() FileStatus {
 	return FileStatus{Path: f.path, LoadedAt: *f.loadedAt.Load(), Status: f.Followed.Status()}
 }
 
-// Health says why the file is not as it should be; "" when it is.
+// Health returns why the file is degraded; "" when it is not.
 func (f *File) Health() string {
 	if f.Followed.Status().LastError != "" {
 		return "cannot be loaded; the previous keys stay active"
@@ -85,8 +85,7 @@ func (f *File) Health() string {
 	return ""
 }
 
-// take makes the keys of the file the active ones, unless its content is what
-// was taken last.
+// take makes the keys of the file active, unless it has loaded the same content last.
 func (f *File) take() (changed bool, err error) {
 	limit := MaxKeys * layouts[ATS].records[0].size()
 	data, mode, err := files.Read(f.path, limit)
@@ -130,8 +129,8 @@ func (f *File) take() (changed bool, err error) {
 	return changed, nil
 }
 
-// The wait before content that could not be stored is tried again doubles from the
-// first to the last: each try is recorded.
+// Content that could not be stored is retried. The wait doubles from the first to the
+// last, because each try is recorded.
 const firstWait, lastWait = time.Second, time.Minute
 
 // retryLater notes that the content could not be stored.

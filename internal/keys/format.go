@@ -16,25 +16,23 @@ import (
 )
 
 var (
-	// ErrUnknownFormat reports a name that is not that of a [Format].
+	// ErrUnknownFormat reports that no [Format] has this name.
 	ErrUnknownFormat = errors.New("keys: unknown ticket key format")
-	// ErrNotReadable reports a [Format] that keys are written in but not read
-	// from.
+	// ErrNotReadable reports a [Format] that can be written but not read.
 	ErrNotReadable = errors.New("keys: the format holds only derived secrets and cannot be read")
-	// ErrNoSuchKey reports the index of a file that the set has no key for.
+	// ErrNoSuchKey reports a file index for which the set has no key.
 	ErrNoSuchKey = errors.New("keys: no key with this number")
 )
 
-// Format is how a server reads ticket keys. Formats of the same length need not
-// have the same order: a file in the wrong one loads, and only resumption
-// across servers fails.
+// Format is a server's file format of ticket keys. Formats with the same length may
+// differ in order: a file in the wrong one loads, and only resumption across servers
+// fails.
 type Format uint8
 
-// The formats, each with the source that its layout and order are taken from.
+// The formats, each with the source of its layout and order.
 const (
-	// ATS is the key file of Apache Traffic Server: all keys, the first
-	// encrypts (ticket_block_create in iocore/net/SSLCertLookup.cc of Traffic
-	// Server 9).
+	// ATS is the key file of Apache Traffic Server: all keys, the first encrypts
+	// (ticket_block_create in iocore/net/SSLCertLookup.cc of Traffic Server 9).
 	ATS Format = iota
 	// HTTPD is Apache httpd's SSLSessionTicketKeyFile, one key
 	// (modules/ssl/ssl_engine_init.c).
@@ -46,34 +44,32 @@ const (
 	// Envoy is a data source of Envoy's session_ticket_keys, one key each. The
 	// first encrypts (envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys).
 	Envoy
-	// HAProxy is HAProxy's tls-ticket-keys: base64 lines, at least three. The
-	// last but one encrypts and the last is the next that will; only the last
-	// three are used (bind_parse_tls_ticket_keys in src/cfgparse-ssl.c of
-	// HAProxy 2.6).
+	// HAProxy is HAProxy's tls-ticket-keys: base64 lines, at least three. The last but
+	// one encrypts, and the last will encrypt next. Only the last three are used
+	// (bind_parse_tls_ticket_keys in src/cfgparse-ssl.c of HAProxy 2.6).
 	HAProxy
 	// DNSDist is dnsdist's ticketKeyFile: all keys, the last encrypts
 	// (OpenSSLTLSTicketKeysRing in libssl.cc).
 	DNSDist
-	// H2O is H2O's ticket-file: a YAML list, where times decide which key
-	// encrypts (parse_ticket_entry and find_ticket_for_encryption in src/ssl.c
-	// of H2O 2.2).
+	// H2O is H2O's ticket-file: a YAML list in which times decide which key encrypts
+	// (parse_ticket_entry and find_ticket_for_encryption in src/ssl.c of H2O 2.2).
 	H2O
 	// OpenSSL is the argument of SSL_CTX_set_tlsext_ticket_keys, one key
 	// (SSL_CTRL_SET_TLSEXT_TICKET_KEYS in ssl/s3_lib.c of OpenSSL 3).
 	OpenSSL
 	// NGHTTPX is nghttpx's --tls-ticket-key-file with --tls-ticket-key-cipher
-	// aes-256-cbc, one key a file: what OpenSSL is, under the server's name. The
-	// file that is named first encrypts.
+	// aes-256-cbc, one key a file. The content is that of OpenSSL. The file named first
+	// encrypts.
 	NGHTTPX
 	// Lighttpd is lighttpd's ssl.stek-file, one key (mod_openssl_session_ticket_key_file
 	// in src/mod_openssl.c).
 	Lighttpd
-	// Go is base64 lines of what SetSessionTicketKeys of a crypto/tls.Config
-	// takes, the first encrypts.
+	// Go is base64 lines of the arguments of SetSessionTicketKeys of a
+	// crypto/tls.Config. The first encrypts.
 	Go
 )
 
-// layouts says all that there is to know of each format.
+// layouts has all properties of each format.
 var layouts = [...]layout{
 	ATS:      {name: "ats", records: []record{{secretSize: size128}}},
 	HTTPD:    {name: "httpd", records: []record{{secretSize: size128}}, oneKey: true},
@@ -89,26 +85,26 @@ var layouts = [...]layout{
 }
 
 // lighttpdPrefix is three 32-bit integers in the byte order of x86 and ARM: version 0,
-// active since 1970, and valid until 2038, the latest that lighttpd knows. The service
-// ends a key by replacing the file, and no clock is read.
+// active since 1970, and valid until 2038, the maximum in lighttpd. The service ends a
+// key by replacing the file, so no times are needed.
 const lighttpdPrefix = lighttpdVersion + "\x00\x00\x00\x00" + "\xff\xff\xff\x7f"
 
-// lighttpdVersion is the part of the prefix that a file must have. Its times are not
+// lighttpdVersion is the part of the prefix that a file must have. The times are not
 // read.
 const lighttpdVersion = "\x00\x00\x00\x00"
 
 type layout struct {
 	name      string
-	label     string // in place of the name where secrets are derived
+	label     string // replaces the name where secrets are derived
 	container container
 	order     order
 	oneKey    bool // a file holds one key
 	oneSize   bool // all keys of a file have the size of the current one
-	// records are what a key looks like, for each size of secret that the
-	// format has. Keys of another size get secrets for the first.
+	// records are the layouts of a key, one for each size of secret in the format. Keys
+	// of another size get secrets for the first.
 	records []record
-	// derivedSize is how many bytes are derived from a key where the format has
-	// secrets of a size that no key has, and so no records.
+	// derivedSize is how many bytes are derived from a key in a format without records:
+	// its secrets have a size that no key has.
 	derivedSize int
 }
 
@@ -123,24 +119,24 @@ const (
 type order uint8
 
 const (
-	currentFirst order = iota // current, next, previous from the newest on
+	currentFirst order = iota // current, next, previous (newest first)
 	currentLast               // the reverse
-	nextLast                  // the reverse, but with current before next; at least minLines
+	nextLast                  // the reverse, but current before next; at least minLines
 )
 
-// minLines is how many lines HAProxy takes at least.
+// minLines is the minimum number of lines in HAProxy.
 const minLines = 3
 
-// record is a prefix, the name of a key and then its secrets.
+// record is a prefix, followed by the name of a key and its secrets.
 type record struct {
 	prefix     string
 	secretSize int  // in bytes, of the HMAC secret and of the AES key each
-	aesFirst   bool // else the HMAC secret is
+	aesFirst   bool // else the HMAC secret is first
 }
 
 func (r record) size() int { return len(r.prefix) + NameSize + 2*r.secretSize }
 
-// key copies a record.
+// key copies a key from a record.
 func (r record) key(data []byte) Key {
 	data = data[len(r.prefix):]
 	name, secrets := data[:NameSize], data[NameSize:]
@@ -151,14 +147,13 @@ func (r record) key(data []byte) Key {
 	return NewKey(name, first, second)
 }
 
-// Sizes of the smallest and the largest record.
+// Sizes of the smallest and largest record.
 const (
 	minRecordSize = NameSize + 2*size128
 	maxRecordSize = len(lighttpdPrefix) + NameSize + 2*size256
 )
 
-// ParseFormat returns the format of that name. The error is
-// [ErrUnknownFormat].
+// ParseFormat returns the format with this name. The error is [ErrUnknownFormat].
 func ParseFormat(name string) (Format, error) {
 	for f, l := range layouts {
 		if l.name == name {
@@ -183,24 +178,23 @@ func (f Format) String() string { return layouts[f].name }
 // Text reports whether the format is lines of ASCII text, not binary.
 func (f Format) Text() bool { return layouts[f].container != raw }
 
-// OneKey reports whether the server wants each key in a file of its own, as
+// OneKey reports whether the server reads each key from its own file, as
 // [Format.AppendKey] writes them.
 func (f Format) OneKey() bool { return layouts[f].oneKey }
 
 // Readable reports whether [Format.Parse] reads the format.
 func (f Format) Readable() bool { return len(layouts[f].records) > 0 }
 
-// Parse reads a set, in the order that [Format.Append] writes. Of a format
-// without a place for next, all but the current key are previous ones. The set
-// is the caller's to wipe and shares no memory with data.
+// Parse reads a set in the order that [Format.Append] writes. In a format without a
+// place for next, all keys but the current one are previous. The caller must wipe the
+// set. It shares no memory with data.
 //
-// The error is [ErrNotReadable] or an [*InvalidError], in which the field of a
-// text format is its line, such as "line 3". Binary data of a length that does
-// not fit is refused, for bytes behind the last record mean that the records
-// are not what they seem; so is data of a length that fits records of both
-// sizes of the format. Lines of text end in LF or CRLF, and the last line end may be
-// missing. The keys that [Format.Append] repeats for [HAProxy] are read once. Whether
-// the keys are good is for [Set.Validate] to say.
+// The error is [ErrNotReadable] or an [*InvalidError]. In a text format, the field of
+// an issue is a line, such as "line 3". Binary data whose length does not fit is
+// rejected, because bytes after the last record mean that the records are not what they
+// seem. So is data whose length fits records of both sizes. Text lines end in LF or
+// CRLF, and the last line end may be missing. The keys that [Format.Append] repeats for
+// [HAProxy] are read once. [Set.Validate] checks the keys.
 func (f Format) Parse(data []byte) (Set, error) {
 	if !f.Readable() {
 		return Set{}, ErrNotReadable
@@ -229,8 +223,8 @@ func (f Format) Parse(data []byte) (Set, error) {
 	return set, nil
 }
 
-// withoutRepeats removes the keys that a file for HAProxy repeats at its beginning and
-// its end, and splits off the next key; nil without one.
+// withoutRepeats removes the keys that a HAProxy file repeats at its beginning and end,
+// and splits off the next key; nil for none.
 func withoutRepeats(keys []Key) (others []Key, next *Key) {
 	others, last := keys[:len(keys)-1], keys[len(keys)-1]
 	if slices.ContainsFunc(others, last.Equal) {
@@ -274,11 +268,11 @@ func (l *layout) parseRecords(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// apart is how to send keys of both sizes of a format.
+// apart says how to send keys of both sizes of a format.
 const apart = "push the files with sessapi keys push FILE..., or send JSON"
 
-// misread returns the issue of data that is not just records, such as text or a newline
-// at the end; nil when it finds none.
+// misread returns an issue if data is not only records, but for example text or has a
+// newline at the end; else nil.
 func (l *layout) misread(data []byte) *Issue {
 	n := len(data)
 	text, isNewline := bytes.TrimSuffix(data, []byte("\n")), "the last byte is a newline"
@@ -318,13 +312,13 @@ func (l *layout) misread(data []byte) *Issue {
 	return nil
 }
 
-// fits reports whether n bytes are a number of records of one size.
+// fits reports whether n bytes are records of one size.
 func (l *layout) fits(n int) bool {
 	return n > 0 && slices.ContainsFunc(l.records, func(r record) bool { return n%r.size() == 0 })
 }
 
-// encodingOf names the encoding of text of hex or base64 digits, in lines of any length,
-// and how many bytes it decodes to; "" for other data.
+// encodingOf returns the encoding of hex or base64 text, in lines of any length, and
+// its decoded size in bytes; "" for other data.
 func encodingOf(data []byte) (encoding string, size int) {
 	hexDigits, isHex := 0, true
 	for line := range bytes.FieldsSeq(data) {
@@ -388,7 +382,7 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 			continue
 		}
 		record, err := base64.StdEncoding.AppendDecode(buf[:0], line)
-		if err != nil || bytes.IndexByte(line, '\r') >= 0 { // which the decoder skips
+		if err != nil || bytes.IndexByte(line, '\r') >= 0 { // the decoder skips it
 			refuse(KindEncoding, "is not base64")
 			continue
 		}
@@ -416,7 +410,8 @@ func (l *layout) parseLines(data []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// isWrapped reports whether two lines are one key, and the second alone is not.
+// isWrapped reports whether two lines are one wrapped key and the second line alone is
+// not a key.
 func (l *layout) isWrapped(before, line []byte) bool {
 	n := len(before) + len(line)
 	if len(before) == 0 || len(line) == 0 || n > base64.StdEncoding.EncodedLen(maxRecordSize) || l.decodes(line) {
@@ -435,12 +430,12 @@ func (l *layout) decodes(line []byte) bool {
 	return err == nil && l.recordOf(len(record)) >= 0
 }
 
-// recordOf returns the index of the record of that size, or -1.
+// recordOf returns the index of the record with this size, or -1.
 func (l *layout) recordOf(size int) int {
 	return slices.IndexFunc(l.records, func(r record) bool { return r.size() == size })
 }
 
-// sizes lists the sizes of records for people.
+// sizes lists the record sizes as text.
 func (l *layout) sizes() string {
 	sizes := make([]string, len(l.records))
 	for i, r := range l.records {
@@ -449,22 +444,26 @@ func (l *layout) sizes() string {
 	return strings.Join(sizes, " or ") + " bytes"
 }
 
-// Append appends a valid set to dst, which the caller must wipe. It is a pure
-// function of the set: every node that has it writes the same bytes.
+// Append appends a valid set to dst, which the caller must wipe. It is a pure function
+// of the set: every node with the set writes the same bytes.
 //
-// The order is that of the server: where the first key encrypts, current, next,
-// previous from the newest on; where the last one does, the reverse of it; for
-// [HAProxy] previous from the oldest on, current, next. Without a next, a previous key
-// or the current one is repeated in its place, and the first line is repeated until
-// there are three. The keys of a [Format.OneKey] format stand one after another in the
-// order of their files.
+// The order is that of the server:
 //
-// Keys of a size that the format does not have, or for [HAProxy] of another size than
-// the current key, get secrets that are derived from theirs: HKDF-SHA256 (RFC 5869)
-// with the HMAC secret and the AES key one after the other as input keying material,
-// the name as salt and "sessapi FORMAT v1" as info ([NGHTTPX] has that of [OpenSSL]);
-// the output is the HMAC secret and then the AES key. The name stays. [H2O] has the AES
-// key as it is and derives 64 bytes for the HMAC, [Go] derives 32 bytes in all.
+//   - If the first key encrypts: current, next, previous (newest first).
+//   - If the last key encrypts: the reverse.
+//   - For [HAProxy]: previous (oldest first), current, next. Without a next key, a
+//     previous key or the current one is repeated in its place. The first line is
+//     repeated until there are three.
+//
+// In a [Format.OneKey] format, the keys are concatenated in the order of their files.
+//
+// Some keys get derived secrets: those of a size that the format does not have, and for
+// [HAProxy] those of another size than the current key. The secrets are derived with
+// HKDF-SHA256 (RFC 5869). The input keying material is the HMAC secret followed by the
+// AES key, the salt is the name, and the info is "sessapi FORMAT v1" ([NGHTTPX] uses
+// that of [OpenSSL]). The output is the HMAC secret followed by the AES key. The name
+// stays the same. [H2O] keeps the AES key and derives 64 bytes for the HMAC. [Go]
+// derives 32 bytes in all.
 func (f Format) Append(dst []byte, set Set) []byte {
 	l := &layouts[f]
 	ordered, size := l.ordered(set), 0
@@ -478,14 +477,14 @@ func (f Format) Append(dst []byte, set Set) []byte {
 	return dst
 }
 
-// ordered returns the keys as a file of them all has them.
+// ordered returns the keys in the order of a file with all keys.
 func (l *layout) ordered(set Set) []Key {
 	ordered := make([]Key, 0, max(set.len()+1, minLines))
 	if l.order == nextLast {
 		ordered = append(ordered, set.Keys...)
 		slices.Reverse(ordered)
 		last := set.Next
-		if last == nil { // the newest previous key stands before the current one
+		if last == nil { // the newest previous key is before the current one
 			last = &set.Keys[min(2, len(set.Keys)-1)]
 		}
 		ordered = append(ordered, *last)
@@ -503,10 +502,9 @@ func (l *layout) ordered(set Set) []Key {
 	return ordered
 }
 
-// AppendKey appends the i-th file of a [Format.OneKey] format to dst, which the
-// caller must wipe. File 0 is the one that encrypts, and the files are in the
-// order in which [Format.Append] writes them. The error is [ErrNoSuchKey], also
-// for formats that are not of one key a file; dst is then returned as it was.
+// AppendKey appends file i of a [Format.OneKey] format to dst, which the caller must
+// wipe. File 0 encrypts, and the files are in the order of [Format.Append]. The error
+// is [ErrNoSuchKey], also for all other formats; dst is then returned unchanged.
 func (f Format) AppendKey(dst []byte, set Set, i int) ([]byte, error) {
 	l := &layouts[f]
 	if !l.oneKey {
@@ -521,7 +519,7 @@ func (f Format) AppendKey(dst []byte, set Set, i int) ([]byte, error) {
 	return dst, ErrNoSuchKey
 }
 
-// MinKeys is how many different keys a file of the format should have.
+// MinKeys returns how many different keys a file of the format should have.
 func (f Format) MinKeys() int {
 	if layouts[f].order == nextLast {
 		return minLines
@@ -529,21 +527,21 @@ func (f Format) MinKeys() int {
 	return 1
 }
 
-// Derives reports whether keys of a size get derived secrets, in a set whose current key
+// Derives reports whether keys of a size get derived secrets in a set whose current key
 // has currentBits.
 func (f Format) Derives(bits, currentBits int) bool {
 	l := &layouts[f]
 	return l.derivedSize > 0 || 8*l.recordFor(bits, currentBits).secretSize != bits
 }
 
-// writes reports whether data is what the format makes of set.
+// writes reports whether data is the output of the format for set.
 func (f Format) writes(data []byte, set Set) bool {
 	written := f.Append(nil, set)
 	defer clear(written)
 	return subtle.ConstantTimeCompare(written, data) == 1
 }
 
-// writesKey reports whether the format can make k of own, which has the same name.
+// writesKey reports whether the format can turn own into k. Both have the same name.
 func (f Format) writesKey(k, own Key) bool {
 	var bufs [2][maxRecordSize]byte
 	defer clear(bufs[0][:])
@@ -552,7 +550,7 @@ func (f Format) writesKey(k, own Key) bool {
 	return subtle.ConstantTimeCompare(l.appendRecord(bufs[0][:0], k, k), l.appendRecord(bufs[1][:0], own, k)) == 1
 }
 
-// recordFor returns the record for a key of a size, in a set whose current key has
+// recordFor returns the record for a key of a size in a set whose current key has
 // currentBits.
 func (l *layout) recordFor(bits, currentBits int) record {
 	if l.oneSize {
@@ -566,11 +564,11 @@ func (l *layout) recordFor(bits, currentBits int) record {
 	return l.records[0]
 }
 
-// yamlSize is more than what a mapping takes besides its key.
+// yamlSize is more than a mapping needs besides its key.
 const yamlSize = 160
 
-// size returns how many bytes k takes at most in a set of that current key, and
-// exactly if it is in a raw container.
+// size returns the maximum size of k in bytes in a set with this current key. In a raw
+// container it is exact.
 func (l *layout) size(k, current Key) int {
 	n := l.derivedSize
 	if n == 0 {
@@ -586,7 +584,8 @@ func (l *layout) size(k, current Key) int {
 	}
 }
 
-// appendKey appends k of a set of that current key. rank keys follow it.
+// appendKey appends k of a set with this current key. rank is the number of keys after
+// it.
 func (l *layout) appendKey(dst []byte, k, current Key, rank int) []byte {
 	var buf [size256 + sha256.BlockSize]byte // enough for every format
 	defer clear(buf[:])
@@ -600,8 +599,8 @@ func (l *layout) appendKey(dst []byte, k, current Key, rank int) []byte {
 	}
 }
 
-// appendRecord appends the record of k in a set of that current key or, without
-// records, what is derived.
+// appendRecord appends the record of k in a set with this current key or, without
+// records, the derived secret.
 func (l *layout) appendRecord(dst []byte, k, current Key) []byte {
 	if l.derivedSize > 0 {
 		return l.appendDerived(dst, k, l.derivedSize)
@@ -622,10 +621,10 @@ func (l *layout) appendRecord(dst []byte, k, current Key) []byte {
 	return append(append(dst, m.hmacSecret...), m.aesKey...)
 }
 
-// appendMapping appends a mapping of H2O's list. Of the keys whose not_before
-// has come, H2O encrypts with the one of the latest, and gives it up when its
-// not_after has passed; it decrypts with all, whatever their times. So rank
-// does for a time: it is largest for the current key, and no clock is read.
+// appendMapping appends a mapping of H2O's list. H2O encrypts with the key of the
+// latest not_before that has passed, until its not_after has passed, and decrypts with
+// all keys, whatever their times. So rank can stand for a time, and no clock is read:
+// it is largest for the current key.
 func appendMapping(dst []byte, k Key, secrets []byte, rank int) []byte {
 	name := k.Name()
 	dst = hex.AppendEncode(append(dst, "- name: "...), name[:])
@@ -641,7 +640,7 @@ func (l *layout) appendDerived(dst []byte, k Key, size int) []byte {
 	defer clear(secret)
 	derived, err := hkdf.Key(sha256.New, secret, m.name, "sessapi "+cmp.Or(l.label, l.name)+" v1", size)
 	if err != nil {
-		panic(err) // only for more than 255 hashes of output
+		panic(err) // only for an output of more than 255 hashes
 	}
 	defer clear(derived)
 	return append(dst, derived...)

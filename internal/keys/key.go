@@ -12,24 +12,24 @@ import (
 	"log/slog"
 )
 
-// NameSize is the size of a key's name in bytes: key_name in RFC 5077, section
-// 4, and in all that follows OpenSSL's SSL_CTX_set_tlsext_ticket_key_evp_cb.
+// NameSize is the size of a key's name in bytes: key_name in RFC 5077, section 4, and
+// in everything that follows OpenSSL's SSL_CTX_set_tlsext_ticket_key_evp_cb.
 const NameSize = 16
 
-// Secrets of a key have the size of an AES-128 or an AES-256 key, in bytes.
+// Sizes of a secret in bytes: those of an AES-128 and an AES-256 key.
 const (
 	size128 = 16
 	size256 = 32
 )
 
-// ErrInvalidName reports a text that is not the name of a key.
+// ErrInvalidName reports text that is not a key name.
 var ErrInvalidName = errors.New("keys: a key name is 32 hex digits")
 
-// Name identifies a key. It is no secret: every ticket carries it in the
-// clear. Names compare with ==.
+// Name identifies a key. It is not secret: every ticket carries it in the clear. Names
+// are comparable with ==.
 type Name [NameSize]byte
 
-// ParseName reads a name written as 32 hex digits of either case. The error is
+// ParseName reads a name of 32 hex digits of either case. The error is
 // [ErrInvalidName].
 func ParseName(s string) (Name, error) {
 	var n Name
@@ -45,19 +45,17 @@ func ParseName(s string) (Name, error) {
 // String returns the name in lower-case hex.
 func (n Name) String() string { return hex.EncodeToString(n[:]) }
 
-// Key is a session ticket key: a name, an HMAC secret and an AES key. It may
-// hold material of any length, as it came in; [Set.Validate] says whether it
-// can be used. The zero Key has none.
+// Key is a session ticket key: a name, an HMAC secret and an AES key. These may have
+// any length; [Set.Validate] checks whether the key is usable. The zero Key is empty.
 //
-// Copies of a Key share its secrets: [Set.Wipe] wipes those of every copy. Until
-// then a Key is safe for concurrent use.
+// Copies of a Key share its secrets: [Set.Wipe] wipes those of every copy. Until then a
+// Key is safe for concurrent use.
 //
-// A Key shows no more than its name and size when it is printed, logged or
-// marshaled.
+// A Key shows only its name and size when it is printed, logged or marshaled.
 type Key struct {
-	// fmt calls no method of a value in an unexported field. It does not follow
-	// a pointer there, except one to a struct and with a verb that does not
-	// suit, such as %t: hence two of them.
+	// fmt calls no method of a value in an unexported field. It does not follow a
+	// pointer there, except one to a struct with an unsuitable verb, such as %t: hence
+	// two pointers.
 	m **material
 }
 
@@ -75,9 +73,9 @@ func NewKey(name, hmacSecret, aesKey []byte) Key {
 	return Key{&m}
 }
 
-// generate returns a fresh key with secrets of size bytes each, made of what
-// read puts into a buffer. It draws again while validation would refuse the
-// secrets: one of 16 random bytes is printable text once in five million.
+// generate returns a fresh key with secrets of size bytes each, from the bytes that
+// read supplies. It retries while validation would reject the secrets: 16 random bytes
+// are printable text once in five million.
 func generate(read func([]byte) (int, error), size int) Key {
 	buf := make([]byte, NameSize+2*size)
 	defer clear(buf)
@@ -99,24 +97,23 @@ func (k Key) view() material {
 	return **k.m
 }
 
-// Name returns the name.
+// Name returns the name of the key.
 func (k Key) Name() Name {
 	var n Name
 	copy(n[:], k.view().name)
 	return n
 }
 
-// Bits returns the size of the AES key, which in a valid set is that of the
-// HMAC secret too: 128 or 256.
+// Bits returns the size of the AES key: 128 or 256. In a valid set, the HMAC secret has
+// the same size.
 func (k Key) Bits() int { return 8 * len(k.view().aesKey) }
 
-// fingerprintLabel keeps fingerprints apart from every other hash of a key.
+// fingerprintLabel separates fingerprints from all other hashes of a key.
 const fingerprintLabel = "sessapi ticket key fingerprint v1"
 
-// Fingerprint tells keys apart without giving them away: it is the first 16
-// bytes, in hex, of the SHA-256 of "sessapi ticket key fingerprint v1", the
-// name, the HMAC secret and the AES key. Keys of the same fingerprint are the
-// same on every node.
+// Fingerprint identifies a key without revealing it. It is the first 16 bytes, in hex,
+// of the SHA-256 of "sessapi ticket key fingerprint v1", the name, the HMAC secret and
+// the AES key. Keys with the same fingerprint are the same on every node.
 func (k Key) Fingerprint() string {
 	m := k.view()
 	h := sha256.New()
@@ -132,8 +129,7 @@ func (k Key) AppendHMACSecret(dst []byte) []byte { return append(dst, k.view().h
 // AppendAESKey appends the AES key to dst, which the caller must wipe.
 func (k Key) AppendAESKey(dst []byte) []byte { return append(dst, k.view().aesKey...) }
 
-// Equal reports whether k and other have the same name and secrets. How long
-// it takes does not depend on the bytes of either.
+// Equal reports whether k and other have the same name and secrets, in constant time.
 func (k Key) Equal(other Key) bool {
 	a, b := k.view(), other.view()
 	return subtle.ConstantTimeCompare(a.name, b.name)&
@@ -153,8 +149,7 @@ func (k Key) wipe() {
 	clear(m.aesKey)
 }
 
-// issues returns what is wrong with the key by itself. The field of each starts
-// with prefix.
+// issues returns the issues of the key by itself. Each field starts with prefix.
 func (k Key) issues(prefix string) []Issue {
 	m := k.view()
 	var issues []Issue
@@ -172,8 +167,8 @@ func (k Key) issues(prefix string) []Issue {
 		case bytes.Count(secret.bytes, secret.bytes[:1]) == n:
 			issues = append(issues, Issue{KindWeak, secret.field, "is one byte repeated; use random bytes (openssl rand)"})
 		case isText(secret.bytes):
-			// What openssl rand -base64 48 | head -c 48 makes, a recipe that is
-			// widely copied.
+			// A widely copied recipe, openssl rand -base64 48 | head -c 48, produces
+			// this.
 			issues = append(issues, Issue{KindWeak, secret.field, fmt.Sprintf(
 				"is printable text, with at most %d bits of entropy instead of %d; use the random bytes themselves (openssl rand %d makes a key)",
 				6*n, 8*n, NameSize+2*n)})
@@ -188,7 +183,7 @@ func (k Key) issues(prefix string) []Issue {
 // isSize reports whether a secret may have n bytes.
 func isSize(n int) bool { return n == size128 || n == size256 }
 
-// isText reports whether all of b is printable ASCII, tabs and line ends.
+// isText reports whether b is only printable ASCII, tabs and line ends.
 func isText(b []byte) bool {
 	for _, c := range b {
 		if (c < ' ' || c > '~') && c != '\t' && c != '\r' && c != '\n' {

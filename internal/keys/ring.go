@@ -12,25 +12,25 @@ import (
 var (
 	// ErrPrecondition reports that the [Condition] of an update did not hold.
 	ErrPrecondition = errors.New("keys: the active set is not the expected one")
-	// ErrKeyNotFound reports that the active set has no key of that name.
+	// ErrKeyNotFound reports that the active set has no key with this name.
 	ErrKeyNotFound = errors.New("keys: the active set has no key with this name")
 	// ErrConflict is the error of Save if another ring has saved to the [Store] since
-	// the last load. The ring then loads the new state and tries again.
+	// the last load. The ring then loads the new state and retries.
 	ErrConflict = errors.New("keys: another update came first")
-	// ErrUnsettled is why a [SharedStore] takes no updates for a while.
+	// ErrUnsettled is why a [SharedStore] accepts no updates for a while.
 	ErrUnsettled = errors.New("the store may have lost updates, which the nodes are restoring; retry in a few seconds")
-	// ErrUnavailable reports an update that could not be recorded or stored. The
-	// error wraps the cause, too.
+	// ErrUnavailable reports an update that could not be recorded or stored. The error
+	// also wraps the cause.
 	ErrUnavailable = errors.New("keys: cannot record or store the update; keeping the active set")
 )
 
-// Source is where the active set came from.
+// Source is the origin of the active set.
 type Source string
 
 // The sources of sets.
 const (
 	SourceGenerated Source = "generated" // made by NewRing
-	SourceAPI       Source = "api"       // pushed, or what a revocation left
+	SourceAPI       Source = "api"       // pushed, or left by a revocation
 	SourceFile      Source = "file"      // the key file
 	SourceRotation  Source = "rotation"  // a rotation step
 )
@@ -47,14 +47,14 @@ type Condition func(generation uint64) bool
 // is not called.
 type Record func(before, after Description, failure error) error
 
-// Update describes where an update comes from and under which condition it applies.
+// Update describes the origin of an update and the condition under which it applies.
 type Update struct {
-	// Source is where the set came from. Rotations and revocations ignore it.
+	// Source is the origin of the set. Rotations and revocations ignore it.
 	Source Source
 	If     Condition
 	Record Record
 
-	file *[sha256.Size]byte // hash of the file that the set came in
+	file *[sha256.Size]byte // hash of the file that contained the set
 }
 
 // Description describes a set without its secrets.
@@ -69,7 +69,7 @@ type Description struct {
 	Source     Source
 	// NextRotationAt is the time of the next automatic rotation; zero if there is none.
 	NextRotationAt time.Time
-	Keys           []KeyDescription // current, next, previous from the newest on
+	Keys           []KeyDescription // current, next, previous (newest first)
 }
 
 // KeyDescription describes a key without its secrets.
@@ -79,21 +79,21 @@ type KeyDescription struct {
 	Bits        int       // 128 or 256
 	Fingerprint string    // see [Key.Fingerprint]
 	CreatedAt   time.Time // when the ring made the key or first got it
-	ActivatedAt time.Time // when it last became current in this ring; zero when it never has
+	ActivatedAt time.Time // when it last became current in this ring; zero if never
 }
 
-// Stats is the state of a ring and what happened in it since it was made.
+// Stats is the state of a ring and its counters since it was made.
 type Stats struct {
 	Generation  uint64
 	UpdatedAt   time.Time
 	Source      Source
 	ActivatedAt time.Time         // when the current key became current
 	Keys        map[Role]int      // has every role
-	Updates     map[Source]uint64 // changes, a first set that was made included; has every source
+	Updates     map[Source]uint64 // changes, including a generated first set; has every source
 	Rejected    Rejected
 }
 
-// Rejected counts updates that were refused and so changed nothing.
+// Rejected counts updates that were rejected and changed nothing.
 type Rejected struct {
 	Invalid      map[Kind]uint64 // by the kind of the first issue; has every kind
 	Precondition uint64
@@ -104,26 +104,26 @@ type Rejected struct {
 type Ring struct {
 	now   func() time.Time
 	life  Lifecycle
-	store Store // nil without one
+	store Store // nil for none
 
-	shared  SharedStore // the store, when others save to it, too; else nil
-	putBack Record      // is told when the ring gives it the active set back
-	foreign bool        // the active set is from before this ring came to the others
-	joined  bool        // this ring and the store have had the same set since it was made
+	shared  SharedStore // the store, if other rings save to it; else nil
+	putBack Record      // records that the ring puts the active set back
+	foreign bool        // the active set is from before this ring joined the others
+	joined  bool        // the ring and the store have had the same set since the ring was made
 	fleet   FleetID     // of the active set
 
-	updating sync.Mutex        // held for all of an update; guards what follows up to mu
-	taken    [sha256.Size]byte // hash of the key file's content that was taken last
-	unread   error             // why what the store has was not taken; nothing is saved over it
-	burnt    uint64            // the highest generation of a change that failed
+	updating sync.Mutex        // held during an update; guards the fields up to mu
+	taken    [sha256.Size]byte // hash of the key file's content that was loaded last
+	unread   error             // why the state in the store was not loaded; nothing may overwrite it
+	burnt    uint64            // the highest generation of a failed change
 
-	activation *activation // nil when rotations wait for nobody
+	activation *activation // nil if rotations do not wait for consumers
 
-	mu          sync.RWMutex // guards all that follows and the secrets of set; written to with updating held, too
+	mu          sync.RWMutex // guards the fields below and the secrets of set; written only with updating held, too
 	set         Set
 	description Description        // of set, keys in the order of set.all, without NextRotationAt
-	pushed      bool               // the set is not the ring's to rotate
-	activations map[Name]time.Time // when keys of the set last became current, for the monotonic clock
+	pushed      bool               // the ring does not rotate the set by itself
+	activations map[Name]time.Time // when keys of the set last became current, by the monotonic clock
 	changed     chan struct{}      // closed with the next change
 	updates     map[Source]uint64
 	invalid     map[Kind]uint64
@@ -152,7 +152,7 @@ func emptyRing(now func() time.Time, life Lifecycle) *Ring {
 	return r
 }
 
-// first is the set that an empty ring starts with.
+// first returns the first set of an empty ring.
 func (r *Ring) first() change {
 	return r.prepare(new(Generate(8*size256, minLines)), SourceGenerated)
 }
@@ -180,8 +180,9 @@ func (r *Ring) Replace(set Set, u Update) (Description, error) {
 	return r.replace(set, u, func(*Set) bool { return false }, Key.Equal)
 }
 
-// replace is Replace for a set in a format. isActive reports whether the format makes of
-// the active set what was sent, and isKey the same of an active key.
+// replace is Replace for a set in a format. isActive reports whether the sent data is
+// the output of the format for the active set; isKey reports the same for an active
+// key.
 func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey func(k, active Key) bool) (Description, error) {
 	if err := set.Validate(); err != nil {
 		return Description{}, r.refuse(err)
@@ -199,18 +200,18 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey
 	})
 }
 
-// Rotate rotates the set by one step and returns the description of the new active set:
-// next becomes current, current becomes the newest previous key, and a new random key of
-// 256 bits becomes next.
+// Rotate rotates the set by one step and returns the description of the new active set.
+// The next key becomes current, the current key becomes the newest previous key, and a
+// new random key of 256 bits becomes next.
 //
 // A key must be distributed before it encrypts. Otherwise other servers would get tickets
 // that they cannot decrypt. In a set without a next key, the step therefore only adds one;
 // the following step makes it current.
 //
-// The step keeps [Lifecycle.Retention] keys, or as many as the set had if these are more,
-// and all keys of tickets that have not expired, up to [MaxKeys]. It drops the oldest
-// previous keys. The error is [ErrPrecondition],
-// [ErrUnavailable] or, after [Ring.ActivateAfter], [ErrHeld].
+// The step keeps [Lifecycle.Retention] keys, or the previous number of keys if that is
+// higher, and all keys of tickets that have not expired, up to [MaxKeys]. It drops the
+// oldest previous keys. The error is [ErrPrecondition], [ErrUnavailable] or, after
+// [Ring.ActivateAfter], [ErrHeld].
 func (r *Ring) Rotate(u Update) (Description, error) {
 	u.Source = SourceRotation
 	return r.update(u, func(*Set) (*Set, bool, error) {
@@ -253,14 +254,15 @@ func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 	})
 }
 
-// update puts the set that step makes of the active one in its place; step also
-// says whether it is pushed. It may pass on keys of the active set; when it
-// returns the active set itself, nothing changes.
+// update replaces the active set with the set that step makes of it. step also returns
+// whether the new set is pushed. The new set may share keys with the active one. If
+// step returns the active set itself, nothing changes.
 func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (d Description, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	err = r.afterOthers(func() error {
-		// An update that is refused, or changes nothing, saves nothing that could conflict.
+		// An update that is rejected or changes nothing saves nothing, so it would not
+		// notice a conflict.
 		if err := r.current(); err != nil {
 			return err
 		}
@@ -270,11 +272,11 @@ func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, e
 	return d, err
 }
 
-// maxConflicts is how often an update is tried when others come first.
+// maxConflicts is how often an update is retried after conflicts.
 const maxConflicts = 64
 
-// afterOthers calls update, and again with what the store has when somebody else
-// has saved to it. The ring is being updated.
+// afterOthers calls update. After a conflict, it loads the state of the store and calls
+// update again. The ring is being updated.
 func (r *Ring) afterOthers(update func() error) error {
 	err := update()
 	for range maxConflicts {
@@ -320,8 +322,8 @@ func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed boo
 	return r.describe(), nil
 }
 
-// commit records, stores and then installs a set. One that fails is wiped but for
-// what it has from the active set. The ring is being updated.
+// commit records, stores and then installs a set. If that fails, it wipes the set
+// except for keys of the active set. The ring is being updated.
 func (r *Ring) commit(c change, taken [sha256.Size]byte, record Record) error {
 	err := recorded(record, r.describe(), c.description, func() error {
 		err := r.save(c, taken)
@@ -338,7 +340,7 @@ func (r *Ring) commit(c change, taken [sha256.Size]byte, record Record) error {
 	return nil
 }
 
-// recorded makes a change that is recorded first, and again when it fails.
+// recorded records a change and then makes it. It records a failure, too.
 func recorded(record Record, before, after Description, change func() error) error {
 	if record == nil {
 		return change()
@@ -354,25 +356,24 @@ func recorded(record Record, before, after Description, change func() error) err
 	return err
 }
 
-// change is a set that is to be the active one, and all that goes with it.
+// change is a set that is to become active, with its properties.
 type change struct {
 	set         *Set
 	description Description // without NextRotationAt
 	pushed      bool
 	activations map[Name]time.Time
 	shared      bool    // a ring that joined others saved it
-	fleet       FleetID // zero until it is saved
+	fleet       FleetID // zero until the change is saved
 }
 
-// active is what is active, as a change. The ring is being updated.
+// active returns the active set as a change. The ring is being updated.
 func (r *Ring) active() change {
 	return change{set: &r.set, description: r.description, pushed: r.pushed, activations: r.activations}
 }
 
-// prepare describes a set that is to follow the active one. The ring is being
-// updated.
+// prepare describes a set that is to become active. The ring is being updated.
 func (r *Ring) prepare(set *Set, source Source) change {
-	now := r.now().Round(0) // without the monotonic clock: the wall clock may go another way
+	now := r.now().Round(0) // without the monotonic clock: the wall clock may be changed
 	c := change{set: set, activations: make(map[Name]time.Time, set.len())}
 	keys := make([]KeyDescription, 0, set.len())
 	for role, k := range set.all() {
@@ -394,8 +395,8 @@ func (r *Ring) prepare(set *Set, source Source) change {
 	return c
 }
 
-// install makes the ring the owner of the set and the set the active one, and
-// wipes the keys that are not passed on. The ring is being updated.
+// install makes the set active. The ring then owns it. Dropped keys are wiped. The ring
+// is being updated.
 func (r *Ring) install(c change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -408,7 +409,7 @@ func (r *Ring) install(c change) {
 	r.changed = make(chan struct{})
 }
 
-// wipeAllBut wipes the keys of gone that kept does not share.
+// wipeAllBut wipes the keys of gone that are not in kept.
 func wipeAllBut(kept, gone *Set) {
 	shared := make(map[**material]bool, kept.len())
 	for _, k := range kept.all() {
@@ -429,15 +430,15 @@ func (r *Ring) Changed() <-chan struct{} {
 	return r.changed
 }
 
-// Generation is that of the active set.
+// Generation returns the generation of the active set.
 func (r *Ring) Generation() uint64 {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.description.Generation
 }
 
-// find returns the description of k when it is in the active set. The ring is
-// being updated.
+// find returns the description of k if it is in the active set. The ring is being
+// updated.
 func (r *Ring) find(k Key) (KeyDescription, bool) {
 	i := 0
 	for _, active := range r.set.all() {
@@ -449,8 +450,8 @@ func (r *Ring) find(k Key) (KeyDescription, bool) {
 	return KeyDescription{}, false
 }
 
-// refuse counts the error of an update that never came to the active set, and
-// returns it.
+// refuse counts and returns the error of an update that was rejected before it reached
+// the active set.
 func (r *Ring) refuse(err error) error {
 	if invalid, ok := errors.AsType[*InvalidError](err); ok {
 		r.mu.Lock()
@@ -483,7 +484,7 @@ func (r *Ring) Snapshot() (Set, Description) {
 	return r.set.clone(), r.describe()
 }
 
-// Stats returns the state and the counts, all of one instant.
+// Stats returns the state and the counters at one instant.
 func (r *Ring) Stats() Stats {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

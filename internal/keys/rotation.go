@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// Lifecycle says how long keys live. A key is next for one interval and only distributed,
-// then encrypts for one interval, and then decrypts until its last ticket has expired. With
-// the zero Lifecycle, keys change only by [Ring.Rotate].
+// Lifecycle says how long keys live. A key is first next for one interval, when it is
+// only distributed; then it encrypts for one interval; then it decrypts until its last
+// ticket has expired. With the zero Lifecycle, only [Ring.Rotate] changes keys.
 type Lifecycle struct {
-	// RotateEvery is the interval; 0 is none.
+	// RotateEvery is the interval; 0 disables rotation.
 	RotateEvery time.Duration
-	// TicketLifetime is how long a ticket may be used.
+	// TicketLifetime is how long a ticket can be used.
 	TicketLifetime time.Duration
 }
 
-// Retention is how many keys a rotation keeps: next, current, and as many
-// previous ones as there are intervals, begun ones too, in the life of a ticket.
-// Without an interval it is that of an interval as long as tickets live.
+// Retention returns how many keys a rotation keeps: next, current, and one previous key
+// for each interval, complete or not, in the lifetime of a ticket. Without an interval,
+// it assumes one as long as the ticket lifetime.
 func (l Lifecycle) Retention() int {
 	if l.RotateEvery == 0 {
 		return 3
@@ -29,23 +29,22 @@ func (l Lifecycle) Retention() int {
 }
 
 const (
-	// checkEvery is how often the wall clock is looked at.
+	// checkEvery is how often the wall clock is read.
 	checkEvery = time.Minute
-	// rotateAgain is how long after a rotation that could not be stored it is
-	// tried again.
+	// rotateAgain is the pause before retrying a rotation that could not be stored.
 	rotateAgain = 10 * time.Second
-	// lookAgain is how often a rotation that waits for consumers looks at them.
+	// lookAgain is how often a waiting rotation checks the consumers.
 	lookAgain = time.Second
 )
 
-// RotateWhenDue rotates the set at the end of each interval until ctx ends. It does not
-// rotate a set that was pushed, also not after a rotation by hand.
+// RotateWhenDue rotates the set at the end of each interval until ctx ends. It never
+// rotates a set that was pushed, even after a manual rotation.
 //
-// The interval ends when it has passed on the wall clock, which includes the time that a
-// machine was suspended, or on the monotonic clock, which is never set back. A clock that
-// jumps ahead causes one rotation, however far it jumps. A rotation that fails with
-// [ErrUnavailable] is retried, and logged unless the store is unsettled. record is that of
-// [Update].
+// An interval ends when it has passed on the wall clock, which includes the time that a
+// machine was suspended, or on the monotonic clock, which is never set back. A clock
+// that jumps ahead causes only one rotation. A rotation that fails with
+// [ErrUnavailable] is retried, and logged unless the store is unsettled. For record,
+// see [Update].
 func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Record) {
 	if r.life.RotateEvery == 0 {
 		return
@@ -54,7 +53,7 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 		changed := r.Changed()
 		d, left, err := r.rotateIfDue(record)
 		switch {
-		case errors.Is(err, ErrUnsettled): // which passes, and whose beginning the store logs
+		case errors.Is(err, ErrUnsettled): // temporary; the store logs when it begins
 		case err != nil:
 			log.Error("cannot rotate the ticket keys; retrying", slog.String("error", err.Error()))
 		case d != nil:
@@ -72,8 +71,8 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 	}
 }
 
-// rotateIfDue rotates a generated set whose interval is over, and returns what
-// is active then, else nil, and when to look again.
+// rotateIfDue rotates a generated set whose interval is over. It returns the new active
+// set, or nil, and when to check again.
 func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Duration, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
@@ -107,38 +106,35 @@ func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Durat
 	return rotated, r.untilDue(), nil
 }
 
-// untilDue is what is left of the interval of the current key. The ring is
-// being updated.
+// untilDue returns the rest of the current key's interval. The ring is being updated.
 func (r *Ring) untilDue() time.Duration {
 	passed := max(time.Since(r.activations[r.description.Keys[0].Name]), r.now().Sub(r.description.Keys[0].ActivatedAt))
 	return r.life.RotateEvery - passed
 }
 
-// nextRotation is when the set rotates by itself; zero when it does not. The
-// ring is locked or being updated.
+// nextRotation returns the time of the next automatic rotation; zero for none. The ring
+// is locked or being updated.
 func (r *Ring) nextRotation() time.Time {
 	if r.pushed || r.life.RotateEvery == 0 || len(r.description.Keys) == 0 {
 		return time.Time{}
 	}
 	at := r.description.Keys[0].ActivatedAt.Add(r.life.RotateEvery)
-	// The wall clock may have been set back since.
+	// The wall clock may have been set back.
 	if latest := r.now().Add(r.life.RotateEvery - time.Since(r.activations[r.description.Keys[0].Name])); latest.Before(at.Add(-time.Second)) {
 		return latest
 	}
 	return at
 }
 
-// rotation returns the set that follows the active one by a step. The ring is
-// being updated.
+// rotation returns the active set rotated by one step. The ring is being updated.
 func (r *Ring) rotation() *Set {
 	keys := slices.Clone(r.set.Keys)
 	if r.set.Next != nil {
 		keys = slices.Insert(keys, 0, *r.set.Next)
 	}
-	// Of the previous keys that are too many, those go that have been so for
-	// longer than a ticket lives. Rotations by hand may come faster than the
-	// interval.
-	keep := max(r.life.Retention(), r.set.len()) - 1 // without the key that is to be next
+	// Drop surplus previous keys that have been surplus for longer than the lifetime of
+	// a ticket. Manual rotations may come faster than the interval.
+	keep := max(r.life.Retention(), r.set.len()) - 1 // without the key that will be next
 	for len(keys) > keep && (len(keys) >= MaxKeys || r.isOver(keys[len(keys)-2])) {
 		keys = keys[:len(keys)-1]
 	}
@@ -146,9 +142,9 @@ func (r *Ring) rotation() *Set {
 	return &Set{Keys: keys, Next: &next}
 }
 
-// isOver reports whether no ticket is alive that was sealed before the key was
-// activated. One that never was came with a set that somebody pushed, who has to
-// know. The wall clock has no say, for it may leap.
+// isOver reports whether every ticket sealed before the key was activated has expired.
+// If the key never was activated, it came with a pushed set, and its sender decides.
+// The wall clock is not used, because it may jump.
 func (r *Ring) isOver(k Key) bool {
 	activated, known := r.activations[k.Name()]
 	return !known || time.Since(activated) >= r.life.TicketLifetime

@@ -7,29 +7,29 @@ import (
 	"strings"
 )
 
-// MaxKeys is the most keys a set may have, [Set.Next] among them.
+// MaxKeys is the maximum number of keys in a set, including [Set.Next].
 const MaxKeys = 64
 
-// Role is what a key of a set is for.
+// Role is the use of a key in a set.
 type Role string
 
 // The roles of keys.
 const (
 	RoleCurrent  Role = "current"  // encrypts new tickets and decrypts
-	RoleNext     Role = "next"     // will be current after the next rotation; decrypts already
-	RolePrevious Role = "previous" // was current, or was pushed behind it; only decrypts
+	RoleNext     Role = "next"     // becomes current in the next rotation; decrypts already
+	RolePrevious Role = "previous" // was current, or was pushed as such; only decrypts
 )
 
-// Set is the keys that are in use at one time. A valid one has 1 to [MaxKeys]
-// keys and no two of one name.
+// Set is the keys that are in use at one time. A valid set has 1 to [MaxKeys] keys with
+// different names.
 type Set struct {
-	// Keys are the current key and then the previous ones, newest first.
+	// Keys are the current key, followed by the previous ones, newest first.
 	Keys []Key
-	// Next is the key that the next rotation makes current; nil without one.
+	// Next is the key that the next rotation makes current; nil for none.
 	Next *Key
 }
 
-// Kind is what is wrong with a key or a set.
+// Kind is the kind of an [Issue].
 type Kind string
 
 // The kinds of issues.
@@ -37,28 +37,28 @@ const (
 	KindLength        Kind = "length"         // a name, secret or record has not the right number of bytes
 	KindCount         Kind = "count"          // the set has no key, too few for its format, or too many
 	KindEncoding      Kind = "encoding"       // text that is not base64
-	KindDuplicateName Kind = "duplicate_name" // a name that a key before it has
-	KindMixedSize     Kind = "mixed_size"     // secrets of 16 and of 32 bytes in one key, or in a file that has one size
+	KindDuplicateName Kind = "duplicate_name" // a name that an earlier key has
+	KindMixedSize     Kind = "mixed_size"     // secrets of 16 and 32 bytes in one key, or in a file with one size
 	KindWeak          Kind = "weak"           // secrets that are not random
-	// KindConflict is the name of a key in the active set, with other secrets.
+	// KindConflict is a key with the name of an active key and other secrets.
 	KindConflict Kind = "conflicting_secrets"
 )
 
 var kinds = []Kind{KindLength, KindCount, KindEncoding, KindDuplicateName, KindMixedSize, KindWeak, KindConflict}
 
-// Issue is one reason to refuse a set.
+// Issue is one reason to reject a set.
 type Issue struct {
 	Kind Kind
-	// Field is where it is: "keys" for the list, "keys[3]" or "next" for a
-	// whole key, and with ".name", ".hmac_secret" or ".aes_key" for its parts;
-	// "line 3" for text that is no key yet.
+	// Field is the place of the issue: "keys" for the list; "keys[3]" or "next" for a
+	// key, with ".name", ".hmac_secret" or ".aes_key" for its parts; "line 3" for text
+	// that is not a key yet.
 	Field string
-	// Reason is a predicate of Field for people, such as "has 47 bytes, a
+	// Reason completes a sentence that begins with Field, such as "has 47 bytes, a
 	// record has 48". It holds no secret.
 	Reason string
 }
 
-// InvalidError says why a set of keys is refused.
+// InvalidError says why a set is rejected.
 type InvalidError struct {
 	Issues []Issue // at least one
 }
@@ -72,19 +72,19 @@ func (e *InvalidError) Error() string {
 	return "invalid ticket keys: " + strings.Join(texts, "; ")
 }
 
-// Validate returns nil or an [*InvalidError] with every issue of the set. When
-// the number of keys is wrong, no key is looked at.
+// Validate returns nil or an [*InvalidError] with every issue of the set. If the number
+// of keys is wrong, it does not check the keys.
 //
-// Weak is a secret that is a single byte over and over, or printable text and
-// so not made by a random source, or the same in both of a key's places. A
-// random secret of 16 bytes is taken for text once in five million.
+// A secret is weak if it repeats a single byte, if it is printable text and so not from
+// a random source, or if the HMAC secret and the AES key are equal. One random secret
+// of 16 bytes in five million counts as text.
 func (s *Set) Validate() error {
 	if err := checkCount(len(s.Keys), s.len()); err != nil {
 		return err
 	}
 	var (
 		issues []Issue
-		names  = make(map[Name]string, s.len()) // the field each is first seen in
+		names  = make(map[Name]string, s.len()) // the first field with each name
 	)
 	check := func(field string, k Key) {
 		issues = append(issues, k.issues(field)...)
@@ -112,8 +112,8 @@ func (s *Set) Validate() error {
 	return nil
 }
 
-// checkCount returns an InvalidError when there is no key to encrypt with or
-// too many keys in all.
+// checkCount returns an InvalidError if there is no key to encrypt with, or if there
+// are too many keys in all.
 func checkCount(keys, all int) error {
 	switch {
 	case keys == 0:
@@ -138,8 +138,8 @@ func (s *Set) len() int {
 	return len(s.Keys)
 }
 
-// all yields the keys with their roles, in the order in which they matter to a
-// server: current, next, previous from the newest on.
+// all yields the keys with their roles: current, next, previous (newest first). This is
+// their order of importance to a server.
 func (s *Set) all() iter.Seq2[Role, Key] {
 	return func(yield func(Role, Key) bool) {
 		if len(s.Keys) > 0 && !yield(RoleCurrent, s.Keys[0]) {
@@ -168,8 +168,9 @@ func (s *Set) clone() Set {
 	return c
 }
 
-// adopt replaces the keys of s that isKey finds to be active keys by copies of these. The
-// error is an [*InvalidError] about keys that share only the name with an active one.
+// adopt replaces keys of s with copies of the active keys that they are, according to
+// isKey. The error is an [*InvalidError] about keys that share only their name with an
+// active key.
 func (s *Set) adopt(active *Set, isKey func(k, active Key) bool) error {
 	known := make(map[Name]Key, active.len())
 	for _, k := range active.all() {
@@ -202,8 +203,7 @@ func (s *Set) adopt(active *Set, isKey func(k, active Key) bool) error {
 	return nil
 }
 
-// equal reports whether both sets have the same keys in the same roles and
-// order.
+// equal reports whether both sets have the same keys in the same roles and order.
 func (s *Set) equal(other *Set) bool {
 	if len(s.Keys) != len(other.Keys) || (s.Next == nil) != (other.Next == nil) {
 		return false
@@ -215,12 +215,12 @@ func (s *Set) equal(other *Set) bool {
 	return same
 }
 
-// fresh returns a random key of the size that the ring makes.
+// fresh returns a random key of the size that the ring uses.
 func fresh() Key { return generate(rand.Read, size256) }
 
-// Generate returns a set of fresh keys from the operating system's random
-// source, with secrets of 128 or 256 bits. Of two keys or more the last is
-// [Set.Next]. count is 1 to [MaxKeys]. The set is the caller's to wipe.
+// Generate returns a set of new keys from the operating system's random source, with
+// secrets of 128 or 256 bits. count is 1 to [MaxKeys]. The last of two or more keys is
+// [Set.Next]. The caller must wipe the set.
 func Generate(bits, count int) Set {
 	all := make([]Key, count)
 	for i := range all {

@@ -11,41 +11,40 @@ import (
 	"time"
 )
 
-// Store keeps the state of a ring over a restart. The bytes are secret.
+// Store keeps the state of a ring across restarts. The state is secret.
 type Store interface {
-	// Load returns what was saved last, for the caller to wipe, or nil when
-	// nothing ever was.
+	// Load returns the state saved last, which the caller must wipe; nil if there is
+	// none.
 	Load() ([]byte, error)
-	// Save has made state durable when it returns, in place of what was loaded or
-	// saved before, or has failed. That of a store that other rings save to, too,
-	// fails with [ErrConflict] when one has done so since. It does not keep the
-	// slice.
+	// Save replaces the stored state. When it returns nil, the new state is durable. In
+	// a store that other rings save to, it fails with [ErrConflict] if one has done so
+	// since the last Load or Save. It must not keep the slice.
 	Save(state []byte) error
 }
 
-// SharedStore is a [Store] that other rings save to, too. It may lose what was saved:
-// then each ring puts back what it has, and of several the highest generation stays.
-// Until all had the time to do that the store is unsettled, and takes no updates.
+// SharedStore is a [Store] that other rings save to. It may lose its state. Then each
+// ring puts its own copy back, and the highest generation wins. Until all rings have
+// had time for this, the store is unsettled and accepts no updates.
 type SharedStore interface {
 	Store
-	// Settled returns nil when the store took updates at the last Load, else why
-	// not. It has been the reason of a failed Save, too.
+	// Settled returns nil if the store accepted updates at the last Load, else the
+	// reason. This was also the reason of a failed Save.
 	Settled() error
-	// Restore is Save of a set that was active before, also while the store is not
-	// settled. It makes a store unsettled that is not.
+	// Restore saves a set that was active before, even while the store is unsettled. It
+	// makes a settled store unsettled.
 	Restore(state []byte) error
-	// Copy returns the ring's own copy of what was saved last, for the caller to
-	// wipe, or nil without one.
+	// Copy returns the ring's own copy of the state saved last, which the caller must
+	// wipe; nil for none.
 	Copy() ([]byte, error)
 }
 
-// ErrInvalidState reports that what a [Store] has is not the state of a ring.
+// ErrInvalidState reports that the content of a [Store] is not the state of a ring.
 var ErrInvalidState = errors.New("keys: not a ticket key state that this version can read")
 
-// OpenRing returns a ring that starts with the state in store, generation, source
-// and times included, or, when there is none, with keys as those of [NewRing].
-// From then on a change is stored before it is active. The error is
-// [ErrInvalidState] or one of store.
+// OpenRing returns a ring that starts with the state in store, including generation,
+// source and times. Without a state, it starts with keys as in [NewRing]. From then on,
+// a change is stored before it becomes active. The error is [ErrInvalidState] or one of
+// store.
 func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) {
 	data, err := store.Load()
 	if err != nil {
@@ -68,26 +67,31 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	return r, nil
 }
 
-// start makes a set that was stored the first of the ring.
+// start installs the first set of the ring, which is already stored.
 func (r *Ring) start(c change, taken [sha256.Size]byte) {
 	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
 	r.taken, r.fleet = taken, c.fleet
 }
 
-// JoinRing is OpenRing for a store that other rings save to, too: all of them have
-// the same set, but for the time until [Ring.Refresh] is called. An update that
-// others came before is made from what they made.
+// JoinRing is OpenRing for a store that other rings save to. All rings have the same
+// set, apart from the time until [Ring.Refresh] is called. An update after another
+// ring's update starts from the result of that.
 //
-// Of the store's set and the ring's own copy the one with the higher generation
-// counts, and is put back into a store that has the other or none. A ring without a
-// copy, or with one from before it came to the others, takes what the store has; while
-// that is nothing it waits until the store is settled, and then gives it the first set.
-// A ring whose copy is from another fleet takes what the store has, too: see
-// [State.OtherFleet]. A store that cannot be loaded does not keep a ring with a copy from
-// starting, nor end the wait of one without.
+// The ring starts as follows:
 //
-// putBack is told of each set that is put back, now and later: what the store had,
-// the zero Description for nothing, and what it gets. The wait ends with ctx.
+//   - Of the set in the store and the one in the ring's own copy, the one with the
+//     higher generation wins. If the store has the other or none, the ring puts the
+//     winner back.
+//   - A ring without a copy, or with a copy from before it joined the others, loads the
+//     state of the store. If there is none, it waits until the store is settled, and
+//     then saves the first set.
+//   - A ring whose copy is from another fleet loads the state of the store, too. See
+//     [State.OtherFleet].
+//   - If the store cannot be loaded, a ring with a copy starts anyway, and a ring
+//     without one keeps waiting.
+//
+// putBack records each set that is put back, now and later: the previous content of the
+// store (the zero Description for none) and the new one. The wait ends with ctx.
 func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store SharedStore, putBack Record) (*Ring, error) {
 	r := emptyRing(now, life)
 	r.store, r.shared, r.putBack, r.foreign = store, store, putBack, true
@@ -123,16 +127,17 @@ func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store S
 	}
 }
 
-// joinAgain is how often a ring that waits looks at the store.
+// joinAgain is how often a waiting ring checks the store.
 const joinAgain = 100 * time.Millisecond
 
-// parseState is parseState with the activations. The ring is being updated.
+// parseState is the function parseState plus the activations. The ring is being
+// updated.
 func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 	if c, taken, err = parseState(data); err != nil {
 		return c, taken, err
 	}
-	// How long ago a key was activated is known by the wall clock alone. Beyond
-	// the longest time that matters it does not, and the clock may have leapt.
+	// Only the wall clock knows how long ago a key was activated. It may have jumped,
+	// so limit the time to the longest that matters.
 	for _, k := range c.description.Keys {
 		if !k.ActivatedAt.IsZero() {
 			passed := min(max(0, r.now().Sub(k.ActivatedAt)), max(r.life.RotateEvery, r.life.TicketLifetime))
@@ -142,18 +147,18 @@ func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err e
 	return c, taken, nil
 }
 
-// Refresh makes the set that the store has the active one, when it is newer: other
-// rings save to it, too. When the store has none, or an older one, it gets the
-// active set back. The error is [ErrUnavailable], which wraps [ErrInvalidState] when
-// the store has something else; the active set stays.
+// Refresh loads the set of the store if it is newer than the active one: other rings
+// save to the store, too. If the store has an older set or none, Refresh puts the
+// active set back. The error is [ErrUnavailable], which wraps [ErrInvalidState] if the
+// store has something else. The active set then stays.
 func (r *Ring) Refresh() error {
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	return unavailable(r.afterOthers(r.take))
 }
 
-// current takes what others have saved, for an update to be made from, and reports
-// whether the store takes one. The ring is being updated.
+// current loads what others have saved, as the base of an update, and reports whether
+// the store accepts one. The ring is being updated.
 func (r *Ring) current() error {
 	if r.shared == nil {
 		return nil
@@ -165,7 +170,7 @@ func (r *Ring) current() error {
 	return unavailable(err)
 }
 
-// unavailable makes an error of the store, or nil, the package's.
+// unavailable wraps an error of the store in the package's own; nil stays nil.
 func unavailable(err error) error {
 	if err == nil || errors.Is(err, ErrUnavailable) {
 		return err
@@ -173,7 +178,7 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
-// take is Refresh for one try. The ring is being updated.
+// take is a single try of Refresh. The ring is being updated.
 func (r *Ring) take() error {
 	data, err := r.store.Load()
 	if err != nil {
@@ -203,14 +208,14 @@ func (r *Ring) take() error {
 	default:
 		r.install(c)
 	}
-	if !r.joined || c.fleet != (FleetID{}) { // an earlier version does not write it
+	if !r.joined || c.fleet != (FleetID{}) { // earlier versions do not write the ID
 		r.fleet = c.fleet
 	}
 	r.taken, r.foreign, r.joined = taken, false, true
 	return nil
 }
 
-// seed gives an empty store its first set. The ring is being updated.
+// seed saves the first set to an empty store. The ring is being updated.
 func (r *Ring) seed() error {
 	err := r.shared.Settled()
 	switch {
@@ -224,15 +229,15 @@ func (r *Ring) seed() error {
 	return err
 }
 
-// restore puts the active set back into a store that has what is described. The ring
-// is being updated.
+// restore puts the active set back into a store that has the found set. The ring is
+// being updated.
 func (r *Ring) restore(found Description) error {
 	return recorded(r.putBack, found, r.describe(), func() error {
 		return r.saveBy(r.shared.Restore, r.active(), r.taken)
 	})
 }
 
-// save stores a set and what goes with it. The first save to a shared store makes the
+// save stores a set and its properties. The first save to a shared store creates the
 // fleet's ID. The ring is being updated.
 func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 	if r.store == nil {
@@ -244,7 +249,7 @@ func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 	return r.saveBy(r.store.Save, c, taken)
 }
 
-// saveBy is save by a method of the store. The ring is being updated.
+// saveBy is save with a method of the store. The ring is being updated.
 func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.Size]byte) error {
 	if r.unread != nil {
 		return unavailable(r.unread)
@@ -262,25 +267,26 @@ func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.S
 	return nil
 }
 
-// FleetID tells the rings of one [SharedStore] from those of others. It is random. Zero
-// is that of a state that an earlier version wrote.
+// FleetID distinguishes the rings of one [SharedStore] from those of others. It is
+// random. The zero FleetID means that an earlier version wrote the state.
 type FleetID [16]byte
 
-// State is what can be told of the state that a [Store] has.
+// State describes the state in a [Store].
 type State struct {
 	Generation uint64
 	Shared     bool    // a ring that joined others wrote it
-	Fleet      FleetID // which others
+	Fleet      FleetID // the fleet of those rings
 }
 
-// OtherFleet reports whether what the store has is of another fleet than the copy s. Then
-// the copy is not put back, whatever its generation. While what the store has is from an
-// earlier version nobody can tell, and a newer copy counts: else an upgrade could lose it.
+// OtherFleet reports whether the state in the store is from another fleet than the copy
+// s. Then the copy is not put back, whatever its generation. If an earlier version
+// wrote the state of the store, its fleet is unknown and OtherFleet is false: otherwise
+// an upgrade could lose a newer copy.
 func (s State) OtherFleet(has State) bool {
 	return has.Fleet != (FleetID{}) && has.Fleet != s.Fleet
 }
 
-// PeekState describes a state. The result is zero when it is none.
+// PeekState describes a state. The result is zero if the data is not a state.
 func PeekState(state []byte) State {
 	r := &stateReader{data: state}
 	version, flags := r.byte(), r.byte()
@@ -291,7 +297,7 @@ func PeekState(state []byte) State {
 	return s
 }
 
-// takenFile is the hash of the key file's content that was taken last.
+// takenFile returns the hash of the key file's content that was loaded last.
 func (r *Ring) takenFile() [sha256.Size]byte {
 	r.updating.Lock()
 	defer r.updating.Unlock()
@@ -313,19 +319,19 @@ func (r *Ring) takenFile() [sha256.Size]byte {
 const (
 	stateVersion = 1
 
-	statePushed = 1 << 0 // a flag: the set is not the ring's to rotate
+	statePushed = 1 << 0 // a flag: the ring does not rotate the set by itself
 	stateNext   = 1 << 1 // a flag: the second key is next
 	stateShared = 1 << 2 // a flag: a ring that joined others wrote it
 	stateFleet  = 1 << 3 // a flag: there is a fleet ID
 
 	noTime = math.MinInt64
 
-	// maxStateSize is more than any state has, so that its secrets are never
-	// left behind in a buffer that had to grow.
+	// maxStateSize is more than any state needs, so that no buffer with secrets has to
+	// grow and leave a copy behind.
 	maxStateSize = 512 + MaxKeys*(1+NameSize+2*size256+2*8)
 
-	// mixedSizes says that keys differ in size. Other states do without it, so that
-	// earlier versions can read them.
+	// mixedSizes means that keys differ in size. Other states omit it, so that earlier
+	// versions can read them.
 	mixedSizes = 0
 )
 
@@ -378,7 +384,7 @@ func appendState(dst []byte, c change, taken [sha256.Size]byte) []byte {
 	return dst
 }
 
-// stateSize is the size of the secrets of all keys, or mixedSizes.
+// stateSize returns the size of all secrets, or mixedSizes.
 func stateSize(s *Set) int {
 	size := s.Keys[0].Bits() / 8
 	for _, k := range s.all() {
@@ -389,7 +395,7 @@ func stateSize(s *Set) int {
 	return size
 }
 
-// stateReader takes a state apart. Behind its end it reads zeros, and is short.
+// stateReader parses a state. After the end it returns zeros and sets short.
 type stateReader struct {
 	data  []byte
 	short bool
@@ -407,7 +413,7 @@ func (r *stateReader) bytes(n int) []byte {
 
 func (r *stateReader) byte() byte { return r.bytes(1)[0] }
 
-// fleet reads the ID that is there when flags say so.
+// fleet reads the ID if flags say that there is one.
 func (r *stateReader) fleet(flags byte) (id FleetID) {
 	if flags&stateFleet != 0 {
 		copy(id[:], r.bytes(len(id)))
@@ -423,8 +429,8 @@ func (r *stateReader) time() time.Time {
 	return time.Unix(0, nano)
 }
 
-// parseState is the reverse of appendState. The activations are empty. The error
-// is ErrInvalidState.
+// parseState is the reverse of appendState. The activations are empty. The error is
+// ErrInvalidState.
 func parseState(data []byte) (c change, taken [sha256.Size]byte, err error) {
 	r := &stateReader{data: data}
 	if r.byte() != stateVersion {
