@@ -12,33 +12,33 @@ import (
 	"time"
 )
 
-// A source may fail burst times at once, and once more every interval after
-// that. Tokens cannot be guessed, so this is not what keeps them safe: it bounds
-// what a client that is broken or hostile costs and fills the log with.
+// A source may fail burst times at once, and once more in every interval after that.
+// This is not what protects tokens, which cannot be guessed: it limits the cost and the
+// log lines of a broken or hostile client.
 const (
 	burst    = 20
 	interval = 3 * time.Second
-	// maxSources bounds the memory of who failed, at some 100 bytes each. Beyond
-	// it some source is forgotten, and starts anew.
+	// maxSources limits the memory for failed sources, at some 100 bytes each. Beyond
+	// it, an arbitrary source is forgotten and starts anew.
 	maxSources = 8192
 )
 
-// Reason is why a request cannot be authenticated.
+// Reason is why a request could not be authenticated.
 type Reason uint8
 
 // The reasons.
 const (
 	Missing   Reason = iota // there are no credentials
-	Malformed               // the Authorization header holds nothing like a token
+	Malformed               // the Authorization header holds nothing that could be a token
 	Unknown                 // the policy does not have the credentials
-	Expired                 // it does, and they are over
-	Ambiguous               // the certificate is that of several identities
-	Limited                 // not looked at: too many failures came from the source
+	Expired                 // the policy has the credentials, but they have expired
+	Ambiguous               // several identities have the certificate
+	Limited                 // not checked: too many failures from the source
 )
 
 var reasonNames = [...]string{"missing", "malformed", "unknown", "expired", "ambiguous", "limited"}
 
-// String is the reason's name in the metrics.
+// String returns the name of the reason in the metrics.
 func (r Reason) String() string { return reasonNames[r] }
 
 // ErrForbidden reports that the roles of the identity do not permit the request.
@@ -54,24 +54,24 @@ func (e *LimitedError) Error() string {
 	return fmt.Sprintf("too many failed authentications; the next in %v", e.RetryAfter)
 }
 
-// Authenticator finds the identity of requests by a policy that may change. It
-// is safe for concurrent use.
+// Authenticator finds the identity of a request in a policy that may change. It is safe
+// for concurrent use.
 type Authenticator struct {
 	policy func() *Policy
 	now    func() time.Time
 	failed [len(reasonNames)]atomic.Uint64
 
-	size atomic.Int64 // of sources, so that nobody takes the lock while nobody fails
+	size atomic.Int64 // of sources; without failures, nobody takes the lock
 	mu   sync.Mutex   // guards sources
-	// sources has, for each source that failed lately, when all of its failures
-	// are paid back at one an interval: a leaky bucket as one time, the theoretical
-	// arrival time of the generic cell rate algorithm (ITU-T I.371, annex A).
+	// sources has each source that failed recently, with the time when all its failures
+	// are paid back at one per interval. This is a leaky bucket kept as a single time,
+	// the theoretical arrival time of the generic cell rate algorithm (ITU-T I.371,
+	// annex A).
 	sources map[Source]time.Time
-	swept   time.Time // when those that have paid back everything were last dropped
+	swept   time.Time // when paid-back sources were last dropped
 }
 
-// New makes an Authenticator that asks for the policy with each request. now is
-// the clock.
+// New returns an Authenticator. It calls policy for each request. now is the clock.
 func New(policy func() *Policy, now func() time.Time) *Authenticator {
 	return &Authenticator{policy: policy, now: now, sources: make(map[Source]time.Time)}
 }
@@ -87,7 +87,7 @@ func (a *Authenticator) Identify(r *http.Request) (*Identity, error) {
 // token neither count as failures of their source nor are limited.
 func (a *Authenticator) Authenticate(r *http.Request) (*Identity, error) {
 	now := a.now()
-	guesses := r.Header["Authorization"] != nil // nobody guesses certificates and users
+	guesses := r.Header["Authorization"] != nil // certificates and users cannot be guessed
 	if guesses && a.size.Load() > 0 {
 		if wait := a.limited(SourceOf(r), now); wait > 0 {
 			a.failed[Limited].Add(1)
@@ -104,11 +104,11 @@ func (a *Authenticator) Authenticate(r *http.Request) (*Identity, error) {
 	return identity, err
 }
 
-// Failures is how many authentications failed for the reason.
+// Failures returns how many authentications failed for the reason.
 func (a *Authenticator) Failures(reason Reason) uint64 { return a.failed[reason].Load() }
 
-// limited is how long the source has to wait until its credentials are looked
-// at, 0 when they are now.
+// limited returns how long the source must wait until its credentials are checked
+// again; 0 if they are checked now.
 func (a *Authenticator) limited(s Source, now time.Time) time.Duration {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -131,7 +131,7 @@ func (a *Authenticator) fail(s Source, now time.Time) {
 	if paid.Before(now) {
 		paid = now
 	}
-	// Failures that were under way together do not add up to more than a limit.
+	// Concurrent failures add up to no more than the limit.
 	a.sources[s] = minTime(paid.Add(interval), now.Add(burst*interval))
 	a.size.Store(int64(len(a.sources)))
 }
@@ -143,9 +143,9 @@ func minTime(a, b time.Time) time.Time {
 	return b
 }
 
-// forget makes room: it drops the sources that have paid back everything, or
-// any one, whichever the map names first, when there is none. It looks through
-// all of them once an interval at most, for there may be a flood of new ones.
+// forget makes room. It drops the sources that have paid back everything or, if there
+// are none, an arbitrary one. It searches all sources at most once an interval, because
+// there may be a flood of new ones.
 func (a *Authenticator) forget(now time.Time) {
 	if now.Sub(a.swept) >= interval {
 		a.swept = now
@@ -163,11 +163,11 @@ func (a *Authenticator) forget(now time.Time) {
 	}
 }
 
-// Source is where a request came from: an address, or a user of this machine. It
-// is comparable.
+// Source is the origin of a request: an address, or a user of this machine. It is
+// comparable.
 type Source struct {
-	addr netip.Prefix // of a single address, or the network of one
-	uid  int64        // of a Unix socket's peer; -1 for none
+	addr netip.Prefix // a single address, or a network
+	uid  int64        // user of a Unix socket's peer; -1 for none
 }
 
 // SourceOf returns the source of a request.
@@ -182,16 +182,16 @@ func SourceOf(r *http.Request) Source {
 	return Source{uid: -1}
 }
 
-// Network is what is counted as one source: an IPv6 host has a /64 to choose
-// addresses from (RFC 4291, section 2.5.1).
+// Network returns the unit in which failures are counted: an IPv6 host can choose its
+// address in a /64 (RFC 4291, section 2.5.1).
 func (s Source) Network() Source {
 	if s.addr.Addr().Is6() {
-		s.addr, _ = s.addr.Addr().Prefix(64) // it has 128 bits
+		s.addr, _ = s.addr.Addr().Prefix(64) // an IPv6 address has 128 bits
 	}
 	return s
 }
 
-// String is the address, 2001:db8::/64 for a network, or uid:1000 for a Unix
+// String returns the address, a network such as 2001:db8::/64, or uid:1000 for a Unix
 // socket's peer.
 func (s Source) String() string {
 	switch {
@@ -205,6 +205,6 @@ func (s Source) String() string {
 	return "unknown"
 }
 
-// RetryAfterSeconds is RetryAfter in the whole seconds of the Retry-After header
+// RetryAfterSeconds returns RetryAfter in whole seconds, for the Retry-After header
 // (RFC 9110, section 10.2.3).
 func (e *LimitedError) RetryAfterSeconds() int { return int(math.Ceil(e.RetryAfter.Seconds())) }

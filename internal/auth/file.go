@@ -18,15 +18,15 @@ type File struct {
 	log    *slog.Logger
 	record func(identities int) error // nil without one
 
-	taken  [sha256.Size]byte // hash of the policy that holds; for take alone
+	taken  [sha256.Size]byte // hash of the active policy; for take alone
 	policy atomic.Pointer[Policy]
 }
 
-// OpenFile reads the policy of the file. A relative path is one of the working
-// directory as it is now. [files.Followed] follows the file from then on.
+// OpenFile reads the policy in the file. A relative path is resolved against the
+// current working directory now. [files.Followed] then follows the file.
 //
-// record, if it is not nil, is called before a policy becomes active, with the number of
-// its identities. If it fails, the previous policy stays.
+// If record is not nil, it is called with the number of identities before a policy
+// becomes active. If it fails, the previous policy stays active.
 func OpenFile(path string, log *slog.Logger, record func(identities int) error) (*File, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -42,7 +42,7 @@ func OpenFile(path string, log *slog.Logger, record func(identities int) error) 
 // Policy returns the active policy.
 func (f *File) Policy() *Policy { return f.policy.Load() }
 
-// take makes the content of the file the policy that holds, unless it does.
+// take makes the policy in the file active if its content has changed.
 func (f *File) take() (changed bool, err error) {
 	data, mode, err := files.Read(f.path, MaxPolicyBytes)
 	if err != nil {

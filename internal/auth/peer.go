@@ -6,13 +6,13 @@ import (
 	"net/http"
 )
 
-// peerKey is the key of a connection's context for the uid of its peer.
+// peerKey is the context key for the uid of a connection's peer.
 type peerKey struct{}
 
-// ConnContext is for [http.Server.ConnContext]: it has the context remember which
-// user connected to a Unix socket. Connections of other kinds, and of systems
-// that do not tell, leave it as it is. A connection that wraps another says so
-// by a method NetConn, as [crypto/tls.Conn] does.
+// ConnContext is for [http.Server.ConnContext]. It stores the user that connected to a
+// Unix socket in the context. For other connections, and on systems that do not report
+// the user, it returns ctx unchanged. A connection that wraps another has a method
+// NetConn, as [crypto/tls.Conn] does.
 func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	for {
 		wrapped, ok := conn.(interface{ NetConn() net.Conn })
@@ -29,7 +29,7 @@ func ConnContext(ctx context.Context, conn net.Conn) context.Context {
 	return ctx
 }
 
-// peerUID is the user of the process that connected.
+// peerUID returns the user of the connected process.
 func peerUID(r *http.Request) (uid uint32, ok bool) {
 	uid, ok = r.Context().Value(peerKey{}).(uint32)
 	return uid, ok

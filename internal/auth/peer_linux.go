@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uidOf asks the kernel who connected (SO_PEERCRED, unix(7)): the effective uid
-// at that time, as it is seen in this process's user namespace.
+// uidOf asks the kernel for the peer's user (SO_PEERCRED, unix(7)): the effective uid
+// when it connected, in this process's user namespace.
 func uidOf(conn *net.UnixConn) (uid uint32, ok bool) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

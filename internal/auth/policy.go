@@ -23,7 +23,7 @@ import (
 // MaxPolicyBytes is the maximum size of a policy.
 const MaxPolicyBytes = 1 << 20
 
-// Identity is who sent a request. It must not be changed.
+// Identity is the sender of a request. It must not be changed.
 type Identity struct {
 	Name  string
 	Roles Roles
@@ -50,7 +50,7 @@ const (
 	UID         Kind = "uid"
 )
 
-// Credential is one way to prove an identity, as it stands in the policy.
+// Credential is one way to prove an identity, as in the policy.
 type Credential struct {
 	Kind     Kind
 	Identity string
@@ -59,14 +59,14 @@ type Credential struct {
 	Hash     [sha256.Size]byte // of a token or a public key; zero for others
 }
 
-// bearer is what a token proves.
+// bearer is the identity and expiry of a token.
 type bearer struct {
 	hash     TokenHash
 	identity *Identity
 	expires  time.Time // zero: never
 }
 
-// document is a policy as it is written.
+// document is the YAML form of a policy.
 type document struct {
 	Identities []struct {
 		Name   string   `yaml:"name"`
@@ -84,13 +84,13 @@ type document struct {
 	} `yaml:"identities"`
 }
 
-// uid is a user ID as it is written: in decimal, and nothing else. The YAML
-// library would make one of a fraction and of an octal number too.
+// uid is a user ID in decimal only. The YAML library would also accept a fraction and
+// an octal number.
 type uid uint32
 
-// overflowUID is what the kernel shows a user as that has no number in this
-// process's user namespace (user_namespaces(7)), and what many systems call
-// nobody: it may be anybody.
+// overflowUID is the uid that the kernel reports for users without a number in this
+// process's user namespace (user_namespaces(7)). Many systems call it nobody. It may be
+// any user.
 const overflowUID = 65534
 
 // UnmarshalYAML is part of [yaml.NodeUnmarshaler].
@@ -104,8 +104,8 @@ func (u *uid) UnmarshalYAML(node ast.Node) error {
 	return nil
 }
 
-// Parse reads a policy, a YAML document as docs/policy.md describes it. The error lists
-// every problem with its line, and never holds what might be a token.
+// Parse reads a policy, a YAML document as in docs/policy.md. The error lists every
+// problem with its line, and never includes what might be a token.
 func Parse(data []byte) (*Policy, error) {
 	file, err := yamlfile.Parse(data, MaxPolicyBytes)
 	if err != nil {
@@ -138,7 +138,7 @@ func Parse(data []byte) (*Policy, error) {
 	return r.policy, nil
 }
 
-// reader makes a policy of a file.
+// reader builds a policy from a file.
 type reader struct {
 	file   *yamlfile.File
 	policy *Policy
@@ -205,8 +205,8 @@ func (r *reader) add(d *document, i int) {
 	}
 }
 
-// loggableName is the name of an identity in an error. A name that is not plain is left
-// out.
+// loggableName returns the name of an identity for an error; a name that is not plain
+// is omitted.
 func loggableName(name string) string {
 	if plainName(name) {
 		return name
@@ -214,7 +214,7 @@ func loggableName(name string) string {
 	return ""
 }
 
-// plainName reports whether a name is good for a log line.
+// plainName reports whether a name is safe in a log line.
 func plainName(s string) bool {
 	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(c rune) bool {
 		switch {
@@ -253,7 +253,7 @@ func (p *Policy) addToken(identity *Identity, sum string, expires *string) (b be
 	return b, nil
 }
 
-// addCertificate returns the hash of a public key, zero for other certificates.
+// addCertificate returns the hash of a public key; zero for other certificates.
 func (p *Policy) addCertificate(identity *Identity, spiffe, dns, publicKey string) (hash [sha256.Size]byte, err error) {
 	switch {
 	case spiffe != "" && dns == "" && publicKey == "":
@@ -275,8 +275,8 @@ func (p *Policy) addCertificate(identity *Identity, spiffe, dns, publicKey strin
 	return hash, errors.New("must have one of spiffe, dns and public_key_sha256")
 }
 
-// parseHash reads a SHA-256 in hex or in standard base64. The error does not
-// repeat it: it may be the token itself.
+// parseHash reads a SHA-256 in hex or standard base64. The error does not repeat the
+// input, which may be the token itself.
 func parseHash(s string) (hash [sha256.Size]byte, err error) {
 	raw, err := hex.DecodeString(s)
 	if err != nil {
@@ -288,8 +288,8 @@ func parseHash(s string) (hash [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(raw), nil
 }
 
-// isSPIFFE reports whether s is a SPIFFE ID of a workload (SPIFFE-ID, section 2):
-// a trust domain in lower case and a path, nothing else.
+// isSPIFFE reports whether s is a workload's SPIFFE ID (SPIFFE-ID, section 2): only a
+// lower-case trust domain and a path.
 func isSPIFFE(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && u.Scheme == "spiffe" && isHostname(u.Host) && u.Host == strings.ToLower(u.Host) &&
@@ -307,14 +307,14 @@ func isHostname(s string) bool {
 	})
 }
 
-// Identities is how many there are.
+// Identities returns the number of identities.
 func (p *Policy) Identities() int { return len(p.identityName) }
 
-// Credentials are those of all identities. They must not be changed.
+// Credentials returns the credentials of all identities. They must not be changed.
 func (p *Policy) Credentials() []Credential { return p.credentials }
 
-// TokenExpiries has, for each identity with a token that ends, when the first one
-// does.
+// TokenExpiries returns, for each identity with expiring tokens, when the first one
+// expires.
 func (p *Policy) TokenExpiries() map[string]time.Time {
 	first := map[string]time.Time{}
 	for _, c := range p.credentials {
@@ -332,7 +332,7 @@ var ErrUnauthenticated = errors.New("no valid credentials")
 // Error is a failure to authenticate. It wraps [ErrUnauthenticated].
 type Error struct {
 	Reason   Reason
-	Identity string // of credentials that have expired; else empty
+	Identity string // of expired credentials; else empty
 }
 
 func (e *Error) Error() string { return ErrUnauthenticated.Error() + ": " + e.Reason.String() }
@@ -340,13 +340,12 @@ func (e *Error) Error() string { return ErrUnauthenticated.Error() + ": " + e.Re
 // Unwrap returns ErrUnauthenticated.
 func (e *Error) Unwrap() error { return ErrUnauthenticated }
 
-// The failures are made once: whoever floods the service with wrong tokens shall
-// not make it allocate.
+// The failures are allocated once, so that a flood of wrong tokens allocates nothing.
 var failures = [...]*Error{
 	Missing: {Reason: Missing}, Malformed: {Reason: Malformed}, Unknown: {Reason: Unknown}, Ambiguous: {Reason: Ambiguous},
 }
 
-// Identify returns the identity of the request at this time, or an [Error].
+// Identify returns the identity of the request at time now, or an [Error].
 func (p *Policy) Identify(r *http.Request, now time.Time) (*Identity, error) {
 	if header := r.Header["Authorization"]; len(header) > 0 {
 		return p.byToken(header, now)
@@ -363,10 +362,10 @@ func (p *Policy) Identify(r *http.Request, now time.Time) (*Identity, error) {
 	return nil, failures[Missing]
 }
 
-// byToken looks the token up by its hash. How long that takes depends on hashes
-// alone: to make one that is close to a known one, a client would have to find
-// preimages of SHA-256, so the time tells it nothing of a token. The last word
-// is a comparison in constant time all the same.
+// byToken looks up the token by its hash. The time of the lookup depends only on
+// hashes, and a client cannot choose a hash without finding preimages of SHA-256, so
+// the time reveals nothing about a token. The final comparison is in constant time
+// anyway.
 func (p *Policy) byToken(header []string, now time.Time) (*Identity, error) {
 	const scheme = "Bearer "
 	if len(header) != 1 || len(header[0]) < len(scheme) || !strings.EqualFold(header[0][:len(scheme)], scheme) {
@@ -386,8 +385,8 @@ func (p *Policy) byToken(header []string, now time.Time) (*Identity, error) {
 	return b.identity, nil
 }
 
-// byCertificate looks up a certificate that was verified. One that is several
-// identities is none: which one was meant is not to be guessed.
+// byCertificate looks up a verified certificate. A certificate of several identities is
+// rejected: the service does not guess which one is meant.
 func (p *Policy) byCertificate(cert *x509.Certificate, now time.Time) (*Identity, error) {
 	found := p.publicKeys[sha256.Sum256(cert.RawSubjectPublicKeyInfo)]
 	ambiguous := false
@@ -404,7 +403,7 @@ func (p *Policy) byCertificate(cert *x509.Certificate, now time.Time) (*Identity
 		match(p.dns[strings.ToLower(name)])
 	}
 	switch {
-	case now.After(cert.NotAfter): // since the handshake
+	case now.After(cert.NotAfter): // expired since the handshake
 		if ambiguous || found == nil {
 			return nil, &Error{Reason: Expired}
 		}

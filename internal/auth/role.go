@@ -8,8 +8,8 @@ import (
 // Roles is a set of roles.
 type Roles uint8
 
-// The roles. What each permits stands in the table of operations in
-// internal/handlers, and in docs/policy.md.
+// The roles. The table of operations in internal/handlers, and docs/policy.md, say what
+// each permits.
 const (
 	SessionRead  Roles = 1 << iota // the bytes of sessions, and their descriptions
 	SessionWrite                   // store and remove sessions
@@ -18,17 +18,16 @@ const (
 	Observe                        // descriptions without secrets, status, metrics
 	Admin                          // everything
 
-	// Anyone is what needs no identity. No identity has it.
+	// Anyone permits requests without an identity. No identity has this role.
 	Anyone
 )
 
 var roleNames = []string{"session-read", "session-write", "key-publish", "key-consume", "observe", "admin"}
 
-// Permit reports whether someone with these roles may do what one of the roles
-// in anyOf is enough for. Admin is always enough.
+// Permit reports whether r includes one of the roles in anyOf. Admin always suffices.
 func (r Roles) Permit(anyOf Roles) bool { return r&(anyOf|Admin) != 0 }
 
-// String lists the names of the roles, the way they stand in a policy.
+// String lists the names of the roles as in a policy.
 func (r Roles) String() string {
 	if r == Anyone {
 		return "anyone"

@@ -9,10 +9,10 @@ import (
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// rawURIs are the URIs of the certificate's subject alternative names as they are
-// written in it. [x509.Certificate.URIs] are parsed, and written again they are
-// normalised: SPIFFE://example.org/edge and spiffe://example.org/edge# would be
-// spiffe://example.org/edge, whom the CA did not certify.
+// rawURIs returns the URIs of the certificate's subject alternative names exactly as
+// written. [x509.Certificate.URIs] are parsed, and formatting them normalizes them:
+// SPIFFE://example.org/edge and spiffe://example.org/edge# would become
+// spiffe://example.org/edge, which the CA did not certify.
 func rawURIs(cert *x509.Certificate) (uris []string) {
 	for _, extension := range cert.Extensions {
 		if !slices.Equal(extension.Id, asn1.ObjectIdentifier{2, 5, 29, 17}) { // RFC 5280, section 4.2.1.6
