@@ -22,8 +22,8 @@ func CheckAgent(path string) error {
 	return err
 }
 
-// loadAgent reads the configuration of an agent, and the address that it listens on, if
-// it does.
+// loadAgent reads the configuration of an agent, and its listen address if it has
+// one.
 func loadAgent(path string) (*agent.Config, config.Address, error) {
 	var address config.Address
 	c, err := agent.LoadConfig(path)

@@ -1,13 +1,15 @@
-// Package app is the service as a whole, and the only package that knows all
-// others.
+// Package app is the service as a whole. Only this package knows all others.
 //
 // An [App] is a list of parts. [New] opens them in order and binds the listeners,
 // [App.Start] serves and reloads, and [App.Stop] drains and closes the parts, the last
 // one first.
 //
-// A new subsystem is a package of its own, a function that opens its part and that
-// function's line in New, its routes in internal/handlers, and its metrics in
-// internal/metrics.
+// A new subsystem needs:
+//
+//   - a package of its own;
+//   - a function here that opens its part, and the function's line in New;
+//   - its routes in internal/handlers;
+//   - its metrics in internal/metrics.
 package app
 
 import (
@@ -32,15 +34,15 @@ import (
 )
 
 const (
-	// stopTimeout bounds how long stopping may take. Kubernetes kills after 30 s by
-	// default.
+	// stopTimeout limits how long stopping takes. By default, Kubernetes kills after 30
+	// s.
 	stopTimeout = 20 * time.Second
-	// closeTimeout is the part of it that requests in flight leave for the parts behind
-	// the listeners, such as sessions that are saved.
+	// closeTimeout is the part of stopTimeout that is reserved for the parts behind the
+	// listeners, for example to save sessions. Requests in flight cannot use it.
 	closeTimeout = 5 * time.Second
 )
 
-// App is the service. It listens from New on; its owner calls Stop.
+// App is the service. It listens after New; its owner must call Stop.
 type App struct {
 	cfg     config.Config
 	log     *slog.Logger
@@ -48,10 +50,10 @@ type App struct {
 	parts   []part
 	failed  chan error
 
-	cancel  context.CancelFunc // ends what runs
+	cancel  context.CancelFunc // ends the running parts
 	running sync.WaitGroup
 
-	// What parts leave for those behind them; nil without it.
+	// Results that parts leave for later parts; nil without them.
 	handlers handlers.Config
 	sealKeys *seal.Keys
 	state    *state.File
@@ -63,19 +65,19 @@ type App struct {
 	servers  []*server.Server
 }
 
-// part is a piece of the service. All but its name may be nil.
+// part is a piece of the service. Only its name is required.
 type part struct {
 	name    string
 	run     func(ctx context.Context)       // from Start until ctx ends
 	serve   func() error                    // from Start until stop; its error ends the service
-	reload  func()                          // when the operator asks for it
-	stop    func(ctx context.Context) error // before ctx ends, if it can
+	reload  func()                          // when the operator requests it
+	stop    func(ctx context.Context) error // must end before ctx does, if it can
 	health  func() string                   // why it is degraded; "" when it is not
 	status  func(*api.Status)               // adds to /status
 	metrics func(*metrics.Metrics)          // registers its metrics
 }
 
-// New opens all parts. After an error nothing is left open.
+// New opens all parts. After an error nothing stays open.
 func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 	a := &App{cfg: c, log: log, metrics: metrics.New(version), failed: make(chan error, 2), cancel: func() {}}
 	a.handlers = handlers.Config{
@@ -87,7 +89,7 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		AccessLog:       bool(c.AccessLog),
 		Recorder:        a.metrics,
 		Metrics:         a.metrics.Handler(),
-		MaxOpen:         2 * c.MaxConnections, // over HTTP/2 a connection has several
+		MaxOpen:         2 * c.MaxConnections, // an HTTP/2 connection has several
 		AllowedHosts:    allowedHosts(c),
 	}
 	for _, open := range []func(*App) (part, error){
@@ -102,11 +104,11 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		openTLS,
 		openPolicy,
 		openAPI,
-		openOperations, // stops behind the main listener, so that probes see the service drain
+		openOperations, // stops after the main listener, so that probes see the service drain
 		openMain,
 	} {
 		p, err := open(a)
-		if p.name != "" { // else the settings have no such part
+		if p.name != "" { // else the settings do not need this part
 			a.add(p)
 		}
 		if err != nil {
@@ -132,8 +134,8 @@ func (a *App) add(p part) {
 	}
 }
 
-// Start serves and runs the parts. Whatever comes from reload has the files of the
-// settings loaded again.
+// Start serves and runs the parts. Each signal on reload reloads the files of the
+// settings.
 func (a *App) Start(reload <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel = cancel
@@ -162,11 +164,12 @@ func (a *App) Start(reload <-chan os.Signal) {
 	a.log.Info("serving", "version", a.handlers.Version)
 }
 
-// Failed has the error of a part that ended by itself: the service is to stop.
+// Failed receives the error of a part that ended by itself. The owner should then stop
+// the service.
 func (a *App) Failed() <-chan error { return a.failed }
 
-// reload loads the files of the settings again. If a file cannot be loaded, its
-// previous version stays in use.
+// reload reloads the files of the settings. If a file cannot be loaded, its previous
+// version stays in use.
 func (a *App) reload() {
 	reloaded := false
 	for _, p := range a.parts {
@@ -180,7 +183,7 @@ func (a *App) reload() {
 	}
 }
 
-// Stop drains the listeners and closes all parts, the last one first.
+// Stop drains the listeners and closes all parts in reverse order.
 func (a *App) Stop() error {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
@@ -204,8 +207,8 @@ func (a *App) Stop() error {
 	return errors.Join(errs...)
 }
 
-// within calls do and returns its error. What a disk or a network file system
-// holds up is left behind when ctx ends.
+// within calls do and returns its error. When ctx ends, it abandons a call that a disk
+// or network file system blocks.
 func within(ctx context.Context, do func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- do() }()
@@ -217,8 +220,8 @@ func within(ctx context.Context, do func() error) error {
 	}
 }
 
-// openKeys opens the ring, with the keys of the fleet or the state file or, without
-// either, keys of its own.
+// openKeys opens the ring with the keys of the fleet or of the state file, else with
+// new keys.
 func openKeys(a *App) (part, error) {
 	life, err := lifecycle(a.cfg)
 	if err != nil {
@@ -256,7 +259,7 @@ func openKeys(a *App) (part, error) {
 	}, nil
 }
 
-// lifecycle is how the ring keeps its keys.
+// lifecycle returns the lifecycle of the ring's keys.
 func lifecycle(c config.Config) (keys.Lifecycle, error) {
 	life := keys.Lifecycle{RotateEvery: c.RotateEvery, TicketLifetime: c.TicketLifetime}
 	if kept := life.Retention(); kept > keys.MaxKeys {

@@ -12,7 +12,7 @@ import (
 	"github.com/sessapi/sessapi/internal/metrics"
 )
 
-// openAudit comes first: other parts record what they open and reload.
+// openAudit must come first: other parts record what they open and reload.
 func openAudit(a *App) (part, error) {
 	path := a.cfg.AuditLog
 	if path == "" {
@@ -39,8 +39,8 @@ func openAudit(a *App) (part, error) {
 	}, nil
 }
 
-// recordKeys records changes of the ticket keys that the service makes by
-// itself; nil without an audit log.
+// recordKeys records changes of the ticket keys that the service makes itself; nil
+// without an audit log.
 func (a *App) recordKeys(source string) keys.Record {
 	if a.handlers.Audit == nil {
 		return nil
@@ -52,8 +52,7 @@ func (a *App) recordKeys(source string) keys.Record {
 	}
 }
 
-// recordFile records that the content of a file of the settings is about to take
-// effect.
+// recordFile records that the content of a settings file is about to take effect.
 func (a *App) recordFile(operation, source, detail string) error {
 	if a.handlers.Audit == nil {
 		return nil

@@ -27,15 +27,15 @@ import (
 )
 
 const (
-	// expiresSoon is how long before its end a token or a certificate is warned about.
+	// expiresSoon is how long before expiry Check warns of a token or certificate.
 	expiresSoon = 7 * 24 * time.Hour
 	// checkTimeout is how long Check waits for Redis.
 	checkTimeout = 5 * time.Second
 )
 
-// Check returns what would keep a service from starting with the settings, as failures,
-// and what it would start with but should not, as warnings. It locks and changes
-// nothing, and skips settings that have problems of their own.
+// Check returns failures, which would keep a service from starting with the settings,
+// and warnings about settings that should change. It locks and changes nothing, and
+// skips settings with problems of their own.
 func Check(ctx context.Context, c config.Config) (failures, warnings []error) {
 	k := &checker{c: c}
 	for _, check := range []func(){k.keys, k.state, k.auditLog, k.tls, k.policy, k.addresses, k.memory, k.modes} {
@@ -45,13 +45,13 @@ func Check(ctx context.Context, c config.Config) (failures, warnings []error) {
 	return k.failures, k.warnings
 }
 
-// checker collects what Check finds.
+// checker collects the findings of Check.
 type checker struct {
 	c                  config.Config
 	failures, warnings []error
 }
 
-// at puts the place of a setting in front of its error.
+// at prefixes an error with the place of its setting.
 func (k *checker) at(flag string, err error) error {
 	if place := k.c.Place(flag); place != "" {
 		return fmt.Errorf("%s: %w", place, err)
@@ -115,8 +115,8 @@ func (k *checker) auditLog() {
 	}
 }
 
-// writable returns why this process may not write the file, or add files to the
-// directory, without doing so.
+// writable returns why this process may not write the file or add files to the
+// directory. It changes neither.
 func writable(path string) error {
 	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
 		return fmt.Errorf("%s cannot be written: %w", path, err)
@@ -153,7 +153,7 @@ func (k *checker) tls() {
 	}
 }
 
-// ends says when something expires, or that it has expired.
+// ends says when something expires or that it has expired.
 func ends(at time.Time) string {
 	verb := "expires"
 	if !time.Now().Before(at) {
@@ -162,7 +162,7 @@ func ends(at time.Time) string {
 	return verb + " at " + at.UTC().Format(time.RFC3339)
 }
 
-// policy finds the errors of the policy, and credentials that prove nothing.
+// policy checks for errors of the policy, and for credentials that prove nothing.
 func (k *checker) policy() {
 	path := k.c.Policy
 	if path == "" {
@@ -199,13 +199,13 @@ func (k *checker) policy() {
 	}
 }
 
-// placed is an error of a line of a file.
+// placed returns an error for a line of a file.
 func placed(path string, line int, text string) error {
 	return fmt.Errorf("%s: %s", yamlfile.Place(path, line), text)
 }
 
-// addresses finds addresses that cannot be listened at. One that is in use is a warning:
-// it may be the service of these settings.
+// addresses checks for addresses that cannot be bound. An address in use is only a
+// warning: the service with these settings may be running.
 func (k *checker) addresses() {
 	k.address("listen", k.c.Listen)
 	if k.c.OpsListen != nil {
@@ -233,7 +233,7 @@ func (k *checker) address(flag string, a config.Address) {
 	}
 }
 
-// memory compares the cache with the memory that the process may have.
+// memory compares the cache with the memory limit of the process.
 func (k *checker) memory() {
 	if most, limit := memoryLimit("/"); k.c.Cache && most > 0 && uint64(k.c.CacheMemory) > most {
 		k.warn("cache-memory", "--cache-memory=%v is more than the %s of %s: the system would kill the service when the cache fills",
@@ -241,7 +241,7 @@ func (k *checker) memory() {
 	}
 }
 
-// modes finds files that users other than their owner can read or change.
+// modes checks for files that users other than their owner can read or change.
 func (k *checker) modes() {
 	for _, f := range k.c.Files() {
 		info, err := os.Stat(f.Path)

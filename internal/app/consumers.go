@@ -9,8 +9,8 @@ import (
 	"github.com/sessapi/sessapi/internal/metrics"
 )
 
-// openConsumers makes the table of the consumers, unless the fleet has one, and adds
-// those of the state file.
+// openConsumers creates the table of consumers, unless the fleet has one, and restores
+// the consumers of the state file.
 func openConsumers(a *App) (part, error) {
 	if a.handlers.Consumers == nil {
 		a.handlers.Consumers = consumers.New(time.Now, nil)

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// joinTimeout is how long a node that has no ticket keys of its own waits for
-	// Redis at its start, and joinRetry how often it asks.
+	// joinTimeout is how long a node without ticket keys waits for Redis at startup.
+	// joinRetry is how often it tries.
 	joinTimeout = 10 * time.Second
 	joinRetry   = 250 * time.Millisecond
-	// settleTimeout is how long a node that has no ticket keys waits for others to put
-	// theirs into a Redis that has none either.
+	// settleTimeout is how long a node without ticket keys waits for others to put
+	// theirs into an empty Redis.
 	settleTimeout = 30 * time.Second
 )
 
-// openFleet links the service to Redis.
+// openFleet connects the service to Redis.
 func openFleet(a *App) (part, error) {
 	if a.cfg.Redis == "" {
 		return part{}, nil
@@ -89,14 +89,13 @@ func (a *App) connect(node *fleet.Node) error {
 	}
 }
 
-// exists reports whether there is a file of that name. What cannot be told is
-// left to who opens it.
+// exists reports whether the file exists. If that is unknown, opening it will tell.
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// newNode makes the link to Redis from the settings, without making a connection.
+// newNode creates the link to Redis from the settings, without connecting.
 func newNode(c config.Config, sealKeys *seal.Keys, log *slog.Logger) (*fleet.Node, error) {
 	tlsConfig, err := redisTLS(c)
 	if err != nil {
@@ -118,7 +117,7 @@ func newNode(c config.Config, sealKeys *seal.Keys, log *slog.Logger) (*fleet.Nod
 	return node, nil
 }
 
-// redisTLS is how to know Redis, and what to show it; nil for the library's own.
+// redisTLS returns the TLS settings for Redis; nil for the library's own.
 func redisTLS(c config.Config) (*tls.Config, error) {
 	if c.RedisCA == "" && c.RedisCert == "" {
 		return nil, nil

@@ -16,8 +16,8 @@ import (
 
 const healthcheckTimeout = 5 * time.Second
 
-// Healthcheck asks /readyz of the service that runs with the same settings, which
-// is how a container checks itself, and returns why it is not ready.
+// Healthcheck queries /readyz of the service with the same settings, and returns why it
+// is not ready. A container can check itself this way.
 func Healthcheck(ctx context.Context, c config.Config) error {
 	address := c.Listen
 	if c.OpsListen != nil {
@@ -64,7 +64,7 @@ func Healthcheck(ctx context.Context, c config.Config) error {
 	return fmt.Errorf("the service at %s answers %s: healthcheck needs the service's settings, --tls-cert and --ops-listen included", address, response.Status)
 }
 
-// trustOnly trusts one certificate, whatever names it has.
+// trustOnly trusts only this certificate, under any name.
 func trustOnly(leaf *x509.Certificate) *tls.Config {
 	return &tls.Config{
 		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection does more
@@ -77,13 +77,13 @@ func trustOnly(leaf *x509.Certificate) *tls.Config {
 	}
 }
 
-// dialable is the host and port of a URL for a listener's address: one that
-// listens on all addresses is asked on loopback.
+// dialable returns host and port of a URL for a listener's address. For a listener on
+// all addresses, it is loopback.
 func dialable(a config.Address) string {
 	if a.Network == "unix" {
 		return "localhost"
 	}
-	host, port, _ := net.SplitHostPort(a.Address) // it is an address that was parsed
+	host, port, _ := net.SplitHostPort(a.Address) // the address was parsed before
 	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
 		host = "127.0.0.1"
 	}

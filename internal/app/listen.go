@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// What an answer may take to be sent; a profile takes as long as it was asked to.
+	// Time limits for sending a response. A profile takes as long as requested.
 	writeTimeout    = 30 * time.Second
 	opsWriteTimeout = 2 * time.Minute
-	// opsConnections may be open on the operations listener.
+	// opsConnections is the maximum number of connections on the operations listener.
 	opsConnections = 256
 )
 
@@ -52,7 +52,7 @@ func loadTLS(c config.Config, log *slog.Logger, record func(string) error) (*ser
 	return server.OpenTLS(server.TLSFiles{Cert: c.TLSCert, Key: c.TLSKey, ClientCA: c.TLSClientCA}, log, record)
 }
 
-// insecurity says what --insecure-listen allows.
+// insecurity says what --insecure-listen permits.
 func insecurity(c config.Config) string {
 	switch {
 	case c.Policy == "" && c.TLSClientCA == "":
@@ -63,7 +63,7 @@ func insecurity(c config.Config) string {
 	return "it has no effect, because TLS and credentials are set; remove it"
 }
 
-// allowedHosts are the names that the settings have for the service.
+// allowedHosts returns the service's host names in the settings.
 func allowedHosts(c config.Config) []string {
 	names := slices.Clone(c.AllowedHosts)
 	for _, address := range []*config.Address{&c.Listen, c.OpsListen} {
@@ -93,7 +93,7 @@ func openMain(a *App) (part, error) {
 func (a *App) listen(name string, address config.Address, handler http.Handler, connections int, writeTimeout time.Duration) (part, error) {
 	mode := os.FileMode(0o600)
 	if a.policy != nil {
-		mode = 0o666 // it says which users may do what
+		mode = 0o666 // the policy says which users may do what
 	}
 	s, err := server.Listen(server.Config{
 		Network: address.Network, Address: address.Address, SocketMode: mode,

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// memoryLimit is how much memory the process may use, in bytes, and what sets the limit;
-// 0 when it is not known. The file systems of the kernel are under root.
+// memoryLimit returns how much memory the process may use, in bytes, and what sets the
+// limit; 0 if unknown. root contains the kernel's file systems.
 func memoryLimit(root string) (most uint64, of string) {
 	lower := func(path, name string) {
 		text, err := os.ReadFile(filepath.Join(root, path))
@@ -49,7 +49,7 @@ func memoryLimit(root string) (most uint64, of string) {
 		default:
 			continue
 		}
-		for dir := filepath.Clean("/" + fields[2]); ; dir = filepath.Dir(dir) { // those around it bind, too
+		for dir := filepath.Clean("/" + fields[2]); ; dir = filepath.Dir(dir) { // limits of parents apply, too
 			lower(filepath.Join(base, dir, limit), name)
 			if dir == "/" {
 				break

@@ -2,5 +2,5 @@
 
 package app
 
-// memoryLimit is not known here.
+// memoryLimit is unknown on this system.
 func memoryLimit(string) (most uint64, of string) { return 0, "" }

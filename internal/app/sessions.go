@@ -20,8 +20,8 @@ func openSealKeys(a *App) (_ part, err error) {
 	return part{}, err
 }
 
-// readSealKeys reads the seal keys, nil without a file of them. It warns when
-// others can read them, too.
+// readSealKeys reads the seal keys; nil without a file. It warns if other users can
+// read the file.
 func readSealKeys(c config.Config, log *slog.Logger) (*seal.Keys, error) {
 	if c.SealKeyFile == "" {
 		return nil, nil
@@ -52,8 +52,8 @@ func openState(a *App) (part, error) {
 	}, nil
 }
 
-// openCache makes the session cache. Unless the fleet has the sessions, those of
-// the state file are restored into it, and saved from it.
+// openCache creates the session cache. Unless the fleet has the sessions, they are
+// restored from the state file and saved to it.
 func openCache(a *App) (part, error) {
 	if !a.cfg.Cache {
 		return part{}, nil
@@ -91,8 +91,8 @@ func openCache(a *App) (part, error) {
 	return p, nil
 }
 
-// flushing removes the sessions of the state file, too, which may have some from
-// before the service was of a fleet.
+// flushing also removes the sessions of the state file, which may be from before the
+// service joined a fleet.
 type flushing struct {
 	handlers.Sessions
 	file *state.File
