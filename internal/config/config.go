@@ -1,5 +1,5 @@
-// Package config holds the settings of the service: one struct, filled from
-// flags, environment and a YAML file, and validated.
+// Package config holds the settings of the service in one validated struct. The
+// settings come from flags, the environment and a YAML file.
 //
 // Each setting is a flag (--cache-memory), an environment variable
 // (SESSAPI_CACHE_MEMORY) and a key of the file (cache-memory or cache_memory),
@@ -26,11 +26,10 @@ import (
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
-// EnvPrefix leads the names of all environment variables.
+// EnvPrefix is the prefix of all environment variables.
 const EnvPrefix = "SESSAPI"
 
-// Config is the settings of the service. The defaults stand in the tags, as do
-// the bounds.
+// Config is the settings of the service. Defaults and bounds are in the tags.
 type Config struct {
 	ConfigFile kong.ConfigFlag `name:"config" placeholder:"FILE" help:"YAML file with settings. Its keys are the names of the flags."`
 
@@ -78,11 +77,11 @@ type Config struct {
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal and json otherwise."`
 	AccessLog Switch `default:"off" help:"Log each request: on or off."`
 
-	source *source // nil when kong did not fill it
+	source *source // nil if kong did not fill it
 }
 
-// Options are what kong needs to fill a Config: the environment's prefix and
-// the reader of the file.
+// Options returns the options for kong to fill a Config: the environment prefix and the
+// file reader.
 func Options() []kong.Option {
 	s := new(source)
 	return []kong.Option{
@@ -92,11 +91,11 @@ func Options() []kong.Option {
 	}
 }
 
-// Problem is something wrong with the settings.
+// Problem is an error in the settings.
 type Problem struct {
-	Place string // FILE:LINE; empty for what is not from a file
+	Place string // FILE:LINE; empty if it is not from a file
 	Text  string
-	line  int // that of Place, or 0
+	line  int // the line in Place, or 0
 }
 
 func (p Problem) Error() string {
@@ -106,7 +105,7 @@ func (p Problem) Error() string {
 	return p.Place + ": " + p.Text
 }
 
-// Problems are the problems of the settings. Its text has a line for each.
+// Problems are the problems of the settings. The text has a line for each.
 type Problems []Problem
 
 func (p Problems) Error() string {
@@ -124,7 +123,7 @@ func (c *Config) BeforeApply(ctx *kong.Context, s *source) error {
 	return s.check(ctx.Model)
 }
 
-// Place is FILE:LINE of a setting, empty for one that is not from the file.
+// Place returns FILE:LINE of a setting; empty if it is not from the file.
 func (c *Config) Place(flag string) string {
 	if c.source == nil || c.source.used[flag] == 0 {
 		return ""
@@ -135,7 +134,7 @@ func (c *Config) Place(flag string) string {
 // report notes a problem of a flag.
 type report func(flag, format string, args ...any)
 
-// Problems returns the [Problems] of the settings, nil when there are none.
+// Problems returns the [Problems] of the settings; nil if there are none.
 func (c *Config) Problems() error {
 	var found Problems
 	if c.source != nil {
@@ -178,7 +177,7 @@ func (c *Config) UsesRedis() bool {
 	return uses
 }
 
-// validateRedis checks how Redis is to be reached.
+// validateRedis checks the settings of the Redis connection.
 func (c *Config) validateRedis(wrong report) {
 	if !regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`).MatchString(c.Namespace) {
 		wrong("namespace", "--namespace must be 1 to 64 letters, digits, dots, dashes and underscores")
@@ -224,9 +223,9 @@ func (c *Config) validateRedis(wrong report) {
 	}
 }
 
-// validateTransport checks that nobody reaches the service over a network without
-// credentials, unless the operator says so. A required client certificate counts
-// as credentials of everybody, like a policy.
+// validateTransport checks that nobody can use the service over a network without
+// credentials, unless the operator permits it. A required client certificate counts as
+// credentials for everyone, like a policy.
 func (c *Config) validateTransport(wrong report) {
 	switch {
 	case (c.TLSCert == "") != (c.TLSKey == ""):
@@ -260,7 +259,7 @@ type File struct {
 	Written    bool // by the service
 }
 
-// Files are the files that the settings name, and those beside the state file.
+// Files returns the files that the settings name, and those beside the state file.
 func (c *Config) Files() []File {
 	all := []File{
 		{Flag: "config", Path: string(c.ConfigFile)},
@@ -296,7 +295,7 @@ func (c *Config) validateFiles(wrong report) {
 	}
 }
 
-// flagName is the name that kong gives to the flag of a field.
+// flagName returns kong's flag name for a field.
 func flagName(field reflect.StructField) string {
 	if name := field.Tag.Get("name"); name != "" {
 		return name
@@ -311,7 +310,7 @@ func flagName(field reflect.StructField) string {
 	return strings.ToLower(b.String())
 }
 
-// rule says what a validator's tag asks for.
+// rule says in words what a validator's tag requires.
 func rule(e validator.FieldError) string {
 	bound := e.Param()
 	if _, ok := e.Value().(Size); ok {
@@ -331,7 +330,7 @@ func rule(e validator.FieldError) string {
 	return e.Tag() + " " + bound
 }
 
-// Address is where to listen: a TCP address or a Unix socket.
+// Address is an address to listen on: a TCP address or a Unix socket.
 type Address struct {
 	Network string // "tcp" or "unix"
 	Address string // HOST:PORT, or the path
@@ -358,8 +357,8 @@ func (a *Address) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// IsLocal reports whether only this machine reaches the address: a Unix socket,
-// or the loopback by its name or number. Other names may resolve to anything.
+// IsLocal reports whether only this machine can reach the address: a Unix socket,
+// localhost or a loopback address. Other names may resolve to anything.
 func (a Address) IsLocal() bool {
 	if a.Network == "unix" {
 		return true
@@ -368,9 +367,9 @@ func (a Address) IsLocal() bool {
 	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }
 
-// Host is the host of a TCP address: a name, an IP address, or empty.
+// Host returns the host of a TCP address: a name, an IP address, or empty.
 func (a Address) Host() string {
-	host, _, _ := net.SplitHostPort(a.Address) // it is an address that was parsed
+	host, _, _ := net.SplitHostPort(a.Address) // the address was parsed before
 	return host
 }
 
@@ -381,7 +380,7 @@ func (a Address) String() string {
 	return a.Address
 }
 
-// Size is a number of bytes, written with a unit: 256MiB, 16KiB, 1GB, 4096.
+// Size is a number of bytes with an optional unit: 256MiB, 16KiB, 1GB, 4096.
 type Size int64
 
 // UnmarshalText reads a size.
@@ -398,11 +397,11 @@ func (s Size) String() string {
 	return strings.ReplaceAll(humanize.IBytes(uint64(s)), " ", "")
 }
 
-// Switch is a setting that is written on or off.
+// Switch is a setting with the values on and off.
 type Switch bool
 
-// Decode is part of [kong.MapperValue]. Without it kong would not say what a flag
-// without a value needs.
+// Decode is part of [kong.MapperValue]. Without it, kong's error for a flag without a
+// value would not say which values it needs.
 func (s *Switch) Decode(ctx *kong.DecodeContext) error {
 	value, err := ctx.Scan.PopValue("")
 	if err != nil {
@@ -411,8 +410,8 @@ func (s *Switch) Decode(ctx *kong.DecodeContext) error {
 	return s.UnmarshalText([]byte(value.String()))
 }
 
-// UnmarshalText reads on or off; true and false are what YAML makes of them in
-// its older versions.
+// UnmarshalText reads on or off. Older versions of YAML turn these into true and false,
+// so it reads them, too.
 func (s *Switch) UnmarshalText(text []byte) error {
 	switch string(text) {
 	case "on", "true":

@@ -18,24 +18,24 @@ import (
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
-// source is the configuration file and the environment. It supplies the settings of the
-// file that neither the command line nor the environment has, and collects the problems
+// source is the configuration file and the environment. It supplies settings of the
+// file that neither the command line nor the environment has. It collects the problems
 // of both, so that they are reported together.
 type source struct {
 	path     string             // of the file
-	settings map[string]setting // of the file, by the names of their flags
-	used     map[string]int     // lines of those that no flag and no variable overrode
+	settings map[string]setting // of the file, by flag name
+	used     map[string]int     // lines of the settings that no flag or variable overrode
 	problems Problems
 }
 
-// setting is a value of the file.
+// setting is a value in the file.
 type setting struct {
 	value string
 	line  int
 }
 
-// maxFile is the size of the largest configuration file, in bytes: many times what
-// all settings take.
+// maxFile is the maximum size of a configuration file in bytes, many times what all
+// settings need.
 const maxFile = 64 << 10
 
 // load reads a configuration file for kong.
@@ -48,7 +48,7 @@ func (s *source) load(r io.Reader) (kong.Resolver, error) {
 	if err != nil {
 		return nil, err
 	}
-	file, err := yamlfile.Parse(content, maxFile, // a value is what stands there, whatever YAML makes of it
+	file, err := yamlfile.Parse(content, maxFile, // values are text as written, whatever their YAML type
 		token.BoolType, token.FloatType, token.OctetIntegerType, token.HexIntegerType, token.BinaryIntegerType)
 	if file == nil {
 		return nil, s.invalid(err)
@@ -61,7 +61,7 @@ func (s *source) load(r io.Reader) (kong.Resolver, error) {
 		return nil, s.invalid(err)
 	}
 	for key, value := range values {
-		if value == nil { // noted as missing
+		if value == nil { // reported as missing
 			continue
 		}
 		line := value.GetToken().Position.Line
@@ -80,12 +80,12 @@ func (s *source) load(r io.Reader) (kong.Resolver, error) {
 	return s, nil
 }
 
-// wrong notes a problem of a line of the file; 0 is the whole file.
+// wrong records a problem of a line in the file; 0 means the whole file.
 func (s *source) wrong(line int, format string, args ...any) {
 	s.problems = append(s.problems, Problem{yamlfile.Place(s.path, line), fmt.Sprintf(format, args...), line})
 }
 
-// invalid notes what is wrong with a file as YAML, and returns all problems.
+// invalid records YAML errors of the file, and returns all problems.
 func (s *source) invalid(err error) error {
 	for _, e := range yamlfile.All(err) {
 		s.wrong(e.Line, "%s", e.Text)
@@ -96,7 +96,7 @@ func (s *source) invalid(err error) error {
 // Validate implements [kong.Resolver]. [Config.Problems] returns the problems.
 func (s *source) Validate(*kong.Application) error { return nil }
 
-// Resolve implements [kong.Resolver]. An invalid value is noted and left out.
+// Resolve implements [kong.Resolver]. It records and omits an invalid value.
 func (s *source) Resolve(_ *kong.Context, _ *kong.Path, flag *kong.Flag) (any, error) {
 	set, ok := s.settings[flag.Name]
 	if !ok || slices.ContainsFunc(flag.Envs, isSet) {
@@ -128,8 +128,8 @@ func decode(flag *kong.Flag, value string) error {
 	return flag.Mapper.Decode(&kong.DecodeContext{Value: flag.Value, Scan: scan}, target)
 }
 
-// check notes unknown keys of the file and unknown variables of the environment. The
-// known keys are the flags of the commands that have --config.
+// check records unknown keys in the file and unknown variables in the environment.
+// Known keys are the flags of the commands that have --config.
 func (s *source) check(app *kong.Application) error {
 	var keys, variables []string
 	err := kong.Visit(app, func(visited kong.Visitable, next kong.Next) error {
