@@ -1,12 +1,11 @@
-// Package consumers knows which consumer holds which generation of the ticket keys.
+// Package consumers tracks which generation of the ticket keys each consumer holds.
 //
 // A consumer is anything that holds ticket keys and reports it. A [Table] keeps the
-// last report of each. A name belongs to the identity that reported it until that
-// report expires. From then on the consumer is missing, and after [MissingFor] it is
-// forgotten.
+// last report of each. A name belongs to the identity that reported it until the report
+// expires. Then the consumer is missing, and after [MissingFor] it is forgotten.
 //
-// Nodes that share a [Store] have the same table: each keeps a copy, and of two
-// records of a name the newer one counts.
+// Nodes that share a [Store] have the same table. Each keeps a copy. Of two records
+// with the same name, the newer one wins.
 package consumers
 
 import (
@@ -25,30 +24,30 @@ import (
 )
 
 const (
-	// Max is how many consumers a table keeps.
+	// Max is the maximum number of consumers in a table.
 	Max = 4096
 	// MissingFor is how long a consumer is missing before it is forgotten.
 	MissingFor = 24 * time.Hour
-	// MinExpiry is the least [Report.ExpiresIn].
+	// MinExpiry is the minimum of [Report.ExpiresIn].
 	MinExpiry = 10 * time.Second
-	// MaxExpiry is the greatest.
+	// MaxExpiry is the maximum of [Report.ExpiresIn].
 	MaxExpiry = time.Hour
 
 	maxDetail = 256 // bytes
-	// maxRecords bounds a table with the records of consumers that were forgotten.
+	// maxRecords limits a table, including the records of forgotten consumers.
 	maxRecords = 2 * Max
 )
 
 var (
-	// ErrNotFound reports that there is no consumer of that name.
+	// ErrNotFound reports that no consumer has this name.
 	ErrNotFound = errors.New("consumers: no consumer with this name")
-	// ErrTooMany reports a new consumer when there are [Max].
+	// ErrTooMany reports a new consumer beyond [Max].
 	ErrTooMany = fmt.Errorf("consumers: there are %d consumers already", Max)
 	// ErrOwned reports a name that belongs to another identity.
 	ErrOwned = errors.New("consumers: the name belongs to another identity")
 )
 
-// InvalidError says what is wrong with a name or a report.
+// InvalidError describes an invalid name or report.
 type InvalidError struct{ Field, Reason string }
 
 func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
@@ -56,19 +55,19 @@ func (e *InvalidError) Error() string { return e.Field + ": " + e.Reason }
 // State is the state of a consumer.
 type State string
 
-// The states of consumers. The first three are reported.
+// The states of consumers. Consumers report the first three.
 const (
 	Current  State = "current"  // holds the active generation
 	Applying State = "applying" // is changing to other keys
 	Failed   State = "failed"   // could not change
-	Stale    State = "stale"    // reported current, and holds an older generation than the active one
+	Stale    State = "stale"    // reported current, but holds an older generation than the active one
 	Missing  State = "missing"  // its report has expired
 )
 
-// States are all states.
+// States returns all states.
 func States() []State { return []State{Current, Stale, Applying, Failed, Missing} }
 
-// Report is what a consumer says of itself.
+// Report is what a consumer reports.
 type Report struct {
 	Kind       string        `json:"kind"`
 	Generation uint64        `json:"generation"` // of the keys that it holds; 0 for none
@@ -95,7 +94,7 @@ func (r *Report) check() error {
 
 const wordReason = "must be 1 to 64 of letters, digits and ._:-"
 
-// MakeName is the name of the consumer target on host.
+// MakeName returns the name of the consumer target on host.
 func MakeName(host, target string) (string, error) {
 	if !wordPattern.MatchString(host) {
 		return "", &InvalidError{"host", wordReason}
@@ -106,42 +105,42 @@ func MakeName(host, target string) (string, error) {
 	return host + "/" + target, nil
 }
 
-// isName reports whether MakeName returns the name for anything.
+// isName reports whether name is a possible result of MakeName.
 func isName(name string) bool {
 	host, target, found := strings.Cut(name, "/")
 	return found && wordPattern.MatchString(host) && wordPattern.MatchString(target)
 }
 
-// Record is what is kept of a consumer.
+// Record is the stored state of a consumer.
 type Record struct {
 	Report
-	Identity   string    `json:"identity,omitempty"` // who reported; "" when nobody has one
+	Identity   string    `json:"identity,omitempty"` // reporter; "" if nobody has an identity
 	ReportedAt time.Time `json:"reported_at"`
 	Since      time.Time `json:"since"` // when this state and generation were first reported
 	ExpiresAt  time.Time `json:"expires_at"`
-	// Forgotten marks a consumer that every node is to forget. ReportedAt is then when
-	// that was asked for. The mark outlives every copy of a report from before.
+	// Forgotten marks a consumer that every node must forget. ReportedAt is then the
+	// time of the deletion. The mark outlives every copy of an earlier report.
 	Forgotten bool `json:"forgotten,omitempty"`
 }
 
-// Until is when the record is dropped.
+// Until returns when the record is dropped.
 func (r Record) Until() time.Time { return r.ExpiresAt.Add(MissingFor) }
 
-// known reports whether there is the consumer.
+// known reports whether the consumer exists, perhaps as missing.
 func (r Record) known(now time.Time) bool {
 	return !r.ReportedAt.IsZero() && !r.Forgotten && now.Before(r.Until())
 }
 
-// live reports whether the consumer is there and not missing.
+// live reports whether the consumer exists and is not missing.
 func (r Record) live(now time.Time) bool { return !r.Forgotten && now.Before(r.ExpiresAt) }
 
 // Store shares records with the tables of other nodes.
 type Store interface {
-	// Update replaces the record of the name by what change makes of it, and returns
-	// that. change gets the zero Record when there is none. It may be called several
-	// times; its error ends the update.
+	// Update replaces the record with the result of change, and returns it. change gets
+	// the zero Record if there is none. It may be called several times. Its error ends
+	// the update.
 	Update(name string, change func(old Record) (Record, error)) (Record, error)
-	// Known reports whether the table has all that the others have reported.
+	// Known reports whether the table has everything that the others have reported.
 	Known() bool
 }
 
@@ -156,14 +155,14 @@ type Table struct {
 	changes   uint64 // of records
 }
 
-// New returns an empty table. now is the clock, the same for all nodes that share
-// store, which may be nil.
+// New returns an empty table. now is the clock. The nodes that share store should have
+// the same time. store may be nil.
 func New(now func() time.Time, store Store) *Table {
 	return &Table{now: now, store: store, records: make(map[string]Record)}
 }
 
 // Put stores a report. The error is [ErrOwned], [ErrTooMany], an [*InvalidError] or one
-// of the store; then nothing changes.
+// of the store. After an error, nothing has changed.
 func (t *Table) Put(name, identity string, r Report) error {
 	if err := r.check(); err != nil {
 		return err
@@ -182,7 +181,7 @@ func (t *Table) Put(name, identity string, r Report) error {
 	})
 }
 
-// Has reports whether there is a consumer of that name.
+// Has reports whether a consumer has this name.
 func (t *Table) Has(name string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -200,11 +199,11 @@ func (t *Table) Delete(name string) error {
 	})
 }
 
-// wall is the time without the monotonic clock, as it is stored.
+// wall returns the time without the monotonic clock, as stored.
 func (t *Table) wall() time.Time { return t.now().Round(0).UTC() }
 
-// after is now, or a little after the old record where that is later: a clock may be set
-// back, and those of nodes differ.
+// after returns now, or a time just after the old record if that is later: a clock may
+// be set back, and the clocks of nodes differ.
 func after(now time.Time, old Record) time.Time {
 	if !now.After(old.ReportedAt) {
 		return old.ReportedAt.Add(1)
@@ -212,7 +211,7 @@ func after(now time.Time, old Record) time.Time {
 	return now
 }
 
-// update changes a record, in the store first.
+// update changes a record, first in the store.
 func (t *Table) update(name string, change func(old Record) (Record, error)) error {
 	if t.store == nil {
 		t.mu.Lock()
@@ -236,7 +235,7 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 	fresh, err := t.store.Update(name, func(old Record) (Record, error) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if known := t.records[name]; known.ReportedAt.After(old.ReportedAt) { // the store has lost it
+		if known := t.records[name]; known.ReportedAt.After(old.ReportedAt) { // the store lost it
 			old = known
 		}
 		return change(old)
@@ -247,7 +246,7 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 	return err
 }
 
-// keep keeps the record of a consumer, if there is room for it. The table is locked.
+// keep stores the record of a consumer if there is room. The table is locked.
 func (t *Table) keep(name string, r Record) error {
 	if err := t.room(name); err != nil {
 		return err
@@ -267,7 +266,7 @@ func (t *Table) drop(name string) {
 	t.changes++
 }
 
-// room returns [ErrTooMany] when there is no room for the consumer. The table is locked.
+// room returns [ErrTooMany] if there is no room for the consumer. The table is locked.
 func (t *Table) room(name string) error {
 	if old, found := t.records[name]; found && !old.Forgotten || t.consumers < Max {
 		return nil
@@ -278,7 +277,7 @@ func (t *Table) room(name string) error {
 	return ErrTooMany
 }
 
-// sweep drops records whose time is over. The table is locked.
+// sweep drops outdated records. The table is locked.
 func (t *Table) sweep() {
 	now := t.now()
 	for name, r := range t.records {
@@ -288,7 +287,7 @@ func (t *Table) sweep() {
 	}
 }
 
-// Merge takes a record from the store, unless the table has a newer one.
+// Merge adds a record from the store, unless the table has a newer one.
 func (t *Table) Merge(name string, r Record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -296,7 +295,7 @@ func (t *Table) Merge(name string, r Record) {
 		return
 	}
 	if !r.Forgotten {
-		_ = t.keep(name, r) // beyond the limit it stays in the store alone
+		_ = t.keep(name, r) // beyond the limit, only the store keeps it
 		return
 	}
 	if t.drop(name); len(t.records) < maxRecords {
@@ -304,7 +303,7 @@ func (t *Table) Merge(name string, r Record) {
 	}
 }
 
-// Records returns all records, of forgotten consumers, too.
+// Records returns all records, including those of forgotten consumers.
 func (t *Table) Records() map[string]Record {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -312,14 +311,14 @@ func (t *Table) Records() map[string]Record {
 	return maps.Clone(t.records)
 }
 
-// Consumer is a consumer as it is now.
+// Consumer describes a consumer now.
 type Consumer struct {
 	Name string
 	Record
 	Behind bool // whether its generation is older than the active one
 }
 
-// List describes all consumers by name, beside the set that is active.
+// List describes all consumers by name, compared with the active set.
 func (t *Table) List(active keys.Description) []Consumer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -358,8 +357,8 @@ func describe(name string, r Record, active keys.Description, now time.Time) Con
 	return c
 }
 
-// overtaken is when the oldest key was made that a consumer of the generation does not
-// hold. A generation is the time of a change in milliseconds.
+// overtaken returns when the oldest key was made that a consumer of the generation does
+// not hold. A generation is the time of a change in milliseconds.
 func overtaken(generation uint64, active keys.Description) time.Time {
 	since := active.UpdatedAt
 	for _, k := range active.Keys {
@@ -370,7 +369,7 @@ func overtaken(generation uint64, active keys.Description) time.Time {
 	return since
 }
 
-// Count is how many consumers of a list are in each state. It has every state.
+// Count returns the number of consumers in each state. It has every state.
 func Count(list []Consumer) map[State]int {
 	count := make(map[State]int)
 	for _, state := range States() {

@@ -11,19 +11,19 @@ import (
 // SaveEvery is how often [Table.SaveWhenChanged] saves.
 const SaveEvery = 10 * time.Second
 
-// ErrInvalidState reports that what was saved is not the state of a table.
+// ErrInvalidState reports data that is not the state of a table.
 var ErrInvalidState = errors.New("consumers: not a consumer state that this version can read")
 
 const stateVersion = 1
 
-// state is a table as it is saved.
+// state is the stored form of a table.
 type state struct {
 	Version int               `json:"version"`
 	SavedAt time.Time         `json:"saved_at"`
 	Records map[string]Record `json:"records"`
 }
 
-// encode returns the state of the table, and how many changes are in it.
+// encode returns the state of the table, and the number of changes in it.
 func (t *Table) encode() (data []byte, changes uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -41,7 +41,7 @@ func (t *Table) Save(save func(state []byte) error) error {
 	return save(data)
 }
 
-// SaveWhenChanged saves every [SaveEvery], when something has changed, until ctx ends.
+// SaveWhenChanged saves changes every [SaveEvery] until ctx ends.
 func (t *Table) SaveWhenChanged(ctx context.Context, save func(state []byte) error, log *slog.Logger) {
 	tick := time.NewTicker(SaveEvery)
 	defer tick.Stop()
@@ -70,8 +70,9 @@ func (t *Table) changed() uint64 {
 	return t.changes
 }
 
-// Restore adds what was saved. Consumers that were not missing then stay so for the time
-// that their reports last. The error is [ErrInvalidState]; then nothing is added.
+// Restore adds the saved consumers. Consumers that were not missing at the time stay so
+// for the duration of their reports. The error is [ErrInvalidState]. After an error,
+// nothing is added.
 func (t *Table) Restore(data []byte) error {
 	var s state
 	if json.Unmarshal(data, &s) != nil || s.Version != stateVersion {
@@ -101,7 +102,7 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// Encode returns the record as a [Store] keeps it.
+// Encode returns the record in the form that a [Store] keeps.
 func (r Record) Encode() []byte {
 	data, err := json.Marshal(r)
 	if err != nil { // a struct of texts, numbers and times always marshals
@@ -118,11 +119,11 @@ func DecodeRecord(data []byte) (r Record, err error) {
 	return r, nil
 }
 
-// valid reports whether the record may be of a table.
+// valid reports whether a table may hold the record.
 func (r Record) valid() bool { return !r.ReportedAt.IsZero() && (r.Forgotten || r.check() == nil) }
 
-// Revive makes the reports of consumers that were not missing at since last from now on:
-// in between, the service could receive none.
+// Revive makes the reports of consumers that were not missing at since start now: in
+// between, the service could receive none.
 func (t *Table) Revive(since time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
