@@ -25,7 +25,7 @@ func (c agentCommand) Validate() error {
 	return nil
 }
 
-// Run keeps the servers in step until the process is to stop.
+// Run keeps the servers in sync until the process is told to stop.
 func (c agentCommand) Run(env environment) error {
 	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
 	switch {

@@ -15,7 +15,7 @@ type checkConfigCommand struct {
 	config.Config
 }
 
-// Run shows all that is wrong with the settings and the files that they name.
+// Run lists all problems of the settings and of the files that they name.
 func (c checkConfigCommand) Run(env environment) error {
 	failures, warnings := app.Check(env.ctx, c.Config)
 	if warning := fewOpenFiles(c.MaxConnections); warning != nil {

@@ -16,7 +16,8 @@ import (
 )
 
 // doctorCommand examines a fleet of TLS servers from outside. Its flags for the service
-// are those of the other commands with the prefix server-, and have the same variables.
+// are those of the other commands with the prefix server-. They have the same
+// environment variables.
 type doctorCommand struct {
 	Targets []target `arg:"" name:"host:port" help:"The nodes. Each address of a host is a node."`
 
@@ -73,7 +74,8 @@ func (c doctorCommand) Validate() error {
 	return nil
 }
 
-// Run examines the fleet and writes the report, once or until the process is to stop.
+// Run examines the fleet and writes the report, once or until the process is told to
+// stop.
 func (c doctorCommand) Run(env environment) error {
 	plan, err := c.plan()
 	if err != nil {
@@ -101,7 +103,7 @@ func (c doctorCommand) Run(env environment) error {
 	}
 }
 
-// plan is what the flags ask for.
+// plan returns the doctor's plan for the flags.
 func (c doctorCommand) plan() (doctor.Plan, error) {
 	plan := doctor.Plan{
 		Client:     doctor.Client{ServerName: c.ServerName, Insecure: c.Insecure, ALPN: c.ALPN, Timeout: c.Timeout},
@@ -168,7 +170,7 @@ func (c doctorCommand) examine(env environment, plan doctor.Plan) (healthy bool,
 	return report.Healthy(), err
 }
 
-// service asks the service, before the handshakes: what changes meanwhile is newer.
+// service asks the service before the handshakes: changes in between are newer.
 func (c doctorCommand) service(env environment) (*doctor.Service, error) {
 	r := remote{Server: *c.Server, CA: c.ServerCA, Cert: c.ServerCert, KeyFile: c.ServerKeyFile, TokenFile: c.TokenFile}
 	service, err := r.client()
@@ -183,7 +185,7 @@ func (c doctorCommand) service(env environment) (*doctor.Service, error) {
 	return &doctor.Service{Keys: keys, Consumers: consumers}, err
 }
 
-// progress is a line on a terminal that counts the handshakes.
+// progress is a terminal line that counts the handshakes.
 type progress struct {
 	mu    sync.Mutex
 	w     io.Writer // nil without a terminal

@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// preventDumps keeps the memory of this process from core dumps and from
-// processes of the same user: the kernel then lets only root attach to it or
-// read its /proc/PID (prctl(2), PR_SET_DUMPABLE).
+// preventDumps protects the memory of this process from core dumps and from processes
+// of the same user: only root can then attach to it or read its /proc/PID (prctl(2),
+// PR_SET_DUMPABLE).
 func preventDumps() error {
 	return errors.Join(
 		unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0),

@@ -4,6 +4,6 @@ package main
 
 import "syscall"
 
-// preventDumps keeps the memory of this process from core dumps. There is no
-// call here that keeps the processes of the same user away.
+// preventDumps prevents core dumps of this process. No call here protects its memory
+// from processes of the same user.
 func preventDumps() error { return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}) }

@@ -1,4 +1,4 @@
 package main
 
-// preventDumps has nothing to do: the system writes no core dumps unless it is set up to.
+// preventDumps does nothing: Windows writes core dumps only if configured to.
 func preventDumps() error { return nil }

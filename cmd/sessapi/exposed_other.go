@@ -2,5 +2,5 @@
 
 package main
 
-// exposed is not known here.
+// exposed is unknown on this system.
 func exposed() bool { return false }

@@ -16,7 +16,7 @@ type healthcheckCommand struct {
 // Validate implements kong's check of the flags.
 func (c healthcheckCommand) Validate() error { return c.Problems() }
 
-// Run asks the service that runs with the same settings.
+// Run queries the service with the same settings.
 func (c healthcheckCommand) Run(env environment) error {
 	if err := app.Healthcheck(env.ctx, c.Config); err != nil {
 		return err

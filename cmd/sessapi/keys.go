@@ -12,7 +12,7 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// keysCommand works on ticket keys: in files by itself, and at a service.
+// keysCommand handles ticket keys in local files and at a service.
 type keysCommand struct {
 	Generate generateCommand `cmd:"" help:"Generate random keys."`
 	Inspect  inspectCommand  `cmd:"" help:"Show the keys of a file, without secrets. Exit with 1 if they are weak or invalid."`
@@ -60,7 +60,7 @@ func formatNames(which func(keys.Format) bool) string {
 	return strings.Join(names, ", ")
 }
 
-// checkKeyFlag returns why --key does not go with the format.
+// checkKeyFlag returns an error if --key does not fit the format.
 func checkKeyFlag(f keys.Format, key *int) error {
 	switch {
 	case key != nil && !f.OneKey():
@@ -71,8 +71,8 @@ func checkKeyFlag(f keys.Format, key *int) error {
 	return nil
 }
 
-// readInput returns the content of a file of up to limit bytes, or of standard input
-// for "-", which the caller must wipe.
+// readInput returns up to limit bytes of a file, or of standard input for "-". The
+// caller must wipe them.
 func readInput(env environment, path string, limit int) ([]byte, error) {
 	var in io.Reader = input{env}
 	if path != "-" {
@@ -95,8 +95,8 @@ func readInput(env environment, path string, limit int) ([]byte, error) {
 	return nil, err
 }
 
-// readKeys reads a set from a file, or from standard input for "-". It is the
-// caller's to wipe, and may be weak.
+// readKeys reads a set from a file, or from standard input for "-". The caller must
+// wipe it. Its keys may be weak.
 func readKeys(env environment, path string, f keys.Format) (keys.Set, error) {
 	data, err := readInput(env, path, maxKeyFile)
 	if err != nil {
@@ -110,8 +110,8 @@ func readKeys(env environment, path string, f keys.Format) (keys.Set, error) {
 	return set, nil
 }
 
-// writeKeys writes a set to standard output, or one of its keys for a server that
-// reads one key a file: the first unless key says which.
+// writeKeys writes a set to standard output. For a server that reads one key per file,
+// it writes one key: key, or else the first.
 func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err error) {
 	var data []byte
 	if !f.OneKey() {
@@ -132,7 +132,8 @@ func writeKeys(env environment, f keys.Format, set keys.Set, key *int) (err erro
 	return writeSecret(env, f, data)
 }
 
-// writeSecret writes keys to standard output. Binary keys do not go to a terminal.
+// writeSecret writes keys to standard output. It refuses to write binary keys to a
+// terminal.
 func writeSecret(env environment, f keys.Format, data []byte) error {
 	if !f.Text() && isTerminal(env.stdout) {
 		return fmt.Errorf("keys for %s are binary and standard output is a terminal: write them to a file (> FILE)", f)

@@ -13,18 +13,17 @@ import (
 	"github.com/sessapi/sessapi/client"
 )
 
-// pollConsumers is how often a rotation that waits lists the consumers.
+// pollConsumers is how often a waiting rotation lists the consumers.
 const pollConsumers = time.Second
 
-// maxNamed is how many consumers a line names.
+// maxNamed is the maximum number of consumers that a line names.
 const maxNamed = 10
 
 type listCommand struct {
 	remote
 }
 
-// Run writes a table of the keys of the service, and one of the consumers that report
-// to it.
+// Run writes a table of the service's keys and one of its consumers.
 func (c listCommand) Run(env environment) error {
 	service, err := c.client()
 	if err != nil {
@@ -44,8 +43,8 @@ func (c listCommand) Run(env environment) error {
 	return consumerTable(env.stdout, list, keys.Generation)
 }
 
-// consumers lists the consumers; none, and a line that says so, when the service does
-// not show them to this client.
+// consumers returns the consumers. If this client may not list them, it writes a line
+// that says so and returns none.
 func (r remote) consumers(env environment, service *client.Client) ([]client.Consumer, error) {
 	list, err := service.Consumers(env.ctx)
 	if answer, ok := errors.AsType[*client.Error](err); ok && (answer.Status == http.StatusForbidden || answer.Status == http.StatusNotFound) {
@@ -66,7 +65,8 @@ func writeSet(env environment, keys *client.TicketKeys) error {
 	return keyTable(env.stdout, keys.Keys)
 }
 
-// consumerTable writes a line for each consumer, and how many hold the generation.
+// consumerTable writes a line for each consumer, and the number that hold the
+// generation.
 func consumerTable(w io.Writer, list []client.Consumer, generation uint64) error {
 	if len(list) == 0 {
 		return nil
@@ -118,7 +118,7 @@ func (c rotateCommand) Run(env environment) error {
 	}
 	w := waiting{env: env, service: service, end: time.Now().Add(c.Timeout)}
 	keys, err := service.Rotate(env.ctx)
-	for c.Wait && isBehind(err) && w.pause() { // of the set from before
+	for c.Wait && isBehind(err) && w.pause() { // of the previous set
 		if _, waitErr := w.consumers(0); waitErr != nil {
 			return c.explain(waitErr)
 		}
@@ -153,15 +153,15 @@ func isBehind(err error) bool {
 	return ok && answer.Code == "consumers_behind"
 }
 
-// waiting is a rotation that waits for consumers.
+// waiting is the state of a rotation that waits for consumers.
 type waiting struct {
 	env     environment
 	service *client.Client
 	end     time.Time
-	behind  string // the consumers that are, as they were written last
+	behind  string // the consumers behind, as last written
 }
 
-// pause waits a little, and reports whether there is time left.
+// pause waits a little, and reports whether time is left.
 func (w *waiting) pause() bool {
 	select {
 	case <-w.env.ctx.Done():
@@ -171,16 +171,15 @@ func (w *waiting) pause() bool {
 	}
 }
 
-// consumers lists the consumers, and writes which are behind when that has changed;
-// generation 0 is that of the service. The list is nil while the service does not
-// answer.
+// consumers returns the consumers, and writes which are behind if that has changed.
+// generation 0 means the service's. The list is nil while the service does not answer.
 func (w *waiting) consumers(generation uint64) (*client.Consumers, error) {
 	list, err := w.service.Consumers(w.env.ctx)
 	if err != nil {
 		if answer, ok := errors.AsType[*client.Error](err); ok && answer.Status < 500 && answer.Status != http.StatusTooManyRequests {
 			return nil, err
 		}
-		return nil, nil // it may answer later
+		return nil, nil // the service may answer later
 	}
 	if generation == 0 {
 		generation = list.Generation

@@ -43,7 +43,7 @@ type inspectCommand struct {
 	Format *readableFormat `env:"-" placeholder:"FORMAT" help:"Format of the file: ${readable_formats}. Without --format, the command lists the formats that the file may have."`
 }
 
-// Run writes a table of the keys. The error is what is wrong with them.
+// Run writes a table of the keys. The error lists their problems.
 func (c inspectCommand) Run(env environment) error {
 	if c.Format == nil {
 		return c.listFormats(env)
@@ -73,7 +73,7 @@ func (c inspectCommand) Run(env environment) error {
 }
 
 // listFormats writes a table of the formats in which the file has good keys. The file
-// does not show which of them it has: layouts of one size differ only in their order.
+// does not show its format: layouts of the same size differ only in order.
 func (c inspectCommand) listFormats(env environment) error {
 	data, err := readInput(env, c.File, maxKeyFile)
 	if err != nil {
@@ -84,7 +84,7 @@ func (c inspectCommand) listFormats(env environment) error {
 	fmt.Fprintln(table, "FORMAT\tKEYS\tBITS\tENCRYPTS")
 	found := false
 	var refused []string                 // reasons, in order
-	formats := make(map[string][]string) // that have each reason
+	formats := make(map[string][]string) // the formats for each reason
 	for _, f := range keys.Formats() {
 		if !f.Readable() {
 			continue

@@ -28,7 +28,7 @@ func (s *server) UnmarshalText(text []byte) error {
 	return err
 }
 
-// remote is the flag of the commands that speak to a service.
+// remote is the flags of commands that call a service.
 type remote struct {
 	Server    server `default:"http://127.0.0.1:8440" help:"Address of the service: http://HOST:PORT, https://HOST:PORT or unix:PATH."`
 	CA        string `name:"ca" placeholder:"FILE" help:"CA certificates for the service, PEM. The default is the CA certificates of the system."`
@@ -37,7 +37,7 @@ type remote struct {
 	TokenFile string `placeholder:"FILE" help:"File with a bearer token."`
 }
 
-// client is one of the service.
+// client returns a client of the service.
 func (r remote) client() (*client.Client, error) {
 	var options []client.Option
 	if (r.Cert == "") != (r.KeyFile == "") {
@@ -60,8 +60,7 @@ func (r remote) client() (*client.Client, error) {
 	return c, err
 }
 
-// update makes an update of the keys of the service and writes what is active
-// then.
+// update updates the service's keys and writes the set that is active then.
 func (r remote) update(env environment, do func(*client.Client) (*client.TicketKeys, error)) error {
 	c, err := r.client()
 	if err != nil {
@@ -74,7 +73,7 @@ func (r remote) update(env environment, do func(*client.Client) (*client.TicketK
 	return writeSet(env, d)
 }
 
-// explain adds what to check to an error that is not an answer of the service.
+// explain adds advice to an error that is not an answer of the service.
 func (r remote) explain(err error) error {
 	if _, ok := errors.AsType[*client.Error](err); ok {
 		return err
@@ -85,7 +84,7 @@ func (r remote) explain(err error) error {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return fmt.Errorf("%w; set --ca to the CA certificates of the service", err)
 	}
-	if _, ok := errors.AsType[*fs.PathError](err); ok { // of a file here
+	if _, ok := errors.AsType[*fs.PathError](err); ok { // a local file
 		return err
 	}
 	return fmt.Errorf("%w; check that the service runs, and that --server=%s is its address", err, r.Server)
@@ -129,7 +128,7 @@ func (c pushCommand) push(env environment, data []byte, options []client.UpdateO
 	}))
 }
 
-// explainConflict says what --if-match found.
+// explainConflict explains an --if-match that does not hold.
 func (c pushCommand) explainConflict(err error) error {
 	if refused, ok := errors.AsType[*client.Error](err); ok && c.IfMatch != nil && refused.Status == http.StatusPreconditionFailed {
 		return fmt.Errorf("the keys of the service are of another generation than %d: somebody has changed them; sessapi keys list shows them", *c.IfMatch)
@@ -137,8 +136,8 @@ func (c pushCommand) explainConflict(err error) error {
 	return err
 }
 
-// pushFiles pushes files of one key each. It sends their bytes one after another, or the
-// keys as JSON where the bytes do not show the size of each key.
+// pushFiles pushes files with one key each. It sends their concatenated bytes, or JSON
+// if the bytes do not show the size of each key.
 func (c pushCommand) pushFiles(env environment, options []client.UpdateOption) error {
 	var set keys.Set
 	defer func() { set.Wipe() }()
@@ -207,7 +206,7 @@ func (c revokeCommand) Run(env environment) error {
 	})
 }
 
-// selection is the flags of the commands that fetch keys.
+// selection is the common flags of commands that fetch keys.
 type selection struct {
 	Format format     `required:"" env:"-" placeholder:"FORMAT" help:"Format to fetch: ${formats}."`
 	Key    *int       `env:"-" placeholder:"I" help:"Number of the key, for a format with one key in a file. The default is 0, the key that encrypts."`
@@ -216,7 +215,7 @@ type selection struct {
 	Owner  *fileOwner `env:"-" placeholder:"USER[:GROUP]" help:"Owner of the files, by name or number. The default is the user of this command."`
 }
 
-// fileMode is a flag that is the mode of a file with secrets.
+// fileMode is a flag for the mode of a file with secrets.
 type fileMode fs.FileMode
 
 // UnmarshalText reads octal digits.
@@ -226,7 +225,7 @@ func (m *fileMode) UnmarshalText(text []byte) error {
 	return err
 }
 
-// fileOwner is a flag that is the owner of a file.
+// fileOwner is a flag for the owner of a file.
 type fileOwner struct {
 	text     string
 	uid, gid int
@@ -239,8 +238,8 @@ func (o *fileOwner) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-// check returns why the flags do not go together. out is the file to write, "" for
-// standard output.
+// check returns an error if the flags conflict. out is the output file; "" is standard
+// output.
 func (s selection) check(out string) error {
 	switch several := strings.Contains(out, agent.KeyPlaceholder); {
 	case several != (s.Files != 0):
@@ -257,8 +256,7 @@ func (s selection) check(out string) error {
 	return checkKeyFlag(s.Format.Format, s.Key)
 }
 
-// fetch returns the content of the file, or of each of the files, which the caller must
-// wipe.
+// fetch returns the content of each file. The caller must wipe it.
 func (s selection) fetch(ctx context.Context, service *client.Client) (contents [][]byte, err error) {
 	if s.Files > 0 {
 		return service.Files(ctx, s.Format.String(), s.Files)
@@ -273,9 +271,9 @@ func wipe(contents [][]byte) {
 	}
 }
 
-// checkKeys rejects contents that are not keys, before they replace a file of keys.
+// checkKeys rejects contents that are not keys before they replace a key file.
 func (s selection) checkKeys(contents [][]byte) error {
-	if !s.Format.Readable() { // of which the client knows the media type
+	if !s.Format.Readable() { // the client knows the media type of these
 		return nil
 	}
 	for _, data := range contents {
@@ -288,7 +286,7 @@ func (s selection) checkKeys(contents [][]byte) error {
 	return nil
 }
 
-// paths are the files that are written to out, in the order of their keys.
+// paths returns the files for out, in the order of their keys.
 func (s selection) paths(out string) []string {
 	if s.Files == 0 {
 		return []string{out}
@@ -300,8 +298,9 @@ func (s selection) paths(out string) []string {
 	return paths
 }
 
-// write replaces the files that differ from the contents. The key that encrypts comes
-// last: a server that reads the files meanwhile can decrypt whatever it encrypts.
+// write replaces the files that differ from the contents. It writes the encrypting key
+// last: a server that reads the files meanwhile can decrypt everything that it
+// encrypts.
 func (s selection) write(out string, contents [][]byte) error {
 	a := files.Attributes{Mode: 0o600, UID: -1, GID: -1}
 	if s.Mode != nil {
@@ -311,7 +310,7 @@ func (s selection) write(out string, contents [][]byte) error {
 		a.UID, a.GID = s.Owner.uid, s.Owner.gid
 	}
 	for i, path := range slices.Backward(s.paths(out)) {
-		data := contents[0] // a server would not start without the file, and an old one may hold a key that was revoked
+		data := contents[0] // a server does not start without the file, and an old file may hold a revoked key
 		if i < len(contents) {
 			data = contents[i]
 		}
@@ -374,11 +373,11 @@ func (c watchCommand) Validate() error {
 	return c.check(c.Out)
 }
 
-// execTimeout bounds the command: while it runs, no newer keys are written.
+// execTimeout limits the command: while it runs, no newer keys are written.
 const execTimeout = time.Minute
 
-// Run keeps the files as an agent with this one target would, until the process is to
-// stop.
+// Run keeps the files in sync, like an agent with this one target, until the process is
+// told to stop.
 func (c watchCommand) Run(env environment) error {
 	target := agent.Target{
 		Name: "watch", Kind: "file", Format: c.Format.String(), File: c.Out, Keys: c.Files,

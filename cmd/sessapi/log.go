@@ -8,8 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// newLogger logs to w. auto is text for a terminal and JSON for everything
-// else.
+// newLogger returns a logger to w. The format auto is text for a terminal, else JSON.
 func newLogger(w io.Writer, level, format string) *slog.Logger {
 	var options slog.HandlerOptions
 	var threshold slog.Level
@@ -24,16 +23,16 @@ func newLogger(w io.Writer, level, format string) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, &options))
 }
 
-// maxAttr is how much of a field is logged, in bytes. What a client, a server or a
-// file is to blame for is often in an error, and may be as long as these like.
+// maxAttr is the maximum logged size of a field in bytes. Errors often quote text from
+// a client, a server or a file, which can be any length.
 const maxAttr = 2 << 10
 
-// timeFormat is how all times are written: RFC 3339 in milliseconds, as the service
-// writes them.
+// timeFormat is the format of all times: RFC 3339 in milliseconds, as in the service's
+// responses.
 const timeFormat = "2006-01-02T15:04:05.000Z07:00"
 
-// logAttr cuts off a field that is too long, the message included, and writes a
-// duration as 1.5s and a time in milliseconds: JSON would have nanoseconds. It is for
+// logAttr truncates a field that is too long, even the message. It writes a duration as
+// 1.5s, where JSON would have nanoseconds, and a time in milliseconds. It is for
 // [slog.HandlerOptions].
 func logAttr(_ []string, a slog.Attr) slog.Attr {
 	var text string
@@ -63,7 +62,7 @@ func logAttr(_ []string, a slog.Attr) slog.Attr {
 	return slog.String(a.Key, strings.Clone(text[:end])+"…")
 }
 
-// rounded is the duration in three digits, or in whole seconds from 100 s on.
+// rounded returns the duration with three digits, or in whole seconds from 100 s.
 func rounded(d time.Duration) time.Duration {
 	unit := time.Duration(1)
 	for unit < time.Second && d.Abs() >= 1000*unit {

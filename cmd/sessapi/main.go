@@ -1,5 +1,5 @@
-// Command sessapi keeps TLS sessions and session ticket keys for a fleet of
-// TLS servers. `sessapi --help` lists what it can do.
+// Command sessapi keeps TLS sessions and session ticket keys for a fleet of TLS
+// servers. `sessapi --help` lists its commands.
 package main
 
 import (
@@ -33,22 +33,22 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	reload := make(chan os.Signal, 1)
 	signal.Notify(reload, syscall.SIGHUP)
-	// The first signal stops the service in good order, a second one at once.
+	// The first signal stops the service gracefully, a second one at once.
 	context.AfterFunc(ctx, stop)
 	code := run(os.Args[1:], environment{ctx: ctx, reload: reload, stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr})
 	os.Exit(code)
 }
 
-// environment is what a command gets from the process it runs in.
+// environment is what the process provides to a command.
 type environment struct {
-	ctx            context.Context // ends when the process is to stop
+	ctx            context.Context // ends when the process is told to stop
 	reload         <-chan os.Signal
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
 
-// input is standard input. A read of it ends when the process is to stop: a signal alone
-// does not end one that waits for somebody to type.
+// input is standard input. A read ends when the process is told to stop: a signal alone
+// does not interrupt a read that waits for typed text.
 type input struct{ environment }
 
 func (in input) Read(p []byte) (int, error) {
@@ -56,7 +56,7 @@ func (in input) Read(p []byte) (int, error) {
 		n   int
 		err error
 	}
-	buf, done := make([]byte, len(p)), make(chan result, 1) // not p, for an abandoned read goes on
+	buf, done := make([]byte, len(p)), make(chan result, 1) // not p: an abandoned read continues
 	go func() {
 		n, err := in.stdin.Read(buf)
 		done <- result{n, err}
@@ -76,7 +76,7 @@ func isTerminal(stream any) bool {
 	return isFile && term.IsTerminal(int(file.Fd()))
 }
 
-// commandLine is the grammar of the command line: one member a subcommand.
+// commandLine is the grammar of the command line: one field per subcommand.
 type commandLine struct {
 	serviceCommands
 	Doctor   doctorCommand    `cmd:"" help:"Test which TLS servers resume each other's sessions, and explain why not."`
@@ -88,7 +88,7 @@ type commandLine struct {
 	Print    kong.VersionFlag `name:"version" env:"-" help:"Print the version."`
 }
 
-// run is the whole command, and returns its exit code. An error is one line.
+// run executes a command and returns its exit code. An error is one line.
 func run(args []string, env environment) int {
 	if len(args) == 0 || args[0] == "help" {
 		args = append(args[min(1, len(args)):], "--help")
@@ -113,7 +113,7 @@ func run(args []string, env environment) int {
 	if exited != nil {
 		return *exited
 	}
-	if problems, ok := errors.AsType[config.Problems](err); ok { // without the name of the command
+	if problems, ok := errors.AsType[config.Problems](err); ok { // without the command name
 		err = problems
 	}
 	switch parsing, ok := errors.AsType[*kong.ParseError](err); {
@@ -125,15 +125,15 @@ func run(args []string, env environment) int {
 	if err != nil {
 		return complain(env, exitUsage, err)
 	}
-	// Every other command may see secrets too, and knows no such setting, which the
-	// environment would make for all.
+	// All other commands may see secrets, too. They have no such setting, because its
+	// environment variable would apply to all of them.
 	if !line.dumpable(command.Command()) {
 		if err := preventDumps(); err != nil {
 			return complain(env, exitFailure, fmt.Errorf("cannot lock out debuggers and core dumps: %w; serve --dumpable allows them", err))
 		}
 	}
 	err = command.Run(env)
-	if _, wrong := errors.AsType[config.Problems](err); wrong { // that check-config found
+	if _, wrong := errors.AsType[config.Problems](err); wrong { // found by check-config
 		return complain(env, exitUsage, err)
 	}
 	if _, wrong := errors.AsType[usageError](err); wrong {
@@ -145,8 +145,8 @@ func run(args []string, env environment) int {
 	return exitOK
 }
 
-// nameCommands adds to an error of the command line the commands that it may go on with,
-// if it lacks one.
+// nameCommands adds the possible subcommands to a command line error if a subcommand is
+// missing.
 func nameCommands(err *kong.ParseError, args []string) error {
 	group, last := err.Context.Model.Node, args[len(args)-1]
 	if selected := err.Context.Selected(); selected != nil {
@@ -165,11 +165,11 @@ func nameCommands(err *kong.ParseError, args []string) error {
 	return fmt.Errorf("%w; the commands are %s", err, strings.Join(names, ", "))
 }
 
-// usageError is wrong usage that shows only when the command runs.
+// usageError is wrong usage that is found only when the command runs.
 type usageError struct{ error }
 
-// checkGiven refuses a flag that is given without a value, most often from a variable
-// of the shell that is not set: secrets would go to standard output, or no policy apply.
+// checkGiven rejects a flag with an empty value, most often from an unset shell
+// variable: secrets would go to standard output, or no policy would apply.
 func checkGiven(command *kong.Context) error {
 	for _, element := range command.Path {
 		if flag := element.Flag; flag != nil && !element.Resolved && flag.Target.Kind() == reflect.String && flag.Target.Len() == 0 {
@@ -179,8 +179,8 @@ func checkGiven(command *kong.Context) error {
 	return nil
 }
 
-// complain writes an error, one line for each of several. Only printable characters
-// reach the terminal, because the text may come from a service.
+// complain writes an error, one line each if there are several. It writes only
+// printable characters to the terminal, because the text may come from a service.
 func complain(env environment, code int, err error) int {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		fmt.Fprintf(env.stderr, "sessapi: %s\n", printable.Text(line))

@@ -8,11 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// otherFiles is more than the service has open besides the connections at --listen.
+// otherFiles is more files than the service opens besides the connections at --listen.
 const otherFiles = 64
 
-// fewOpenFiles is a warning when the process may not open a file for each connection,
-// else nil. Go has raised the limit as far as the system allows.
+// fewOpenFiles returns a warning if the open file limit is too low for all connections,
+// else nil. Go has already raised the limit as far as the system permits.
 func fewOpenFiles(connections int) error {
 	var limit unix.Rlimit
 	need := uint64(connections + otherFiles)

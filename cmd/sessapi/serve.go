@@ -16,7 +16,7 @@ type serveCommand struct {
 // Validate implements kong's check of the flags.
 func (c serveCommand) Validate() error { return c.Problems() }
 
-// Run serves until the process is to stop.
+// Run serves until the process is told to stop.
 func (c serveCommand) Run(env environment) error {
 	log := newLogger(env.stderr, c.LogLevel, c.LogFormat)
 	if c.Dumpable {

@@ -7,7 +7,7 @@ import (
 	"runtime"
 )
 
-// serviceCommands are the commands that need Unix: file locks, signals, sockets.
+// serviceCommands are the commands that need Unix file locks, signals and sockets.
 type serviceCommands struct {
 	Serve       unixCommand `cmd:"" help:"Run the service; on Unix only."`
 	CheckConfig unixCommand `cmd:"" help:"Check the settings of the service; on Unix only."`
@@ -19,12 +19,12 @@ type unixCommand struct {
 	Args []string `arg:"" optional:"" passthrough:"" hidden:""`
 }
 
-// Run says why there is no such command.
+// Run reports that this system does not have the command.
 func (unixCommand) Run(environment) error {
 	return errors.New("the service runs on Linux and other Unix systems, not on " + runtime.GOOS + "; the commands that speak to one work here")
 }
 
 func (*serviceCommands) dumpable(string) bool { return false }
 
-// restrictFiles does nothing: files get the permissions of their directory here.
+// restrictFiles does nothing: new files inherit their directory's permissions here.
 func restrictFiles() {}

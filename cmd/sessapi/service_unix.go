@@ -12,10 +12,10 @@ type serviceCommands struct {
 	Agent       agentCommand       `cmd:"" help:"Keep the ticket keys of the TLS servers on this host in step with the service."`
 }
 
-// dumpable reports whether the command lets debuggers and core dumps in.
+// dumpable reports whether the command permits debuggers and core dumps.
 func (c *serviceCommands) dumpable(command string) bool {
 	return command == "serve" && c.Serve.Dumpable
 }
 
-// restrictFiles makes new files readable by their owner only.
+// restrictFiles makes new files accessible only to their owner.
 func restrictFiles() { syscall.Umask(0o077) }

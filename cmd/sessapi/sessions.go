@@ -15,7 +15,7 @@ import (
 	"github.com/sessapi/sessapi/internal/files"
 )
 
-// sessionsCommand works on the sessions of a service.
+// sessionsCommand handles the sessions of a service.
 type sessionsCommand struct {
 	List   sessionsListCommand   `cmd:"" help:"List the sessions of the service."`
 	Get    sessionsGetCommand    `cmd:"" help:"Describe a session, or fetch it with --format."`
@@ -24,8 +24,8 @@ type sessionsCommand struct {
 	Flush  sessionsFlushCommand  `cmd:"" help:"Remove all sessions."`
 }
 
-// maxSessionFile is a bound of the file of a session, in bytes: more than the largest
-// one takes in PEM with text around it.
+// maxSessionFile limits a session file, in bytes. It is more than the largest session
+// needs in PEM with text around it.
 const maxSessionFile = 128 << 10
 
 // sessionID is an argument that names a session.
@@ -51,7 +51,7 @@ func (c sessionsListCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	// Not a tabwriter, which would hold back as many lines as there are sessions.
+	// A tabwriter would buffer all lines.
 	out := bufio.NewWriter(env.stdout)
 	const columns = "%-64s  %5v  %-9s  %-24s  %s\n"
 	fmt.Fprintf(out, columns, "ID", "SIZE", "FORMAT", "STORED", "EXPIRES")
@@ -123,7 +123,7 @@ func (c sessionsGetCommand) Run(env environment) error {
 	return err
 }
 
-// writeSession describes a session, one property a line.
+// writeSession describes a session, one property per line.
 func writeSession(w io.Writer, s *client.Session) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, value any) { fmt.Fprintf(table, "%s:\t"+format+"\n", name, value) }
@@ -184,7 +184,7 @@ func (c sessionsPutCommand) Run(env environment) error {
 	if err != nil {
 		return err
 	}
-	var ttl time.Duration // as the session and the service say
+	var ttl time.Duration // as the session and the service decide
 	if c.TTL != nil {
 		ttl = *c.TTL
 	}

@@ -27,7 +27,7 @@ func (c newTokenCommand) Validate() error {
 	return nil
 }
 
-// Run prints the token, which nothing keeps, and its hash.
+// Run prints the token, which is stored nowhere, and its hash.
 func (c newTokenCommand) Run(env environment) error {
 	end := c.Expires.end(time.Now())
 	token, hash := auth.NewToken()
@@ -39,13 +39,13 @@ func (c newTokenCommand) Run(env environment) error {
 	return err
 }
 
-// expiry is an end that is given as a time, or as a duration from now.
+// expiry is an expiry given as a time or as a duration from now.
 type expiry struct {
 	at    time.Time
 	after time.Duration
 }
 
-// end is the time, zero when there is none.
+// end returns the time; zero for none.
 func (e expiry) end(now time.Time) time.Time {
 	if e.after != 0 {
 		return now.Add(e.after)
@@ -53,7 +53,7 @@ func (e expiry) end(now time.Time) time.Time {
 	return e.at
 }
 
-// maxDays keeps a number of days within what a duration can hold.
+// maxDays limits a number of days so that it fits a duration.
 const maxDays = 36500
 
 // UnmarshalText reads 90d, 12h, 2027-01-31 or a time of RFC 3339.

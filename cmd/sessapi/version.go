@@ -17,8 +17,8 @@ func versionLine() string {
 	return fmt.Sprintf("sessapi %s (%s, %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// version is what the build recorded of the module: its tag, or a pseudo-version
-// with the commit, or "(devel)" when it was built outside a repository.
+// version returns the module version that the build recorded: a tag, a pseudo-version
+// with the commit, or "(devel)" for a build outside a repository.
 func version() string {
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
