@@ -1,10 +1,11 @@
 // Package agent keeps the ticket keys of the TLS servers on a host in step with a
 // sessapi service.
 //
-// It reconciles: for each target it reads what the server holds, compares it with the
-// keys of the service, acts only on a difference, and reads it back. So a restart of the
-// agent, the server or the service, a change by hand and a missed generation all end in
-// the same state, and nothing is reloaded without need.
+// The agent reconciles. For each target it reads the keys that the server holds,
+// compares them with the keys of the service, acts only on a difference, and reads them
+// back. So the result is the same after a restart of the agent, the server or the
+// service, after a manual change, and after a missed generation. Nothing is reloaded
+// without need.
 //
 // # Guarantees
 //
@@ -30,8 +31,8 @@ import (
 )
 
 const (
-	// settle is the pause after a change, and interval the least time between two
-	// requests without one: a proxy may not hold them.
+	// settle is the pause after a change. interval is the minimum time between two
+	// requests without a change: a proxy may prevent the service from holding them.
 	settle   = 50 * time.Millisecond
 	interval = time.Second
 	// warnEvery is how often the log repeats that the service is away, after the first
@@ -180,7 +181,7 @@ func (a *Agent) follow(ctx context.Context) {
 	}
 }
 
-// retryPause is the pause after err and that many failures before it.
+// retryPause returns the pause after err, when this number of failures came before it.
 func retryPause(failures int, err error) time.Duration {
 	pause := backoff(failures)
 	if e, ok := errors.AsType[*client.Error](err); ok {

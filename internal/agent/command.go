@@ -21,12 +21,12 @@ const (
 	pipeGrace = time.Second
 )
 
-// runner runs a command to its end, or until its deadline. The error holds what the
-// command printed.
+// runner runs a command to its end or its deadline. The error contains the command's
+// output.
 type runner func(ctx context.Context, command []string) error
 
-// runFor returns a runner with a deadline, at which it kills the command's process
-// group.
+// runFor returns a runner with this timeout. At the deadline it kills the command's
+// process group.
 func runFor(timeout time.Duration) runner {
 	return func(ctx context.Context, argv []string) error {
 		ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -51,8 +51,7 @@ func runFor(timeout time.Duration) runner {
 	}
 }
 
-// tail keeps the end of what is written to it, which is where commands say what went
-// wrong.
+// tail keeps the end of the output, where commands say what went wrong.
 type tail struct {
 	b   []byte
 	cut bool // b may begin within a word
@@ -67,7 +66,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// text returns the output, from the start of a word on: part of a word might not be
+// text returns the output from the start of a word: part of a word might not be
 // recognized as a secret.
 func (t *tail) text() string {
 	text := string(t.b)
@@ -80,7 +79,7 @@ func (t *tail) text() string {
 // encoded matches text that may be a secret in hex or base64, or a path.
 var encoded = regexp.MustCompile(`[0-9A-Za-z+/]{22,}={0,2}`)
 
-// redacted is text of another program without anything that may be a secret.
+// redacted removes everything that may be a secret from another program's text.
 func redacted(text string) string {
 	return encoded.ReplaceAllStringFunc(text, func(run string) string {
 		if strings.ContainsFunc(run, unicode.IsUpper) || !strings.ContainsAny(run, "/") && strings.ContainsAny(run, "0123456789") {
@@ -90,5 +89,5 @@ func redacted(text string) string {
 	})
 }
 
-// oneLine is text as one line that is safe to print.
+// oneLine returns text as one line that is safe to print.
 func oneLine(text string) string { return printable.Text(strings.Join(strings.Fields(text), " ")) }

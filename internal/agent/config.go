@@ -40,7 +40,7 @@ type Config struct {
 	Silent  bool     `yaml:"-"` // no reports to the service
 }
 
-// Service is where the ticket keys come from.
+// Service is the source of the ticket keys.
 type Service struct {
 	Addresses   words  `yaml:"addresses"`
 	CA          string `yaml:"ca"`
@@ -54,7 +54,7 @@ type Target struct {
 	Name    string   `yaml:"name"`
 	Kind    string   `yaml:"kind"`
 	Format  string   `yaml:"format"` // of kind file
-	File    string   `yaml:"file"`   // with {key} in it, one of Keys files
+	File    string   `yaml:"file"`   // contains {key} for several files, whose number is Keys
 	Keys    int      `yaml:"keys"`
 	Mode    Mode     `yaml:"mode"`
 	Owner   string   `yaml:"owner"`
@@ -64,8 +64,8 @@ type Target struct {
 	Probe   string   `yaml:"probe"`
 	Timeout Duration `yaml:"timeout"`
 
-	// FirstKey is the number of the key in the first file, from 0, for a format with one
-	// key a file.
+	// FirstKey is the number of the key in the first file, from 0, in a format with one
+	// key per file.
 	FirstKey int `yaml:"-"`
 	// Script makes Reload run after every write, even when no file existed before.
 	Script bool `yaml:"-"`
@@ -179,8 +179,7 @@ func LoadConfig(path string) (*Config, error) {
 	return c, nil
 }
 
-// parseConfig reads a configuration. Paths in it that are not absolute are relative
-// to dir.
+// parseConfig reads a configuration. Relative paths in it start at dir.
 func parseConfig(data []byte, dir string) (*Config, error) {
 	file, err := yamlfile.Parse(data, maxConfig, token.OctetIntegerType)
 	if err != nil {
@@ -218,7 +217,7 @@ func absolute(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// namePattern is what the service accepts as either half of a consumer's name.
+// namePattern is the service's pattern for each half of a consumer's name.
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
 // Check fills in the defaults. Its error names every mistake.
@@ -288,8 +287,8 @@ func (s *Service) clients() ([]*client.Client, error) {
 	return clients, nil
 }
 
-// KeyPlaceholder stands for the number of the key in a path, for a server that reads one
-// key a file.
+// KeyPlaceholder stands for the number of the key in a path, for a server that reads
+// one key per file.
 const KeyPlaceholder = "{key}"
 
 // oneFile reports whether the server reads all keys from one file.

@@ -6,9 +6,9 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// dnsdist has one file with all keys, which it rereads at a command on its console. It
-// adds the keys to those that it has, and keeps the last numberOfTicketsKeys: only a file
-// with exactly that many keys replaces all.
+// dnsdist reads one file with all keys, on a command at its console. It adds them to
+// the keys that it has, and keeps the last numberOfTicketsKeys: only a file with
+// exactly that many keys replaces all.
 var dnsdist = kind{
 	format:      keys.DNSDist,
 	keys:        5, // dnsdist's own default

@@ -8,7 +8,7 @@ import (
 )
 
 // envoy is Envoy with the secret ticket-keys from a file (path_config_source of its
-// sds_config), which it rereads when the file is replaced by a rename.
+// sds_config). Envoy rereads the file when a rename replaces it.
 var envoy = kind{format: keys.Envoy, render: envoySecret}
 
 const (
@@ -23,7 +23,7 @@ const (
 	envoyRecord = 80
 )
 
-// envoySecret is an SDS resource with all keys of the set.
+// envoySecret returns an SDS resource with all keys of the set.
 func envoySecret(set keys.Set, _ int) []byte {
 	records := keys.Envoy.Append(nil, set)
 	defer clear(records)

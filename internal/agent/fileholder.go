@@ -28,7 +28,7 @@ type fileHolder struct {
 	run        runner
 	spacing    time.Duration // least time between two reloads
 	reloaded   time.Time
-	// rewrite makes the next Apply write files that are the same already: Traffic Server
+	// rewrite makes the next Apply write all files, even unchanged ones: Traffic Server
 	// ignores a file whose modification time it knows.
 	rewrite bool
 }
@@ -61,8 +61,8 @@ func (h *fileHolder) Apply(ctx context.Context, w *wanted) error {
 	return files.OS{}.Remove(h.duePath())
 }
 
-// reloadServer reloads the server if the test passes, no sooner than the spacing after
-// the last reload.
+// reloadServer reloads the server if the test passes. Two reloads are at least spacing
+// apart.
 func (h *fileHolder) reloadServer(ctx context.Context, reload *Reload) error {
 	if !sleep(ctx, h.spacing-time.Since(h.reloaded)) {
 		return ctx.Err()
@@ -79,7 +79,7 @@ func (h *fileHolder) reloadServer(ctx context.Context, reload *Reload) error {
 	return nil
 }
 
-// prepare writes the files if there are none. The server cannot run then, so that it
+// prepare writes the files if there are none. The server cannot be running then, so it
 // needs no reload. prepare reports whether there were none.
 func (h *fileHolder) prepare(w *wanted) (bool, error) {
 	for _, path := range h.paths {
@@ -115,7 +115,7 @@ func (h *fileHolder) write(w *wanted) error {
 	return nil
 }
 
-// duePath is the file that marks a pending reload.
+// duePath returns the path of the file that marks a pending reload.
 func (h *fileHolder) duePath() string {
 	return filepath.Join(filepath.Dir(h.paths[0]), "."+filepath.Base(h.paths[0])+".reload-due")
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/sessapi/sessapi/internal/printable"
 )
 
-// haproxy is HAProxy, which reads its file at the start. While it runs, it accepts keys
-// over its stats socket, and in master-worker mode it rereads the file at a reload.
+// haproxy is HAProxy. It reads its file at startup. While running, it accepts keys on
+// its stats socket, or rereads the file on a reload in master-worker mode.
 var haproxy = kind{
 	format:      keys.HAProxy,
 	needsReload: true,
@@ -36,7 +36,7 @@ var haproxy = kind{
 }
 
 const (
-	// ringSize is how many keys HAProxy uses of a file: the last three, which are
+	// ringSize is how many keys HAProxy uses: the last three of a file, which are
 	// previous, current and next.
 	ringSize = 3
 
@@ -54,8 +54,8 @@ func (r *ring) wipe() {
 	}
 }
 
-// haproxyHolder is HAProxy with a stats socket. It starts with the keys of its file, and
-// works with those in the ring of each reference to the file.
+// haproxyHolder is HAProxy with a stats socket. It starts with the keys of its file,
+// and then uses the ring of each reference to the file.
 type haproxyHolder struct {
 	*fileHolder
 	socket    string
@@ -106,7 +106,7 @@ func (h *haproxyHolder) Apply(ctx context.Context, w *wanted) error {
 	if err := h.reloadServer(ctx, h.reload); err != nil {
 		return err
 	}
-	// The process before answers on the socket until the new one has started.
+	// The old process answers on the socket until the new one has started.
 	for end := time.Now().Add(h.spacing); time.Now().Before(end) && sleep(ctx, proveAgain); {
 		if holds, err := h.Holds(ctx, w); err == nil && holds {
 			return nil
@@ -139,7 +139,7 @@ func pushes(has, want *ring) [][]byte {
 	return want[:]
 }
 
-// push pushes keys to the reference with that number.
+// push pushes keys to the reference with this number.
 func (h *haproxyHolder) push(ctx context.Context, id string, pushed [][]byte) error {
 	if len(pushed) == 0 {
 		return nil
@@ -165,7 +165,7 @@ func (h *haproxyHolder) push(ctx context.Context, id string, pushed [][]byte) er
 // excerpt is the part of an answer that an error quotes, without what may be a secret.
 func excerpt(answer string) string { return printable.Short(redacted(answer)) }
 
-// eachRing calls do with each reference to the file. There is at least one.
+// eachRing calls do with each reference to the file. It fails if there is none.
 func (h *haproxyHolder) eachRing(ctx context.Context, do func(id string, has *ring) error) error {
 	list, err := h.ask(ctx, []byte("show tls-keys\n"))
 	if err != nil {

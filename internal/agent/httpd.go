@@ -2,7 +2,7 @@ package agent
 
 import "github.com/sessapi/sessapi/internal/keys"
 
-// httpd has one key, which it rereads at a reload.
+// httpd is Apache httpd. It has one key, which it rereads on a reload.
 var httpd = kind{
 	format:      keys.HTTPD,
 	single:      true,

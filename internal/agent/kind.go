@@ -9,18 +9,18 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// kind describes a kind of server. Each has its own file.
+// kind describes a kind of server. Each kind has its own Go file.
 type kind struct {
 	format    keys.Format
 	anyFormat bool // the target names the format
 	single    bool // the server holds one key, so that a target has one file
-	// needsReload: the server does not reread its files by itself.
+	// needsReload means that the server does not reread its files by itself.
 	needsReload bool
 	reloadHint  string
 	// settle is how long the server may take to encrypt with a new key after the agent
 	// has applied it. 0 is defaultSettle.
 	settle time.Duration
-	// spacing is the least time between two reloads.
+	// spacing is the minimum time between two reloads.
 	spacing time.Duration
 	// note is the detail of a report that the target is current.
 	note string
@@ -31,7 +31,7 @@ type kind struct {
 	render func(set keys.Set, n int) []byte
 	// holder, if it is not nil, makes the holder of a target, instead of fileHolder.
 	holder func(t *Target, files *fileHolder, ask asker) holder
-	// sockets: a target may have a socket.
+	// sockets means that a target may have a socket.
 	sockets bool
 }
 

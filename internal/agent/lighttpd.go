@@ -14,8 +14,8 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// lighttpd has one file with one key, which it rereads every 64 seconds and at a reload.
-// Until a reload it keeps decrypting with up to three earlier keys of the file.
+// lighttpd has one file with one key. It rereads the file every 64 seconds and on a
+// reload. Until a reload it keeps decrypting with up to three earlier keys of the file.
 var lighttpd = kind{
 	format: keys.Lighttpd,
 	single: true,
@@ -29,9 +29,9 @@ var lighttpd = kind{
 }
 
 const (
-	// lighttpdName is where the name of the key is in the file.
+	// lighttpdName is the offset of the key's name in the file.
 	lighttpdName = 12
-	// lighttpdKeys is how many keys lighttpd has at most.
+	// lighttpdKeys is the maximum number of keys in lighttpd.
 	lighttpdKeys = 4
 )
 

@@ -2,8 +2,8 @@ package agent
 
 import "github.com/sessapi/sessapi/internal/keys"
 
-// nginx has a file for each ssl_session_ticket_key, the first of which encrypts. It
-// rereads them at a reload, and keeps its configuration if the new one is broken.
+// nginx has a file for each ssl_session_ticket_key. The first encrypts. nginx rereads
+// them on a reload, and keeps its configuration if the new one is broken.
 var nginx = kind{
 	format:      keys.NGINX,
 	needsReload: true,

@@ -15,7 +15,8 @@ const probeTimeout = 5 * time.Second
 
 // ticketKeyName makes a handshake with the server at address, with TLS 1.3 or else 1.2,
 // and returns the name of the key that encrypted the ticket. It does not verify the
-// certificate: it sends no secret, and trusts the server with nothing.
+// certificate, because it sends no secret and relies on nothing that the server says
+// except this name.
 func ticketKeyName(ctx context.Context, address string) (keys.Name, error) {
 	host, _, _ := net.SplitHostPort(address) // checked by Target.check
 	c := doctor.Client{ServerName: host, Insecure: true, Timeout: probeTimeout}

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// heartbeat is how often each target is reported without a change, and reportLife
+	// heartbeat is how often each target is reported without a change. reportLife is
 	// how long the service trusts a report.
 	heartbeat  = 30 * time.Second
 	reportLife = 100 * time.Second

@@ -20,16 +20,16 @@ const (
 	askTimeout = 10 * time.Second
 )
 
-// source is where the ticket keys come from, and where reports go. After a failed call
-// the next one goes to the next node of the service.
+// source provides the ticket keys and accepts reports. After a failed call, the next
+// call goes to the next node of the service.
 type source interface {
-	// Next returns the active set once its generation is not the given one, or nil
-	// when that has not happened for a while. A set older than floor is an error. The
-	// set is the caller's to wipe.
+	// Next returns the active set when its generation differs from the given one, or
+	// nil if that does not happen for a while. A set older than floor is an error. The
+	// caller must wipe the set.
 	Next(ctx context.Context, generation, floor uint64) (*update, error)
 	// Report reports what a target holds.
 	Report(ctx context.Context, target string, r Report) error
-	// Nodes is the number of nodes.
+	// Nodes returns the number of nodes.
 	Nodes() int
 }
 

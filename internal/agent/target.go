@@ -13,18 +13,19 @@ import (
 )
 
 const (
-	// checkEvery is how often a target that holds the keys is checked, and proveEvery
+	// checkEvery is how often a target that holds the keys is checked. proveEvery is
 	// how often it is probed.
 	checkEvery = 5 * time.Second
 	proveEvery = 10 * time.Second
-	// proveAgain is the pause while a server is given time to settle.
+	// proveAgain is the pause between probes while a server settles.
 	proveAgain = 100 * time.Millisecond
 
-	// Failures in a row are each followed by twice the pause, from the first to the
-	// longest, cut by up to a half at random.
+	// The pause doubles with each failure in a row, from the first to the longest, and
+	// is shortened at random by up to a half.
 	firstBackoff = 500 * time.Millisecond
 	maxBackoff   = 5 * time.Second
-	// A server that keeps encrypting with another key gets the keys again, ever less often.
+	// A server that keeps encrypting with another key gets the keys again, at growing
+	// intervals.
 	firstReapply = 10 * time.Second
 	maxReapply   = 5 * time.Minute
 )
@@ -42,7 +43,7 @@ const (
 // Report is the report of a target to the service.
 type Report struct {
 	Kind       string
-	Generation uint64 // that the server is known to hold; 0 if none is
+	Generation uint64 // of the keys that the server is known to hold; 0 if none
 	State      State
 	Detail     string // for people
 }
@@ -52,8 +53,8 @@ type Status struct {
 	Name string
 	Report
 	Since    time.Time // in this state
-	Changes  uint64    // times that keys were applied
-	Failures uint64    // times that this failed, or that a probe did
+	Changes  uint64    // how often keys were applied
+	Failures uint64    // how often that failed, or a probe did
 }
 
 // target keeps one target in step.
@@ -72,7 +73,7 @@ type target struct {
 	known  bool    // whether the status is more than a guess
 	next   *wanted // not yet taken
 
-	// The rest is run's.
+	// The fields below belong to run.
 	failures     int       // in a row
 	unproved     time.Time // since when the server has had time to settle; zero if it has settled
 	proved       time.Time // when a handshake last showed the current key
@@ -303,11 +304,12 @@ func (t *target) set(state State, detail string, generation uint64) {
 	t.changed()
 }
 
-// backoff is the pause after a failure and that many failures before it.
+// backoff returns the pause after a failure, when this number of failures came before
+// it.
 func backoff(failures int) time.Duration {
 	return jittered(min(firstBackoff<<min(failures, 16), maxBackoff))
 }
 
-// jittered is a time shortened by up to a half at random, so that agents do not act in
-// step.
+// jittered shortens a time at random by up to a half, so that agents do not act
+// simultaneously.
 func jittered(d time.Duration) time.Duration { return d - rand.N(d/2) }
