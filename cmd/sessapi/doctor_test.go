@@ -9,7 +9,7 @@ import (
 	"github.com/sessapi/sessapi/internal/logtest"
 )
 
-// With --watch the report comes again and again until the process is to stop.
+// With --watch, reports repeat until the process is told to stop.
 func TestDoctorWatch(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var stdout, stderr logtest.Buffer

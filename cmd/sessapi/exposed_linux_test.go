@@ -15,8 +15,8 @@ import (
 
 const exposedVariable = "SESSAPI_TEST_EXPOSED"
 
-// TestExposedProcess is the process that [TestExposed] starts. It prints whether
-// the kernel made it dumpable and whether it finds itself exposed, and runs until its
+// TestExposedProcess is the process that [TestExposed] starts. It prints whether the
+// kernel made it dumpable and whether it considers itself exposed, and runs until its
 // input ends.
 func TestExposedProcess(t *testing.T) {
 	if os.Getenv(exposedVariable) == "" {
@@ -30,8 +30,8 @@ func TestExposedProcess(t *testing.T) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// A process is exposed when its user can read its executable and has another process.
-// One that cannot be read is not dumpable from the start.
+// A process is exposed if its user can read its executable and has another process. A
+// process with an unreadable executable is non-dumpable from the start.
 func TestExposed(t *testing.T) {
 	if os.Getuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -48,7 +48,7 @@ func TestExposed(t *testing.T) {
 	if err := errors.Join(os.WriteFile(program, binary, 0o755), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	uid := 20000 + uint32(os.Getpid()%40000) // of nobody else, even if this test runs twice at a time
+	uid := 20000 + uint32(os.Getpid()%40000) // unused, even if this test runs twice at a time
 	start := func() (said string, stop func()) {
 		t.Helper()
 		process := exec.Command(program, "-test.run=^TestExposedProcess$")
@@ -72,7 +72,7 @@ func TestExposed(t *testing.T) {
 	}
 	for _, test := range []struct {
 		mode os.FileMode
-		want [2]string // of the first process and of one beside it
+		want [2]string // of the first process and of another beside it
 	}{
 		{0o755, [2]string{"dumpable true, exposed false\n", "dumpable true, exposed true\n"}},
 		{0o711, [2]string{"dumpable false, exposed false\n", "dumpable false, exposed false\n"}},

@@ -12,7 +12,7 @@ import (
 	"unicode/utf8"
 )
 
-// No field makes a line long, whatever it comes from.
+// No field makes a line too long, whatever its source.
 func TestLogIsBounded(t *testing.T) {
 	for _, long := range []string{strings.Repeat("x", 100<<10), strings.Repeat("ü", 50<<10), strings.Repeat("\xBF", 100<<10)} {
 		for _, format := range []string{"text", "json"} {
@@ -36,7 +36,7 @@ func TestLogIsBounded(t *testing.T) {
 	}
 }
 
-// Durations can be read in either format.
+// Durations are readable in both formats.
 func TestLogOfDurations(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0:                                "0s",
@@ -63,7 +63,7 @@ func TestLogOfDurations(t *testing.T) {
 	}
 }
 
-// The fields of a line are not copied to look at them.
+// Checking the fields of a line does not copy them.
 func TestLogAttrAllocations(t *testing.T) {
 	attrs := []slog.Attr{slog.String("path", "/sessions/01"), slog.Int("status", 12345), slog.Any("error", errors.New("broken"))}
 	if n := testing.AllocsPerRun(100, func() {
@@ -75,7 +75,7 @@ func TestLogAttrAllocations(t *testing.T) {
 	}
 }
 
-// Times have milliseconds in either format, that of the line and those of fields.
+// Times have milliseconds in both formats, in the line and in fields.
 func TestLogOfTimes(t *testing.T) {
 	at := time.Date(2026, 11, 24, 13, 0, 0, 1999999, time.FixedZone("", 3600))
 	for format, want := range map[string]string{

@@ -16,8 +16,9 @@ import (
 	"github.com/sessapi/sessapi/internal/logtest"
 )
 
-// serve runs the service on a free port until the test ends, and returns its
-// address and how to have it reload. stop returns the exit code.
+// serve runs the service on a free port until the test ends. It returns the address, a
+// channel that reloads the service, and a function that stops it and returns the exit
+// code.
 func serve(t *testing.T, args ...string) (address string, reload chan<- os.Signal, stop func() int) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -37,7 +38,7 @@ func serve(t *testing.T, args ...string) (address string, reload chan<- os.Signa
 	return regexp.MustCompile(`"address":"([^"]+)"`).FindStringSubmatch(stderr.String())[1], signals, stop
 }
 
-// The whole of serve: it stops with 0 when it is told to.
+// A complete run of serve: it exits with 0 when told to stop.
 func TestServeStops(t *testing.T) {
 	_, _, stop := serve(t)
 	if got := stop(); got != exitOK {
@@ -45,7 +46,7 @@ func TestServeStops(t *testing.T) {
 	}
 }
 
-// Ctrl-C ends a command that waits for somebody to type. What was typed before is read.
+// Ctrl-C ends a command that waits for typed text. Text typed before is read.
 func TestInput(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

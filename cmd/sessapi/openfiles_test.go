@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A limit of open files that the connections exceed is warned of, and nothing else is.
+// There is a warning only if the connections exceed the limit of open files.
 func TestOpenFiles(t *testing.T) {
 	var before unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// newToken runs sessapi token new, and returns the two lines that count.
+// newToken runs sessapi token new, and returns the two relevant lines.
 func newToken(t *testing.T, args ...string) (token, line string) {
 	t.Helper()
 	var out, complaint strings.Builder
@@ -49,8 +49,8 @@ func TestNewToken(t *testing.T) {
 	}
 }
 
-// What token new prints goes into a policy as it is, and the service follows the
-// policy when it is told to.
+// The output of token new goes into a policy unchanged, and the service loads the
+// policy on a reload.
 func TestPolicyOfService(t *testing.T) {
 	token, line := newToken(t, "--expires=1d")
 	other, otherLine := newToken(t)

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// At its deadline a command ends together with all that it has started.
+// At its deadline a command ends, together with all processes that it started.
 func TestCommandIsKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
 	began := time.Now()
@@ -30,7 +30,7 @@ func TestCommandIsKilled(t *testing.T) {
 	}
 }
 
-// What a command prints is bounded, one line, and without what may be a key.
+// The kept output of a command is limited, on one line, and without possible keys.
 func TestCommandOutput(t *testing.T) {
 	secret := make([]byte, 32)
 	for i := range secret {
@@ -56,7 +56,7 @@ func TestCommandOutput(t *testing.T) {
 	}
 }
 
-// A command that starts a process that goes on has succeeded.
+// A command that leaves a background process has succeeded.
 func TestCommandLeavesServer(t *testing.T) {
 	if err := runFor(20*time.Second)(t.Context(), []string{"sh", "-c", "sleep 3 & exit 0"}); err != nil {
 		t.Error(err)

@@ -46,7 +46,7 @@ func TestParseConfig(t *testing.T) {
 	}
 }
 
-// Each mistake is named, with its line and what was most likely meant.
+// Each mistake is reported with its line and the most likely intention.
 func TestParseConfigErrors(t *testing.T) {
 	target := func(t string) string {
 		return "service: {addresses: [\"http://127.0.0.1:1\"]}\nname: a\ntargets:\n  - " + t + "\n"
@@ -104,7 +104,7 @@ func TestParseConfigErrors(t *testing.T) {
 			t.Errorf("%.200q: %v, want %q", test.config, err, test.want)
 		}
 	}
-	// All of them at once.
+	// All mistakes at once.
 	_, err := parseConfig([]byte("name: a b\n"), "/")
 	if err == nil || strings.Count(err.Error(), "\n") < 2 {
 		t.Errorf("%v", err)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// Every target that the documents show is a valid one.
+// Every target in the documents is valid.
 func TestDocumentedTargets(t *testing.T) {
 	pages, err := filepath.Glob("../../docs/servers/*.md")
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// Whatever a ring has, the pushes lead to what is wanted, and no shorter ones do.
+// Whatever keys a ring has, the pushes produce the wanted ring, and no fewer would.
 func TestPushes(t *testing.T) {
 	letters := []string{"a", "b", "c", "d"} // few, so that rings are alike
 	r := rand.New(rand.NewPCG(1, 1))
@@ -165,8 +165,8 @@ func FuzzParseRing(f *testing.F) {
 	})
 }
 
-// Keys of another size reach HAProxy by one reload, which the test precedes. Until the
-// new process answers, the agent waits.
+// Keys of another size reach HAProxy by one reload, after the test command. The agent
+// waits until the new process answers.
 func TestHAProxyResize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -210,7 +210,7 @@ func TestHAProxyResize(t *testing.T) {
 	})
 }
 
-// What HAProxy answers is quoted in part, and never a key.
+// Errors quote part of HAProxy's answer, and never a key.
 func TestHAProxyRefuses(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString([]byte("a key of eighty bytes, which must not be in an error"))
 	h := haproxyHolder{askSocket: func(context.Context, string, []byte) ([]byte, error) {

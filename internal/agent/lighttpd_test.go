@@ -10,8 +10,8 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// lighttpd is reloaded just when it has a key that the set has not, whatever it was
-// given before, also by an agent that is gone.
+// lighttpd is reloaded exactly when it has a key that is not in the set, even one from
+// an earlier agent.
 func TestLighttpdReloads(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "stek")
 	set := keys.Generate(256, 6)
@@ -25,7 +25,7 @@ func TestLighttpdReloads(t *testing.T) {
 	}
 	for i, step := range []struct {
 		set     []int // the first encrypts
-		foreign int   // a key that somebody puts into the file before; -1 for none
+		foreign int   // a key that somebody else wrote into the file before; -1 for none
 		err     error
 		reloads int
 	}{
@@ -33,13 +33,13 @@ func TestLighttpdReloads(t *testing.T) {
 		{[]int{1, 2, 0}, -1, nil, 0},
 		{[]int{2, 3, 1, 0}, -1, nil, 0},
 		{[]int{2, 3, 1}, -1, nil, 1}, // 0 was revoked
-		{[]int{2, 3}, -1, nil, 0},    // lighttpd does not have 1 any more
+		{[]int{2, 3}, -1, nil, 0},    // lighttpd no longer has 1
 		{[]int{3, 4}, -1, errObstacle, 1},
 		{[]int{3, 4}, -1, nil, 1}, // until it succeeds
 		{[]int{3, 4}, -1, nil, 0},
 		{[]int{3, 4}, 5, nil, 1},
 	} {
-		// A new one each time: what is remembered is in files.
+		// A new holder each time: its memory is in files.
 		h := lighttpd.holder(&target, &fileHolder{
 			paths: target.paths(), attributes: target.attributes, reload: target.Reload,
 			run: func(context.Context, []string) error { reloads++; return reloadErr },
@@ -76,7 +76,7 @@ func TestLighttpdReloads(t *testing.T) {
 	}
 }
 
-// dnsdist keeps the last keys that it was given, so that its file has just as many.
+// dnsdist keeps the last keys that it read, so its file has exactly that many.
 func TestDNSDistKeys(t *testing.T) {
 	set := keys.Generate(256, 4)
 	defer set.Wipe()

@@ -26,7 +26,7 @@ import (
 
 var modelSeed = flag.Uint64("model-seed", 0, "seed of the model test; 0 is any")
 
-// modelKey is a key as the model remembers it.
+// modelKey is a key in the model.
 type modelKey struct{ name, hmac, aes []byte }
 
 func newModelKey(r *rand.Rand) modelKey {
@@ -49,8 +49,8 @@ type modelService struct {
 	ring       []modelKey // next, current and the previous ones
 	changed    chan struct{}
 	down       bool
-	before     []modelKey // the ring of the generation before
-	stale      bool       // whether a node answers that has these
+	before     []modelKey // the ring of the previous generation
+	stale      bool       // whether a node still answers with before
 	reports    map[string]Report
 }
 
@@ -75,7 +75,7 @@ func (s *modelService) update(change func()) {
 	s.wake()
 }
 
-// wake answers the requests that wait.
+// wake answers the waiting requests.
 func (s *modelService) wake() {
 	close(s.changed)
 	s.changed = make(chan struct{})
@@ -121,7 +121,7 @@ func (s *modelService) Report(_ context.Context, target string, r Report) error 
 	return nil
 }
 
-// modelServer is a server: what it has of its files, and what is in the way.
+// modelServer is a server: the keys that it loaded from its files, and its obstacles.
 type modelServer struct {
 	*Target
 	mu      sync.Mutex
@@ -139,7 +139,7 @@ func (s *modelServer) load() {
 	for i, path := range s.paths() {
 		data, err := os.ReadFile(path)
 		if err != nil {
-			return // it goes on with what it has
+			return // it keeps its keys
 		}
 		contents[i] = string(data)
 	}
@@ -202,7 +202,7 @@ func (s *modelServer) ask(ctx context.Context, line []byte) ([]byte, error) {
 	return answer.Bytes(), nil
 }
 
-// wants is what the server is to have by the model.
+// wants returns the wanted state of the server in the model.
 func (s *modelServer) wants(set keys.Set) []string {
 	if !s.format.OneKey() {
 		return []string{string(s.format.Append(nil, set))}
@@ -218,8 +218,7 @@ func (s *modelServer) wants(set keys.Set) []string {
 	return contents
 }
 
-// holds reports whether the server works with what it is to have, and whether its files
-// are that too.
+// holds reports whether the server uses the wanted keys and its files contain them.
 func (s *modelServer) holds(set keys.Set) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,7 +230,7 @@ func (s *modelServer) holds(set keys.Set) bool {
 		}
 	}
 	if s.Reload == nil && s.Socket == "" {
-		s.load() // it looks by itself
+		s.load() // it rereads files by itself
 	}
 	if s.Socket != "" {
 		lines := strings.Fields(want[0])
@@ -254,8 +253,8 @@ type model struct {
 	written map[string]bool // contents that a file may have
 	mu      sync.Mutex      // guards known
 	known   map[string]keys.Name
-	hidden  bool   // whether a server had other keys than its files, which takes a probe to see
-	newest  uint64 // generation that an agent has had
+	hidden  bool   // whether a server used other keys than its files, which only a probe detects
+	newest  uint64 // latest generation that an agent had
 }
 
 func newModel(t *testing.T, r *rand.Rand) *model {
@@ -310,7 +309,7 @@ func (m *model) randomTarget(i int, dir string) Target {
 	return t
 }
 
-// publish notes what files may have, now that the keys are other ones.
+// publish records the possible contents of files after a change of the keys.
 func (m *model) publish() {
 	m.service.mu.Lock()
 	set := m.service.set()
@@ -330,7 +329,7 @@ func (m *model) server(name string) *modelServer {
 	return m.servers[slices.IndexFunc(m.servers, func(s *modelServer) bool { return s.Name == name })]
 }
 
-// start runs a new agent, which knows nothing but the floor.
+// start runs a new agent, which knows only the floor.
 func (m *model) start() {
 	by := reach{
 		run: func(timeout time.Duration) runner {
@@ -363,7 +362,7 @@ func (m *model) start() {
 	m.stop = func() { cancel(); running.Wait(); m.floor = m.agent.Floor() }
 }
 
-// wait passes time, and then looks for broken promises.
+// wait lets time pass, and then checks the guarantees.
 func (m *model) wait(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
@@ -382,9 +381,10 @@ func (m *model) wait(d time.Duration) {
 	}
 }
 
-// check holds the states of the targets against the truth, once all has come to rest.
+// check compares the states of the targets with the truth, once nothing changes any
+// more.
 func (m *model) check(what string) {
-	m.wait(25 * time.Second) // a probe is given 15 s
+	m.wait(25 * time.Second) // a probe may take 15 s
 	m.service.mu.Lock()
 	set, generation, down, reports := m.service.set(), m.service.generation, m.service.down, maps.Clone(m.service.reports)
 	m.service.mu.Unlock()
@@ -409,7 +409,7 @@ func (m *model) check(what string) {
 	}
 }
 
-// folder makes the folder of a server, or a file in its place, in which nothing can be
+// folder makes the folder of a server, or a file in its place, where nothing can be
 // written.
 func (m *model) folder(s *modelServer, there bool) {
 	dir := filepath.Dir(s.File)
@@ -424,7 +424,8 @@ func (m *model) folder(s *modelServer, there bool) {
 	}
 }
 
-// events are what may happen. Each reports what it did, or "" when it could not.
+// events are the random operations. Each returns a description, or "" if it was
+// impossible.
 func (m *model) event() string {
 	if m.r.IntN(14) == 0 {
 		m.stop()
@@ -509,7 +510,7 @@ func (m *model) event() string {
 	}
 }
 
-// mend ends all trouble.
+// mend ends all failures.
 func (m *model) mend() {
 	m.service.mu.Lock()
 	m.service.down, m.service.stale = false, false
@@ -522,7 +523,7 @@ func (m *model) mend() {
 			m.folder(s, true)
 		}
 		if s.Socket != "" && len(s.ring) == 0 {
-			s.ring = make([]string, ringSize) // it started with some file
+			s.ring = make([]string, ringSize) // it started with any file
 			for i := range s.ring {
 				s.ring[i] = base64.StdEncoding.EncodeToString(make([]byte, 80))
 			}
@@ -531,9 +532,9 @@ func (m *model) mend() {
 	}
 }
 
-// Whatever happens, a target is reported as current only while it is. Within 10 seconds
-// of the end of all trouble, or as soon as a probe has shown it, every target is current,
-// and nothing is reloaded any more.
+// A target is reported as current only while it is. Within 10 seconds after all
+// failures end, or as soon as a probe has shown it, every target is current, and
+// nothing is reloaded any more.
 func TestModel(t *testing.T) {
 	seed := *modelSeed
 	if seed == 0 {

@@ -19,7 +19,7 @@ import (
 	"github.com/sessapi/sessapi/internal/logtest"
 )
 
-// node is a node of a service that describes one set and sends another.
+// node is a node that describes one set and sends another.
 func node(t *testing.T, generation uint64, described, sent keys.Set) *httptest.Server {
 	t.Helper()
 	description := client.TicketKeys{Generation: generation, Source: "generated", UpdatedAt: time.Now()}
@@ -83,8 +83,8 @@ func TestNodes(t *testing.T) {
 	}
 	n := &nodes{clients: clients, addresses: service.Addresses, host: "host"}
 
-	// A node that is gone, and one whose keys are not those that it describes, are passed
-	// over.
+	// A node that does not answer, or whose keys differ from its description, is
+	// skipped.
 	for _, want := range []string{gone.URL + ": ", mixed.URL + ": the keys changed while they were fetched"} {
 		if u, err := n.Next(t.Context(), 0, 0); u != nil || err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v %v, want %s", u, err, want)
@@ -112,7 +112,7 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// deadService has two nodes, neither of which answers, each for its own reason.
+// deadService has two nodes. Both fail, each for its own reason.
 type deadService struct{ calls int }
 
 func (*deadService) Nodes() int { return 2 }

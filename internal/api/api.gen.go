@@ -445,22 +445,22 @@ type ConsumersStatus struct {
 }
 
 // DiscoveryRequest Envoy's `envoy.service.discovery.v3.DiscoveryRequest` in the JSON of Protocol
-// Buffers, 1 MiB at most, and each string in it 16 KiB. Names may be in `snake_case`
-// or in `camelCase`. Other members are passed over.
+// Buffers, at most 1 MiB, with strings of at most 16 KiB. Names may be in `snake_case`
+// or `camelCase`. Other members are ignored.
 type DiscoveryRequest struct {
-	// ErrorDetail Why Envoy rejected the last answer.
+	// ErrorDetail Why Envoy rejected the last response.
 	ErrorDetail *struct {
 		Code    *int32  `json:"code,omitempty"`
 		Message *string `json:"message,omitempty"`
 	} `json:"error_detail,omitempty"`
 
-	// Node Which Envoy asks. Not used.
+	// Node The Envoy that sends the request. Not used.
 	Node *map[string]interface{} `json:"node,omitempty"`
 
-	// ResourceNames The secrets that Envoy wants. `*` or no names stand for all.
+	// ResourceNames The secrets that Envoy requests. `*`, or no names, requests all.
 	ResourceNames *[]string `json:"resource_names,omitempty"`
 
-	// TypeURL The type that Envoy wants; empty or missing for secrets.
+	// TypeURL The resource type that Envoy requests; empty or missing for secrets.
 	TypeURL *string `json:"type_url,omitempty"`
 
 	// VersionInfo The generation that Envoy has; empty or missing for none.

@@ -24,7 +24,7 @@ import (
 	"github.com/sessapi/sessapi/internal/state"
 )
 
-// settings are those of a service on a free port.
+// settings returns the settings of a service on a free port.
 func settings() config.Config {
 	return config.Config{
 		Listen:            config.Address{Network: "tcp", Address: "127.0.0.1:0"},
@@ -76,7 +76,7 @@ func do(t *testing.T, client *http.Client, method, url string, body []byte) (int
 	return response.StatusCode, string(answer)
 }
 
-// A person who types the address alone is sent to the documentation.
+// A person who types only the address is redirected to the documentation.
 func TestRoot(t *testing.T) {
 	client := &http.Client{CheckRedirect: func(r *http.Request, _ []*http.Request) error {
 		if r.URL.Path != "/docs" {
@@ -89,8 +89,8 @@ func TestRoot(t *testing.T) {
 	}
 }
 
-// Counters that alerts look at are there before anything has happened, or the first
-// increase would not be one.
+// Counters for alerts exist before the first event: otherwise the first increase would
+// be invisible.
 func TestCountersFromTheStart(t *testing.T) {
 	_, metrics := do(t, new(http.Client), "GET", start(t, settings()).url(0)+"/metrics", nil)
 	for _, code := range []string{"overloaded", "internal", "unauthenticated"} {
@@ -196,7 +196,7 @@ func TestUnixSocket(t *testing.T) {
 	}
 }
 
-// h2c is served beside HTTP/1.1.
+// h2c is served besides HTTP/1.1.
 func TestHTTP2Cleartext(t *testing.T) {
 	s := start(t, settings())
 	var protocols http.Protocols
@@ -217,7 +217,7 @@ func TestHTTP2Cleartext(t *testing.T) {
 	}
 }
 
-// Headers beyond the limit are refused.
+// Headers beyond the limit are rejected.
 func TestHeaderLimit(t *testing.T) {
 	s := start(t, settings())
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url(0)+"/status", nil)
@@ -235,8 +235,7 @@ func TestHeaderLimit(t *testing.T) {
 	}
 }
 
-// A request that is under way when the service is told to stop is finished;
-// meanwhile probes see that it drains.
+// A request in flight at shutdown is finished. Meanwhile probes see the service drain.
 func TestDrain(t *testing.T) {
 	c := settings()
 	c.OpsListen = &config.Address{Network: "tcp", Address: "127.0.0.1:0"}
@@ -256,7 +255,7 @@ func TestDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	answers := bufio.NewReader(conn)
-	for range 2 { // the service asks for the body: the request is under way
+	for range 2 { // the service requests the body: the request is in flight
 		if line, err := answers.ReadString('\n'); err != nil || line != "HTTP/1.1 100 Continue\r\n" && line != "\r\n" {
 			t.Fatalf("%q %v", line, err)
 		}
@@ -286,7 +285,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// What --insecure-listen is said to let pass is what it does.
+// --insecure-listen permits exactly what its help says.
 func TestInsecurity(t *testing.T) {
 	for _, test := range []struct {
 		c    config.Config
@@ -315,7 +314,7 @@ func TestLooseFiles(t *testing.T) {
 	write(t, c.TLSClientCA, id.cert)
 	write(t, c.Policy, []byte("identities: [{name: a, roles: [admin], uids: [0]}]"))
 	for _, path := range []string{"", c.AuditLog, c.StateFile, c.StateFile + ".sessions", c.SealKeyFile, c.TLSClientCA, c.Policy, c.TLSKey} {
-		if path != "" { // with the first start all files are there
+		if path != "" { // after the first start all files exist
 			if err := os.Chmod(path, 0o622); err != nil {
 				t.Fatal(err)
 			}
@@ -337,8 +336,8 @@ func TestLooseFiles(t *testing.T) {
 	}
 }
 
-// What is held up for good is left behind when the time is over, and what ends
-// before is told.
+// A call that hangs is abandoned at the deadline. One that ends before returns its
+// error.
 func TestWithin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), stopTimeout)
@@ -381,7 +380,7 @@ func TestFailedStart(t *testing.T) {
 	}
 }
 
-// A state that opens and is none is an error that says what to do.
+// A state that can be unsealed but is invalid causes an error that says what to do.
 func TestInvalidState(t *testing.T) {
 	c := settings()
 	dir := t.TempDir()

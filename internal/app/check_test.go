@@ -15,8 +15,7 @@ import (
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
-// What a check finds is an error when a service would not start with it, and a warning
-// when it would.
+// A finding is an error if a service would not start with it, else a warning.
 func TestCheck(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -99,8 +98,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A Redis that takes connections and says nothing, as one without TLS does to a client
-// with TLS, is told in words.
+// A Redis that accepts connections but stays silent, like one without TLS to a TLS
+// client, causes a clear error.
 func TestCheckSilentRedis(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The least of the machine's memory and the limits of all control groups around the
-// process counts.
+// The limit is the minimum of the machine's memory and the limits of all control groups
+// around the process.
 func TestMemoryLimit(t *testing.T) {
 	const meminfo = "MemTotal:        2048 kB\nMemFree:         1 kB\n"
 	for name, test := range map[string]struct {

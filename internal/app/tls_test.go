@@ -36,8 +36,8 @@ type identity struct {
 	pair      tls.Certificate
 }
 
-// newIdentity makes a certificate for localhost and for clients, signed by the
-// parent or by itself.
+// newIdentity makes a certificate for localhost and for clients, signed by the parent
+// or by itself.
 func newIdentity(t *testing.T, name string, parent *identity) identity {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -80,7 +80,7 @@ func (id identity) pool() *x509.CertPool {
 	return pool
 }
 
-// write puts data at path in one step.
+// write writes data to path atomically.
 func write(t *testing.T, path string, data []byte) {
 	t.Helper()
 	if err := errors.Join(os.WriteFile(path+".new", data, 0o600), os.Rename(path+".new", path)); err != nil {
@@ -101,8 +101,8 @@ func tlsSettings(t *testing.T, id identity) config.Config {
 
 func (a *App) address(listener int) string { return a.servers[listener].Addr().String() }
 
-// handshake connects, makes a request, so that tickets of TLS 1.3 arrive, and
-// returns what was agreed on.
+// handshake connects, makes a request so that TLS 1.3 tickets arrive, and returns the
+// connection state.
 func handshake(t *testing.T, address string, c *tls.Config) (tls.ConnectionState, error) {
 	t.Helper()
 	conn, err := tls.Dial("tcp", address, c)
@@ -152,8 +152,8 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// Whoever has the keys of the ring cannot make a ticket that the service takes,
-// while a server that does serve with them takes it.
+// The keys of the ring cannot make a ticket that the service accepts. A server that
+// uses these keys accepts it.
 func TestRingKeysForgeNoTicket(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	s := start(t, tlsSettings(t, id))
@@ -191,8 +191,8 @@ func TestRingKeysForgeNoTicket(t *testing.T) {
 		}{
 			{listener.Addr().String(), false},
 			{listener.Addr().String(), true}, // the ticket is good
-			{s.address(0), false},            // and not for the service
-			{s.address(0), true},             // which has tickets of its own
+			{s.address(0), false},            // not for the service
+			{s.address(0), true},             // the service has its own tickets
 		} {
 			state, err := handshake(t, test.address, c)
 			if err != nil {
@@ -225,7 +225,7 @@ func TestTLSReload(t *testing.T) {
 			}
 		}
 	}
-	write(t, c.TLSCert, two.cert) // whose key is missing yet
+	write(t, c.TLSCert, two.cert) // its key is still missing
 	await("a failure", func() bool { return s.tls.Status().Failures == 1 })
 	if got := served(); got != "one" {
 		t.Errorf("half a pair is served: %s", got)
@@ -243,8 +243,8 @@ func TestTLSReload(t *testing.T) {
 	}
 }
 
-// The audit log has the set that the service starts with, and each certificate
-// and CA before it is served. What it does not take is not served.
+// The audit log records the initial ticket keys, and each certificate and CA before it
+// is served. Those that it cannot record are not served.
 func TestAuditedByItself(t *testing.T) {
 	one, two := newIdentity(t, "one", nil), newIdentity(t, "two", nil)
 	c := tlsSettings(t, one)
@@ -293,8 +293,8 @@ func TestAuditedByItself(t *testing.T) {
 	}
 }
 
-// Without a policy a client certificate is needed for everything but health. One
-// that a former CA signed is good for nothing, neither is a session it began.
+// Without a policy, everything except health needs a client certificate. One signed by
+// a former CA is rejected, and so is a session that it began.
 func TestClientCertificates(t *testing.T) {
 	server, ca, other := newIdentity(t, "server", nil), newIdentity(t, "CA", nil), newIdentity(t, "other CA", nil)
 	c := tlsSettings(t, server)
@@ -327,7 +327,7 @@ func TestClientCertificates(t *testing.T) {
 			t.Errorf("%s with %d certificates: %d %v", test.path, len(test.certs), status, err)
 		}
 	}
-	if status, err := get("/ticket-keys", sessions, good); status != 200 { // for a session to come back with
+	if status, err := get("/ticket-keys", sessions, good); status != 200 { // for a session to resume
 		t.Errorf("%d %v", status, err)
 	}
 	// Go's client leaves out a certificate of a CA that the server does not name.
@@ -344,8 +344,8 @@ func TestClientCertificates(t *testing.T) {
 	}
 }
 
-// A CA that is taken out ends also what its certificates are good for on
-// connections that are kept, and one that stays ends nothing.
+// Removing a CA also ends the trust in its certificates on open connections. Other
+// connections are unaffected.
 func TestFormerCAOnKeptConnections(t *testing.T) {
 	server, former, kept := newIdentity(t, "server", nil), newIdentity(t, "former CA", nil), newIdentity(t, "CA", nil)
 	policy := filepath.Join(t.TempDir(), "policy.yaml")
@@ -415,7 +415,7 @@ func TestTLSFails(t *testing.T) {
 	}
 }
 
-// healthcheck trusts the certificate of the settings alone.
+// healthcheck trusts only the certificate in the settings.
 func TestHealthcheckTLS(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	c := tlsSettings(t, id)
@@ -437,7 +437,7 @@ func TestHealthcheckTLS(t *testing.T) {
 	}
 }
 
-// Only the names of the settings and of the certificate call the service.
+// Only the host names in the settings and the certificate are accepted.
 func TestServiceNames(t *testing.T) {
 	id := newIdentity(t, "server", nil)
 	c := tlsSettings(t, id)

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// from is a request from an address, with a token.
+// from returns a request from an address with a token.
 func from(addr, token string) *http.Request {
 	r := bearing("Bearer " + token)
 	r.RemoteAddr = addr
@@ -76,7 +76,7 @@ func TestLimit(t *testing.T) {
 		if got := a.Failures(Unknown); got != 2*burst+1 {
 			t.Errorf("%d unknown", got)
 		}
-		// Requests without credentials are no attempts.
+		// Requests without credentials do not count as attempts.
 		for range 2 * burst {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.RemoteAddr = other
@@ -103,8 +103,8 @@ func TestLimitOfIPv6(t *testing.T) {
 	}
 }
 
-// The limit agrees with a model that keeps every failure, and the table stays
-// within its bound.
+// The limit agrees with a model that keeps every failure, and the table stays within
+// its limit.
 func TestLimitModel(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("SESSAPI_TEST_SEED"); text != "" {
@@ -117,7 +117,7 @@ func TestLimitModel(t *testing.T) {
 	now := time.Unix(0, 0)
 	p, token := policyWith(t, "")
 	a := New(func() *Policy { return p }, func() time.Time { return now })
-	debt := map[string]time.Duration{} // of each source, what it has still to pay back
+	debt := map[string]time.Duration{} // of each source, until all is paid back
 	for range 20000 {
 		step := time.Duration(random.IntN(1000)) * time.Millisecond
 		now = now.Add(step)
@@ -167,7 +167,7 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// wrapped is a connection as one that was held comes back.
+// wrapped is a connection that wraps another.
 type wrapped struct{ net.Conn }
 
 func (w wrapped) NetConn() net.Conn { return w.Conn }
@@ -179,7 +179,7 @@ func (l wrappingListener) Accept() (net.Conn, error) {
 	return wrapped{conn}, err
 }
 
-// The kernel says who is at the other end of a Unix socket.
+// The kernel reports the peer's user on a Unix socket.
 func TestPeer(t *testing.T) {
 	p, err := Parse(fmt.Appendf(nil, "identities: [{name: me, roles: [admin], uids: [%d]}]", os.Getuid()))
 	if err != nil {
@@ -218,11 +218,11 @@ func TestPeer(t *testing.T) {
 	}
 }
 
-// A token is looked up without garbage, in well under a microsecond.
+// Looking up a token allocates nothing and takes far less than a microsecond.
 func TestAllocations(t *testing.T) {
 	p, token := policyWith(t, ", expires: 2100-01-01T00:00:00Z")
 	a := New(func() *Policy { return p }, time.Now)
-	_, _ = a.Authenticate(from("192.0.2.9:1", "x")) // so that sources are looked up too
+	_, _ = a.Authenticate(from("192.0.2.9:1", "x")) // so that sources are searched, too
 	r, wrong := from("192.0.2.1:1", token), from("192.0.2.1:1", strings.Repeat("x", tokenSize))
 	if n := testing.AllocsPerRun(100, func() {
 		if _, err := a.Authenticate(r); err != nil {
@@ -257,8 +257,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	}
 }
 
-// A file that changes is followed; one that breaks is reported once and changes
-// nothing.
+// Changes of a file are followed. A broken file is reported once and changes nothing.
 func TestFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "policy.yaml")
 	write := func(content string) {
@@ -316,7 +315,7 @@ func TestFile(t *testing.T) {
 		t.Error("a reload says nothing")
 	}
 
-	// What cannot be recorded does not hold.
+	// A policy that cannot be recorded does not become active.
 	f.record = func(int) error { return errors.New("the disk is full") }
 	write(identity("a", "    uids: [1]"))
 	if f.Check(); f.Policy() != good {

@@ -21,10 +21,10 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// hashOf is a hash of which n tells it from others.
+// hashOf returns a hash; each n has its own.
 func hashOf(n byte) string { return fmt.Sprintf("%064x", n) }
 
-// identity is a policy of one identity with more of it, indented as a member.
+// identity returns a policy of one identity with these members, indented.
 func identity(name, more string) string {
 	return "identities:\n  - name: " + name + "\n    roles: [observe]\n" + more
 }
@@ -123,7 +123,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// All that is wrong with identities is told at once.
+// All problems of identities are reported together.
 func TestParseAll(t *testing.T) {
 	_, err := Parse([]byte("identities:\n  - name: a\n    roles: [root]\n    uids: [65534]\n  - name: b\n    roles: [admin]\n"))
 	const want = `line 3: identity "a": roles[0]: unknown role "root"; the roles are session-read, session-write, key-publish, key-consume, observe, admin; ` +
@@ -134,8 +134,7 @@ func TestParseAll(t *testing.T) {
 	}
 }
 
-// What is nested or repeated, on one line or on many, costs no more than a
-// refusal.
+// Nested or repeated input, on one line or on many, is rejected without further cost.
 func TestParseBounds(t *testing.T) {
 	const lineLimit = 1 << 10
 	for _, part := range []string{"[", "{", "- ", "? ", "a: ", "&a ", "*a ", "!!a ", "'", "\"", "|", "<<: ", ", ", "%", "#"} {
@@ -153,7 +152,7 @@ func TestParseBounds(t *testing.T) {
 	}
 }
 
-// The policy of docs/policy.md is one.
+// The policy in docs/policy.md is valid.
 func TestDocumentedPolicy(t *testing.T) {
 	page, err := os.ReadFile("../../docs/policy.md")
 	if err != nil {
@@ -199,7 +198,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// policyWith is a policy whose identity a has a token.
+// policyWith returns a policy whose identity a has a token.
 func policyWith(tb testing.TB, more string) (p *Policy, token string) {
 	tb.Helper()
 	token, hash := NewToken()
@@ -261,7 +260,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// A scanner for secrets finds tokens by this, and no two are alike.
+// Secret scanners find tokens by this pattern, and no two tokens are equal.
 func TestNewToken(t *testing.T) {
 	a, hash := NewToken()
 	b, other := NewToken()
@@ -289,7 +288,8 @@ identities:
 	if err != nil {
 		t.Fatal(err)
 	}
-	// svid is a certificate with URIs, made and parsed so that they are as a CA wrote them.
+	// svid returns a certificate with URIs, created and parsed so that they are as a CA
+	// wrote them.
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -348,9 +348,9 @@ identities:
 		} else if err != nil || got.Name != test.name {
 			t.Errorf("%v %v, want %s", got, err, test.name)
 		}
-		_, err = p.Identify(r, time.Now().Add(2*time.Hour)) // on a connection that is kept
+		_, err = p.Identify(r, time.Now().Add(2*time.Hour)) // on a long-lived connection
 		wantReason(t, "expired certificate", err, Expired)
-		// A token is judged by itself.
+		// A token is checked on its own.
 		r.Header.Set("Authorization", "Bearer x")
 		_, err = p.Identify(r, time.Now())
 		wantReason(t, "a wrong token beside it", err, Malformed)

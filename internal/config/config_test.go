@@ -164,8 +164,8 @@ func TestInvalid(t *testing.T) {
 	}
 }
 
-// A service that others than this machine reach needs credentials, or that the
-// operator says that it needs none.
+// A service that other machines can reach needs credentials, or the operator's word
+// that it needs none.
 func TestExposed(t *testing.T) {
 	tls := []string{"--tls-cert=c", "--tls-key=k"}
 	with := func(more ...string) []string { return append(append([]string(nil), tls...), more...) }
@@ -207,7 +207,7 @@ func TestExposed(t *testing.T) {
 	}
 }
 
-// A value of the file is what stands there, not what YAML makes of it.
+// A value in the file is its text, whatever its YAML type.
 func TestFileText(t *testing.T) {
 	c, err := parse(t, "--config="+writeFile(t, "ticket-key-file: 0123\ncache: true\ncache-max-sessions: 12\ninsecure-listen: true\nallowed-hosts: a,b\n"))
 	if !c.InsecureListen || len(c.AllowedHosts) != 2 {
@@ -218,8 +218,8 @@ func TestFileText(t *testing.T) {
 	}
 }
 
-// All that is wrong is told at once, each in a line with its place: what a flag or
-// variable overrides is not of the file.
+// All problems are reported together, each on a line with its place. If a flag or
+// variable overrides a setting, its place is not the file.
 func TestProblems(t *testing.T) {
 	t.Setenv("SESSAPI_CACHE_MEMROY", "1GiB")
 	t.Setenv("SESSAPI_NAMESPACE", "a*")
@@ -239,7 +239,7 @@ FILE:3: --cache-memory must be at least 1.0MiB
 	}
 }
 
-// Kubernetes names its services in the environment of each container.
+// Kubernetes sets variables with the names of its services in each container.
 func TestVariablesOfKubernetes(t *testing.T) {
 	for _, name := range []string{
 		"SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTPS", "PORT", "PORT_8440_TCP", "PORT_8440_TCP_ADDR", "PORT_8440_TCP_PORT", "PORT_8440_TCP_PROTO",
@@ -266,8 +266,8 @@ func TestEmptyFile(t *testing.T) {
 	}
 }
 
-// FuzzFile takes any file of settings. What is taken is good, and what is not is
-// said in a line.
+// FuzzFile loads any configuration file. Accepted settings are valid, and a rejection
+// is one line per problem.
 func FuzzFile(f *testing.F) {
 	for _, seed := range []string{"", "cache-memory: 1GiB", "listen: unix:/s\n---\n", "a: &a [*a]", "cache: off\ncache: on", "rotate_every: 1h", "ticket-key-file: |\n  x", "? a", "\t", "allowed-hosts: a,b"} {
 		f.Add(seed)
@@ -283,8 +283,8 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
-// FuzzSettings takes any address, size and switch; what is taken comes back as it
-// is written.
+// FuzzSettings reads any address, size and switch. An accepted one survives writing and
+// reading.
 func FuzzSettings(f *testing.F) {
 	for _, seed := range []string{"127.0.0.1:8440", "unix:/run/s", "unix:", "[::1]:http", ":0", "16KiB", "1e3", "-1", "9999999999EB", "on", "true"} {
 		f.Add(seed)

@@ -29,7 +29,7 @@ func put(t *testing.T, table *Table, name string, generation uint64) {
 	}
 }
 
-// modelled is what the model knows of a consumer.
+// modelled is a consumer in the model.
 type modelled struct {
 	identity        string
 	report          Report
@@ -153,8 +153,8 @@ func compare(t *testing.T, table *Table, model map[string]modelled, active keys.
 			c.Behind != (m.report.Generation != active.Generation) || c.ReportedAt.Sub(m.reported).Abs() >= time.Millisecond || !c.ExpiresAt.Equal(m.expires) {
 			t.Fatalf("%s is %+v, want %s %+v", name, c, state, m)
 		}
-		// Sets are of 3 keys: what came earlier is not known any more. A generation is in
-		// whole milliseconds.
+		// Sets have 3 keys: earlier ones are unknown. A generation is in whole
+		// milliseconds.
 		if d := c.Since.Sub(since).Abs(); d >= time.Millisecond && (c.State != Stale || c.Since.Before(since)) {
 			t.Fatalf("%s is %s since %v, want %v", name, c.State, c.Since, since)
 		}
@@ -182,7 +182,7 @@ func TestLimit(t *testing.T) {
 	})
 }
 
-// sharing is a store that loses what it is told to.
+// sharing is a store that loses records on request.
 type sharing map[string]Record
 
 func (s sharing) Update(name string, change func(Record) (Record, error)) (Record, error) {
@@ -195,8 +195,8 @@ func (s sharing) Update(name string, change func(Record) (Record, error)) (Recor
 
 func (s sharing) Known() bool { return true }
 
-// Of two records the newer one counts, wherever it comes from and whatever the clocks of
-// the nodes say.
+// The newer of two records wins, wherever it comes from and whatever the nodes' clocks
+// say.
 func TestMerge(t *testing.T) {
 	store := sharing{}
 	now := time.Now()
@@ -215,7 +215,7 @@ func TestMerge(t *testing.T) {
 	if generation(ahead) != 2 || generation(behind) != 2 {
 		t.Errorf("%d and %d", generation(ahead), generation(behind))
 	}
-	clear(store) // an owner stays one
+	clear(store) // the owner stays the same
 	if err := ahead.Put("a/1", "other", reportOf(3)); !errors.Is(err, ErrOwned) {
 		t.Error(err)
 	}
@@ -227,7 +227,7 @@ func TestMerge(t *testing.T) {
 	if generation(behind) != 0 || behind.Has("a/1") {
 		t.Error("a forgotten consumer came back")
 	}
-	// Marks of forgotten consumers take no room for ever.
+	// Marks of forgotten consumers do not take room forever.
 	for i := range 2 * maxRecords {
 		behind.Merge(fmt.Sprintf("b/%d", i), Record{ReportedAt: now, ExpiresAt: now, Forgotten: true})
 	}
@@ -272,8 +272,8 @@ func TestSaveWhenChanged(t *testing.T) {
 	})
 }
 
-// What is not a state changes nothing; nor does one of a clock that was ahead last for
-// longer than reports do.
+// Data that is not a state changes nothing. In a state from a clock that was ahead, no
+// consumer lasts longer than its report.
 func TestRestore(t *testing.T) {
 	now := time.Now().UTC()
 	table := New(func() time.Time { return now }, nil)

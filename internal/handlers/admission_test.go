@@ -42,7 +42,7 @@ func until(t *testing.T, holds func() bool) {
 	}
 }
 
-// A request beyond the slots is answered 503 with Retry-After. Health needs none.
+// A request beyond the slots gets 503 with Retry-After. Health needs no slot.
 func TestSlots(t *testing.T) {
 	a := newAPI(t)
 	h := a.Handler()
@@ -77,8 +77,8 @@ func TestSlots(t *testing.T) {
 	}
 }
 
-// With a single slot, requests are served while others wait for their body, for
-// their client to take the answer, or for ticket keys.
+// With a single slot, requests are served while others wait for their body, for their
+// client to read the response, or for ticket keys.
 func TestSlowClientsHoldNoSlot(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("HTTP/2 %t", http2), func(t *testing.T) {
@@ -135,8 +135,8 @@ func TestSlowClientsHoldNoSlot(t *testing.T) {
 	}
 }
 
-// untaken makes requests over HTTP/2 whose answers, larger than net/http buffers,
-// find a flow-control window of nothing (RFC 9113, sections 3.4 and 6.5).
+// untaken makes requests over HTTP/2 with a flow control window of zero (RFC 9113,
+// sections 3.4 and 6.5), whose responses are larger than net/http's buffers.
 func untaken(t *testing.T, address, path string, n int) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -157,8 +157,8 @@ func untaken(t *testing.T, address, path string, n int) {
 	}
 }
 
-// Beyond the bound on open requests, whatever they are for, the next one is answered
-// 503, but for health; far beyond it, there is no answer.
+// Beyond the limit on open requests of any kind, the next one gets 503, except health
+// checks. Far beyond it, there is no response.
 func TestOpenRequestsAreBounded(t *testing.T) {
 	for _, path := range []string{"/openapi.yaml", "/nothing"} {
 		a := newAPI(t)
@@ -187,7 +187,7 @@ func TestOpenRequestsAreBounded(t *testing.T) {
 	}
 }
 
-// A wait whose body is announced and may never come is answered at once.
+// A wait whose announced body may never arrive is answered at once.
 func TestNoWaitForABody(t *testing.T) {
 	a := newAPI(t)
 	body, sender := io.Pipe()
@@ -203,7 +203,7 @@ func TestNoWaitForABody(t *testing.T) {
 	}
 }
 
-// A session that is too large costs the other requests of an HTTP/2 connection nothing.
+// A session that is too large does not affect other requests of an HTTP/2 connection.
 func TestTooLargeKeepsTheConnection(t *testing.T) {
 	server, client := overHTTP(t, newAPI(t), true)
 	dials := 0

@@ -1,6 +1,6 @@
 //go:build !race
 
-// Under the race detector a pool drops some of what it is given.
+// Under the race detector, a pool drops some of its objects.
 
 package handlers
 
@@ -12,13 +12,12 @@ import (
 	"testing"
 )
 
-// TestHotPathAllocations holds the allocations of the requests that TLS servers
-// send all the time. A count is the most that a request may make; one that makes
-// less is a reason to lower it.
+// TestHotPathAllocations limits the allocations of the requests that TLS servers send
+// all the time. If a request allocates less, lower its count.
 //
 // Each request makes twelve: two for the path's parameters in net/http, two for chi's
-// context, five in the generated binding of parameters, the response, and two headers
-// that all answers have. Each header is one more.
+// context, five in the generated parameter binding, the response, and two headers of
+// all responses. Each further header is one more.
 func TestHotPathAllocations(t *testing.T) {
 	h := newAPI(t).Handler()
 	data := make([]byte, 160)

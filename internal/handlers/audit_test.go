@@ -16,15 +16,15 @@ import (
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
-// storeFunc is a [keys.Store] that has nothing yet.
+// storeFunc is an empty [keys.Store].
 type storeFunc func() error
 
 func (storeFunc) Load() ([]byte, error) { return nil, nil }
 
 func (save storeFunc) Save([]byte) error { return save() }
 
-// A change that could not be stored is taken back in the log, also when who asked
-// for it is no longer permitted it by then.
+// A change that could not be stored is withdrawn in the log, even if its sender is no
+// longer permitted to make it.
 func TestPermissionEndsWhileStoring(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.log")
 	log, err := audit.Open(path)

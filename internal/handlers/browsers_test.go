@@ -110,7 +110,7 @@ func TestCrossOrigin(t *testing.T) {
 	}
 }
 
-// What browsers may not do costs other clients next to nothing.
+// The checks of browsers cost other clients next to nothing.
 func TestForeignPagesCost(t *testing.T) {
 	a := newAPI(t)
 	names := []string{"cert.example", "*.example.net"}
@@ -138,7 +138,7 @@ func BenchmarkForeignPages(b *testing.B) {
 	}
 }
 
-// FuzzHost takes any Host. What is let in is an address, local, or allowed.
+// FuzzHost accepts any Host. A host that passes is an address, local, or allowed.
 func FuzzHost(f *testing.F) {
 	for _, seed := range []string{"127.0.0.1:8440", "[::1]", "[", "]:", ":", "localhost", "a.wild.example:1", "[fe80::1%eth0]:1", "\x00", "1"} {
 		f.Add(seed)

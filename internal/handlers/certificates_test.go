@@ -50,7 +50,7 @@ func TestRequireClientCertificate(t *testing.T) {
 	}
 }
 
-// Who waited for a change, and is no longer trusted, does not get the keys.
+// A client that waited for a change and is no longer trusted does not get the keys.
 func TestTrustEndsWhileWaiting(t *testing.T) {
 	a := newAPI(t)
 	a.cfg.RequireClientCertificate = true

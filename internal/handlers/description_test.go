@@ -17,7 +17,7 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// opensslSession is a session in DER with a field of a number and a type.
+// opensslSession is a DER session with a field of this number and type.
 func opensslSession(field uint8, content func(*cryptobyte.Builder)) []byte {
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -31,8 +31,8 @@ func opensslSession(field uint8, content func(*cryptobyte.Builder)) []byte {
 	return b.BytesOrPanic()
 }
 
-// FuzzDescription stores any bytes: what is stored has a description, and the
-// description is JSON.
+// FuzzDescription stores any bytes: every stored session has a description in valid
+// JSON.
 func FuzzDescription(f *testing.F) {
 	vectors, err := filepath.Glob("../sslsession/testdata/*.pem")
 	if err != nil || vectors == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 )
 
-// A body is read to its end or refused for what is wrong with it, however it arrives,
-// and no more of it is kept than a token.
+// A body is read to its end or rejected for its own fault, in whatever pieces it
+// arrives, and at most one token of it is held.
 func FuzzDiscovery(f *testing.F) {
 	for _, seed := range []string{
 		`{"version_info":"1","node":{"id":"a","metadata":{"b":[1,{"c":null}]}},"resource_names":["ticket-keys"],"type_url":"` + secretTypeURL + `","response_nonce":"","error_detail":{"code":3,"message":"x","details":[]}}`,

@@ -55,9 +55,8 @@ func serve(h http.Handler, method, target string, body io.Reader, headers ...str
 	return w
 }
 
-// Each code of the contract has a kind, and the writer gives the document and
-// the headers that go with it: also for those that no request reaches without
-// credentials or a backend.
+// Each code of the contract has a kind, and the writer sends its document and headers,
+// even for codes that no request reaches without credentials or a backend.
 func TestProblemKinds(t *testing.T) {
 	a := newAPI(t)
 	for _, code := range contractCodes(t) {
@@ -111,7 +110,7 @@ func contractCodes(t *testing.T) []api.ProblemCode {
 	return codes
 }
 
-// A buffer that was lent holds nothing when it is lent again.
+// A lent buffer holds nothing when it is lent again.
 func TestBuffersAreWiped(t *testing.T) {
 	p := newBufferPool(100)
 	b := p.get()
@@ -123,8 +122,8 @@ func TestBuffersAreWiped(t *testing.T) {
 	}
 }
 
-// A body of any kind and size is answered, and one over the limit with 413,
-// whether it says its size or not.
+// A body of any kind and size is answered. One over the limit gets 413, with or without
+// a declared size.
 func TestBodyLimits(t *testing.T) {
 	a := newAPI(t)
 	h := a.Handler()
@@ -152,7 +151,7 @@ func TestBodyLimits(t *testing.T) {
 	}
 }
 
-// Everything that a resource is made of can be found out by what Accept asks.
+// Accept selects the representation of a resource.
 func TestNegotiate(t *testing.T) {
 	for _, test := range []struct{ accept, want string }{
 		{"", mediaJSON},
@@ -169,7 +168,7 @@ func TestNegotiate(t *testing.T) {
 		{mediaPEM + ", " + mediaJSON, mediaPEM},
 		{"text/html", ""},
 		{"*/*;q=0", ""},
-		// What cannot be read is passed over.
+		// Unreadable ranges are ignored.
 		{"text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", mediaJSON}, // of Java 8
 		{"application/json;q=2", mediaJSON},
 		{"text", mediaJSON},
@@ -185,7 +184,8 @@ func TestNegotiate(t *testing.T) {
 	}
 }
 
-// What the domain does not name is internal, and says nothing of the cause.
+// An error unknown to the domain is internal, and the response does not reveal the
+// cause.
 func TestUnknownError(t *testing.T) {
 	a := newAPI(t)
 	var log bytes.Buffer
@@ -197,8 +197,8 @@ func TestUnknownError(t *testing.T) {
 	}
 }
 
-// A panic behind the first byte breaks the answer off: the client must not take
-// a part for the whole.
+// A panic after the first byte aborts the response: the client must not take a part for
+// the whole.
 func TestPanicBehindFirstByte(t *testing.T) {
 	a := newAPI(t)
 	h := a.observe(a.recoverPanics(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -217,9 +217,9 @@ func TestPanicBehindFirstByte(t *testing.T) {
 	}
 }
 
-// FuzzGetSession sends any query, Range and conditions; the answer is a 4xx, or
-// a part of the session that its headers describe and that is no larger than
-// the room there is.
+// FuzzGetSession sends any query, Range and conditions. The response is a 4xx, or a
+// part of the session that its headers describe and that is no larger than the room for
+// it.
 func FuzzGetSession(f *testing.F) {
 	for _, seed := range [][4]string{
 		{"max_bytes=0", "", "", ""},
@@ -289,8 +289,8 @@ func FuzzGetSession(f *testing.F) {
 	})
 }
 
-// FuzzCursor takes any text for a cursor; one that is taken is the one that its
-// position makes.
+// FuzzCursor accepts any text as a cursor. A valid one equals the cursor of its
+// position.
 func FuzzCursor(f *testing.F) {
 	a := newAPI(f)
 	a.run = [4]byte{1, 2, 3, 4} // so that seeds stay good
@@ -309,7 +309,7 @@ func FuzzCursor(f *testing.F) {
 	})
 }
 
-// FuzzRequestID takes any X-Request-Id: what is kept can be logged and sent back.
+// FuzzRequestID sends any X-Request-Id. An accepted one is safe to log and send back.
 func FuzzRequestID(f *testing.F) {
 	for _, seed := range []string{"", "a-b_c.d:1", "a b", "\n", strings.Repeat("x", 65), "é"} {
 		f.Add(seed)
@@ -321,7 +321,7 @@ func FuzzRequestID(f *testing.F) {
 	})
 }
 
-// FuzzDecodeJSON takes any body; an error never quotes it.
+// FuzzDecodeJSON decodes any body. An error never quotes it.
 func FuzzDecodeJSON(f *testing.F) {
 	for _, seed := range []string{`{"data":"AAAA"}`, `{"data":1}`, `{"data":"*"}`, `{"x":1}`, `{}{}`, ``, `[`, `{"ttl_seconds":1e99}`} {
 		f.Add([]byte(seed))
@@ -339,8 +339,8 @@ func FuzzDecodeJSON(f *testing.F) {
 	})
 }
 
-// FuzzReplaceTicketKeys sends any body as keys, raw and as JSON: the set is
-// replaced, or refused with a 4xx and stays.
+// FuzzReplaceTicketKeys sends any body as keys, raw and as JSON. The set is replaced,
+// or the body is rejected with a 4xx and the set stays.
 func FuzzReplaceTicketKeys(f *testing.F) {
 	random := bytes.Repeat([]byte("\x01\x9f\x33\xc7\xaa\x10\xfe\x4d"), 12)
 	for _, seed := range [][]byte{nil, random[:47], random[:48], random[:49], random} {
@@ -383,7 +383,7 @@ func BenchmarkGetSession(b *testing.B) {
 	}
 }
 
-// BenchmarkPutSession is the other one.
+// BenchmarkPutSession is the other hot path.
 func BenchmarkPutSession(b *testing.B) {
 	a := newAPI(b)
 	h := a.Handler()
@@ -414,7 +414,7 @@ func (passing) Outcome() string             { return "Later." }
 func (passing) Logged() bool                { return true }
 func (p passing) RetryAfter() time.Duration { return p.left }
 
-// A backend says itself when to come back, and what became of the change.
+// A backend decides when the client should retry, and says what became of the change.
 func TestBackendSaysWhen(t *testing.T) {
 	for left, want := range map[time.Duration]string{5100 * time.Millisecond: "6", -time.Second: "1"} {
 		a := newAPI(t)

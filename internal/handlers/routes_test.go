@@ -41,8 +41,8 @@ func queryParameters(operation any, components map[string]any) string {
 	return fmt.Sprint(names)
 }
 
-// A query parameter that the contract does not have is refused by every operation,
-// and nothing is done.
+// Every operation rejects a query parameter that is not in the contract, and does
+// nothing.
 func TestUnknownQueryParameters(t *testing.T) {
 	a := newAPI(t)
 	h := a.Handler()
@@ -73,8 +73,8 @@ func TestUnknownQueryParameters(t *testing.T) {
 	}
 }
 
-// The table has the operations of the contract with their query parameters, and is the one that was
-// reviewed: a route cannot come or go, or change its listener, unseen.
+// The table has the operations of the contract with their query parameters, and equals
+// the reviewed one: no route appears, disappears or moves to another listener unseen.
 func TestRoutes(t *testing.T) {
 	var document struct {
 		Paths      map[string]map[string]any `yaml:"paths"`

@@ -12,7 +12,7 @@ import (
 	"github.com/sessapi/sessapi/internal/logtest"
 )
 
-// consumers are who hold keys, for a ring that waits for them.
+// consumers are the consumers of a ring that waits for them.
 type consumers struct {
 	mu      sync.Mutex
 	behind  []string
@@ -31,7 +31,7 @@ func (c *consumers) ask(Description) ([]string, bool) {
 	return c.behind, !c.unknown
 }
 
-// A rotation that is due waits for consumers, and no longer than the timeout.
+// A due rotation waits for consumers, but no longer than the timeout.
 func TestActivateAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logtest.Buffer
@@ -86,7 +86,7 @@ func TestActivateAfter(t *testing.T) {
 	})
 }
 
-// A rotation by hand is refused until it may be made; a revocation is made at once.
+// A manual rotation is rejected while it must wait. A revocation is made at once.
 func TestActivateAfterByHand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &consumers{unknown: true}
@@ -149,8 +149,8 @@ func TestHeldErrorIsBounded(t *testing.T) {
 	}
 }
 
-// A rotation that does not wait any longer is counted and logged once, however often it
-// is tried until it can be stored.
+// A rotation after the timeout is counted and logged once, however often storing it is
+// retried.
 func TestActivateAfterTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log logtest.Buffer

@@ -83,7 +83,7 @@ func watch(t *testing.T, f *File) {
 	})
 }
 
-// eventually waits until f or its ring is as it should be.
+// eventually waits until f or its ring is in the expected state.
 func eventually(t *testing.T, what string, f *File, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !condition(); time.Sleep(5 * time.Millisecond) {
@@ -122,7 +122,7 @@ func TestOpenFile(t *testing.T) {
 	}
 }
 
-// A file that others can read is taken, and warned about each time.
+// A file that other users can read is loaded, with a warning each time.
 func TestFileModes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	for i, test := range []struct {
@@ -141,8 +141,8 @@ func TestFileModes(t *testing.T) {
 	}
 }
 
-// A file that is written in place, and slowly: what has part of a key is an error
-// and keeps the set, the whole is then taken.
+// A file is written slowly in place: a part of a key is an error and keeps the set, the
+// complete file is then loaded.
 func TestHalfWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	writeFile(t, path, atsFile(1))
@@ -162,7 +162,7 @@ func TestHalfWritten(t *testing.T) {
 	}
 }
 
-// Two changes within a second, of the same size, are two.
+// Two changes within a second, of the same size, both count.
 func TestSameSecond(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	writeFile(t, path, atsFile(1))
@@ -232,7 +232,7 @@ func TestWatch(t *testing.T) {
 		writeFile(t, path, atsFile(1))
 		f, _ := openFile(t, path)
 		watch(t, f)
-		for n := 2; n < 5; n++ { // the watch must outlive the file it started with
+		for n := 2; n < 5; n++ { // the watch must survive the replacement of its file
 			replaceFile(t, path, atsFile(n, n-1))
 			waitForKeys(t, f, roster(ringWith(t, testSet(size128, n, n-1)).Description()))
 		}
@@ -373,10 +373,10 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// runAsNobody runs the test that calls it once more, as a user without rights.
+// runAsNobody runs the calling test again as a user without privileges.
 func runAsNobody(t *testing.T) {
 	t.Helper()
-	// The folder of the test and that of its binary are root's alone.
+	// The directories of the test and of its binary are only accessible to root.
 	dir, err := os.MkdirTemp("", "sessapi-nobody-") //nolint:usetesting // for the reason above
 	if err != nil {
 		t.Fatal(err)
@@ -422,7 +422,7 @@ func TestReload(t *testing.T) {
 	}
 }
 
-// The most recent update wins, whether it came by file or was pushed.
+// The most recent update wins, from the file or pushed.
 func TestMostRecentUpdateWins(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	writeFile(t, path, atsFile(1))
@@ -441,7 +441,7 @@ func TestMostRecentUpdateWins(t *testing.T) {
 	}
 }
 
-// A file of the content that was last taken never overrides pushed keys.
+// A file whose content was loaded last never overrides pushed keys.
 func TestUnchangedContent(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	writeFile(t, path, atsFile(1))
@@ -491,12 +491,12 @@ func TestUnchangedContent(t *testing.T) {
 			t.Errorf("%s: status %+v", change.name, s)
 		}
 	}
-	if log.count(slog.LevelInfo) != 1+7 { // taken once, and unchanged at each of the changes
+	if log.count(slog.LevelInfo) != 1+7 { // loaded once, and unchanged at each of the changes
 		t.Errorf("logged %s", log)
 	}
 }
 
-// New content of the keys that are active already is taken, and changes
+// New file content with the keys that are already active is loaded, and changes
 // nothing.
 func TestContentThatWasPushed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
@@ -546,8 +546,8 @@ func TestFileFailures(t *testing.T) {
 	}
 }
 
-// A failure that goes on is counted once, whatever happens in the directory; one
-// that comes back is counted again.
+// A continuing failure is counted once, whatever happens in the directory. One that
+// returns is counted again.
 func TestRepeatedFailure(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "keys")
 	writeFile(t, path, atsFile(1))
@@ -575,7 +575,7 @@ func TestRepeatedFailure(t *testing.T) {
 	}
 }
 
-// Watch ends with its context, also without a file.
+// Watch ends with its context, even without a file.
 func TestWatchEnds(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etc")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -602,8 +602,8 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// Content that cannot be stored is tried again, each time later, for each try is
-// recorded; other content at once.
+// Content that cannot be stored is retried at growing intervals, because each try is
+// recorded. Other content is tried at once.
 func TestFileIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "ticket.key")
@@ -651,8 +651,8 @@ func TestFileIsTriedAgain(t *testing.T) {
 	})
 }
 
-// Content that changes while the store takes no updates is postponed, which is no failure,
-// and taken when the store is settled.
+// Content that changes while the store accepts no updates is postponed, which is not a
+// failure, and loaded when the store is settled.
 func TestFileWaitsForStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "ticket.key")

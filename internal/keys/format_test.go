@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// written returns what the format makes of a set.
+// written returns the output of the format for a set.
 func written(f Format, set Set) []byte { return f.Append(nil, set) }
 
-// fullSet returns a set of four keys, so that it is as long in 48-byte records
-// as in no number of 80-byte ones, and the other way round.
+// fullSet returns a set of four keys: 48-byte records of them never have the length of
+// 80-byte ones, and vice versa.
 func fullSet(size int) Set { return withNext(testSet(size, 1, 2, 3), testKey(4, size)) }
 
 // ordered returns the keys in the order of their roles.
@@ -88,7 +88,7 @@ func TestParseRecords(t *testing.T) {
 	for _, test := range []struct {
 		format Format
 		size   int
-		want   string // field and kind; empty when it is taken
+		want   string // field and kind; empty if accepted
 	}{
 		{ATS, 48, ""},
 		{ATS, 96, ""},
@@ -145,7 +145,7 @@ func TestParseRecords(t *testing.T) {
 	}
 }
 
-// What people send in place of a binary file is told to them.
+// The error says what was sent in place of a binary file.
 func TestParseSaysWhatItIs(t *testing.T) {
 	ats, dnsdist := written(ATS, testSet(size128, 1)), written(DNSDist, testSet(size256, 1))
 	wrapped := func(text string) string { return text[:64] + "\n" + text[64:] + "\n" }
@@ -191,7 +191,7 @@ func TestParseLines(t *testing.T) {
 	const big = 64 << 10
 	for _, test := range []struct {
 		name, text string
-		want       string // fields and kinds; empty when it is taken
+		want       string // fields and kinds; empty if accepted
 	}{
 		{"LF", a + "\n" + b + "\n" + c + "\n", ""},
 		{"CRLF", a + "\r\n" + b + "\r\n" + c + "\r\n", ""},
@@ -243,7 +243,7 @@ func TestParseLines(t *testing.T) {
 	}
 }
 
-// A body that is too large is refused before memory is taken for its keys.
+// A body that is too large is rejected before memory is allocated for its keys.
 func TestParseIsBounded(t *testing.T) {
 	for _, data := range [][]byte{make([]byte, 64<<10), bytes.Repeat([]byte("\n"), 64<<10), bytes.Repeat([]byte("A"), 64<<10)} {
 		for _, f := range Formats() {
@@ -254,9 +254,9 @@ func TestParseIsBounded(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with a body, the active set stays.
+// The active set stays, whatever is wrong with a body.
 func TestBadInput(t *testing.T) {
-	own := func(f Format) []byte { // of records that are its own
+	own := func(f Format) []byte { // of the format's own records
 		if layouts[f].recordOf(48) < 0 {
 			return written(f, fullSet(size256))
 		}
@@ -273,17 +273,17 @@ func TestBadInput(t *testing.T) {
 			"newline too many": append(slices.Clone(good), '\n'),
 			"CRLF too many":    append(slices.Clone(good), "\r\n"...),
 			"first byte gone":  good[1:],
-			"twice":            slices.Concat(good, good), // so names are there twice
+			"twice":            slices.Concat(good, good), // so each name appears twice
 		}
 		if f == HAProxy {
-			bad["truncated"] = good[:len(good)-2] // of a digit: the line end may be missing
+			bad["truncated"] = good[:len(good)-2] // truncated within the data: the line end may be missing
 		} else {
 			bad["truncated"] = good[:len(good)-1]
 		}
 		for _, other := range Formats() {
 			body := own(other)
 			if !f.Text() && !other.Text() && layouts[f].recordOf(len(body)/4) >= 0 {
-				continue // records of one length, which nothing tells apart
+				continue // records of one length are indistinguishable
 			}
 			if f != other {
 				bad["the body of "+other.String()] = body
@@ -354,7 +354,7 @@ func TestLoadWhatIsActive(t *testing.T) {
 	}
 }
 
-// A set that a format cannot carry is replaced by one in that format.
+// A set that a format cannot express is replaced by one in that format.
 func TestLoadOverWhatCannotBeCarried(t *testing.T) {
 	r := NewRing(clock(), twiceADay)
 	if d, err := r.Load(HAProxy, written(HAProxy, fullSet(size128)), Update{Source: SourceAPI}); err != nil || len(d.Keys) != 4 {
@@ -393,8 +393,8 @@ func TestAppendKey(t *testing.T) {
 	}
 }
 
-// HAProxy's file has three lines at least and repeats keys for them. It is read as the
-// set that it was made of, but for keys of another size than the current one.
+// HAProxy's file has at least three lines and repeats keys for them. Reading it returns
+// the original set, except keys of another size than the current one.
 func TestHAProxyFilesUp(t *testing.T) {
 	next := func(set Set) Set { return withNext(set, testKey(9, size128)) }
 	for _, test := range []struct {
@@ -431,10 +431,9 @@ func TestHAProxyFilesUp(t *testing.T) {
 	}
 }
 
-// H2O encrypts with the current key, whatever the time, as
-// find_ticket_for_encryption in its src/ssl.c chooses: of the entries, sorted
-// by not_before from the latest on, the first whose not_before has come, if its
-// not_after has not passed.
+// H2O encrypts with the current key at any time, by the rule of
+// find_ticket_for_encryption in its src/ssl.c: of the entries, sorted by not_before
+// from the latest on, the first whose not_before has passed, if its not_after has not.
 func TestH2OEncryptsWithCurrent(t *testing.T) {
 	set := fullSet(size256)
 	type entry struct {
@@ -467,8 +466,8 @@ func TestH2OEncryptsWithCurrent(t *testing.T) {
 	}
 }
 
-// A buffer that is too small is left before the first secret is written to it,
-// and for one that is large enough.
+// If a buffer is too small, Append allocates one that is large enough before it writes
+// the first secret.
 func TestAppendLeavesNoSecretsBehind(t *testing.T) {
 	for _, f := range Formats() {
 		for _, size := range []int{size128, size256} {
@@ -529,7 +528,7 @@ func FuzzFormats(f *testing.F) {
 		if err != nil || !reread.equal(&set) {
 			t.Fatalf("wrote %x, read %v, not %v: %v", again, reread, set, err)
 		}
-		for _, other := range formats { // also of sets that Validate would refuse
+		for _, other := range formats { // even of sets that Validate would reject
 			other.Append(nil, set)
 		}
 		issuesOf(t, set.Validate())

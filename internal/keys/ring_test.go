@@ -18,7 +18,7 @@ import (
 
 var start = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 
-// clock returns a clock that starts at start and goes on by a second with each
+// clock returns a clock that starts at start and advances by a second with each
 // reading.
 func clock() func() time.Time {
 	var mu sync.Mutex
@@ -46,8 +46,8 @@ func ringWith(t testing.TB, set Set) *Ring {
 // held returns the active set itself, not a copy of its secrets.
 func held(r *Ring) Set { return Set{Keys: slices.Clone(r.set.Keys), Next: r.set.Next} }
 
-// roster names the keys of a description: the number of a test key, or ? for
-// one that is none, each behind the initial of its role.
+// roster names the keys of a description: the number of a test key, or ? for any other
+// key, each after the initial of its role.
 func roster(d Description) string {
 	numbers := make(map[Name]int)
 	for n := range 70 {
@@ -130,8 +130,8 @@ func TestRotate(t *testing.T) {
 	}
 }
 
-// checkWiped checks that of the keys of an earlier set, just those the ring does
-// not hold any more are wiped.
+// checkWiped checks that of the keys of an earlier set, exactly those that the ring has
+// dropped are wiped.
 func checkWiped(t *testing.T, r *Ring, old Set) {
 	t.Helper()
 	holds := make(map[**material]bool)
@@ -210,7 +210,7 @@ func TestReplaceCopiesAndWipes(t *testing.T) {
 		t.Error("a description shares memory with the ring")
 	}
 
-	// A key that survives gets new memory; the old one is wiped all the same.
+	// A remaining key gets new memory; the old memory is wiped.
 	old = held(r)
 	if _, err := r.Replace(testSet(size128, 4, 1), Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestSameSetChangesNothing(t *testing.T) {
 	}
 }
 
-// following is the generation that a change of before has.
+// following returns the generation of a change after before.
 func following(before, after Description) uint64 {
 	return max(before.Generation+1, uint64(after.UpdatedAt.UnixMilli()))
 }
@@ -288,8 +288,8 @@ func TestTimes(t *testing.T) {
 	}
 }
 
-// Secrets that an active key of the same name has not are refused, in whatever place,
-// unless they are what the format makes of that key.
+// Secrets that differ from those of an active key with the same name are rejected in
+// every place, unless they are the output of the format for that key.
 func TestConflictingSecrets(t *testing.T) {
 	other := func(n, size int) Key { // the same name
 		k := testKey(n+50, size)
@@ -331,7 +331,7 @@ func TestConflictingSecrets(t *testing.T) {
 			}
 		}
 	}
-	// The layouts of one length that are easily taken for one another.
+	// Layouts of the same length that are easily confused.
 	for _, swap := range []struct {
 		size      int
 		is, taken Format
@@ -436,7 +436,7 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// model is a ring as one would write it on paper. Keys are fingerprints.
+// model is a ring in its simplest form. Keys are fingerprints.
 type model struct {
 	keys       []string       // current and previous
 	next       string         // empty without one
@@ -448,7 +448,7 @@ type model struct {
 	activated  map[string]time.Time
 }
 
-// drawn stands for a key that the ring has yet to draw.
+// drawn stands for a key that the ring has not drawn yet.
 const drawn = "drawn"
 
 // TestModel runs random operations against a ring and a model. KEYS_SEED sets
@@ -588,8 +588,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 	}
 }
 
-// change moves the model to these keys. Fresh ones are looked up in d and have
-// to be new.
+// change moves the model to these keys. Fresh keys are looked up in d and must be new.
 func (m *model) change(t *testing.T, d Description, keys []string, next string, now time.Time) {
 	t.Helper()
 	place := func(key *string, i int) {
@@ -617,7 +616,7 @@ func (m *model) change(t *testing.T, d Description, keys []string, next string, 
 	m.keys, m.next, m.created, m.activated = keys, next, created, activated
 }
 
-// description is that of the model, without names.
+// description returns the description of the model, without names.
 func (m *model) description() Description {
 	d := Description{Generation: m.generation, UpdatedAt: m.updated, Source: m.source}
 	add := func(role Role, key string) {
@@ -648,7 +647,7 @@ func stripNames(d Description) Description {
 	return d
 }
 
-// randomSet returns a valid set, in part of the keys of another.
+// randomSet returns a valid set, partly from the keys of another.
 func randomSet(random *rand.Rand, other Set) Set {
 	var pool []Key
 	if random.IntN(3) > 0 {
@@ -670,8 +669,8 @@ func randomSet(random *rand.Rand, other Set) Set {
 	return set
 }
 
-// Readers must only ever see a set that was published, whole, while writers
-// replace, rotate and revoke, which wipes what the readers copied from.
+// Readers only ever see complete published sets, while writers replace, rotate and
+// revoke, which wipes the keys that the readers copied from.
 func TestConcurrentSnapshots(t *testing.T) {
 	const writers, readers, updates = 4, 4, 300
 	r := NewRing(time.Now, twiceADay)

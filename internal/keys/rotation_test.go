@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// twiceADay is what the service rotates by if nothing else is set.
+// twiceADay is the service's default lifecycle.
 var twiceADay = Lifecycle{RotateEvery: 12 * time.Hour, TicketLifetime: 24 * time.Hour}
 
 func TestRetention(t *testing.T) {
@@ -32,11 +32,10 @@ func TestRetention(t *testing.T) {
 	}
 }
 
-// TestWeeksOfRotation issues tickets at random instants of simulated weeks, as a
-// fleet would whose servers are up to date or an hour behind, while somebody
-// rotates by hand now and then. Each must be decryptable as long as it lives, no
-// server may see a ticket of a key that it has not been given, and no key may
-// encrypt for longer than an interval.
+// TestWeeksOfRotation issues tickets at random times in simulated weeks, in a fleet
+// whose servers are up to date or an hour behind, with occasional manual rotations.
+// Each ticket must be decryptable during its lifetime. No server may see a ticket of a
+// key that it does not have. No key may encrypt for longer than an interval.
 func TestWeeksOfRotation(t *testing.T) {
 	const behind = time.Hour
 	seed := rand.Uint64()
@@ -59,7 +58,7 @@ func TestWeeksOfRotation(t *testing.T) {
 				}
 				var tickets []ticket
 				current, since := r.Description().Keys[0].Name, time.Now()
-				late := r.Description() // what a server that is behind has
+				late := r.Description() // the description on a server that is behind
 				steps := func() uint64 { return r.Stats().Updates[SourceRotation] }
 				lateSince, lateSteps := time.Now(), steps()
 				for end := time.Now().Add(6 * 7 * 24 * time.Hour); time.Now().Before(end); {
@@ -113,8 +112,8 @@ func TestWeeksOfRotation(t *testing.T) {
 	}
 }
 
-// TestClockJumps sets the wall clock forth and back. No rotation may be left out
-// for it, and one jump may cause one at most.
+// TestClockJumps sets the wall clock back and forth. It must not cause a missed
+// rotation, and each jump may cause at most one.
 func TestClockJumps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var offset atomic.Int64
@@ -126,7 +125,7 @@ func TestClockJumps(t *testing.T) {
 		rotations := r.Stats().Updates[SourceRotation]
 		step := func(what string, jump, sleep time.Duration, want uint64) {
 			t.Helper()
-			current := r.Description().Keys[0].Name // of tickets that live for all of the step
+			current := r.Description().Keys[0].Name // of tickets that live through the whole step
 			offset.Add(int64(jump))
 			time.Sleep(sleep)
 			synctest.Wait()
@@ -142,7 +141,7 @@ func TestClockJumps(t *testing.T) {
 			if !slices.ContainsFunc(d.Keys, func(k KeyDescription) bool { return k.Name == current }) {
 				t.Errorf("%s: the key of live tickets is gone", what)
 			}
-			if most := twiceADay.Retention() + 2; len(d.Keys) > most { // the leaps made for two steps more in a day
+			if most := twiceADay.Retention() + 2; len(d.Keys) > most { // the jumps caused two more steps in a day
 				t.Errorf("%s: %d keys are kept", what, len(d.Keys))
 			}
 		}
@@ -161,8 +160,7 @@ func TestClockJumps(t *testing.T) {
 	})
 }
 
-// TestPushedSetsStay has sets that somebody pushed: only who brings keys rotates
-// them.
+// TestPushedSetsStay checks that the ring never rotates pushed sets by itself.
 func TestPushedSetsStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := NewRing(time.Now, twiceADay)

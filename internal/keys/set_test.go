@@ -96,7 +96,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// The reason must tell the user of the common recipe what to run instead.
+// The reason tells users of the common recipe which command to run instead.
 func TestTextReason(t *testing.T) {
 	err := (&Set{Keys: []Key{NewKey([]byte("mJvOYpyWkYJ8Ov5H"), []byte("0zq3C1cQBmX1S9cA"), []byte("pkK/9WBqTn3+aZr8"))}}).Validate()
 	for _, want := range []string{"96 bits", "instead of 128", "openssl rand 48"} {

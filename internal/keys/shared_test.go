@@ -16,33 +16,34 @@ import (
 	"time"
 )
 
-// sharedState is what several rings save to.
+// sharedState is the state that several rings save to.
 type sharedState struct {
 	mu        sync.Mutex
 	state     []byte
 	unsettled bool
 }
 
-// lose makes an older state, or nil, that of the store, which is unsettled then.
+// lose replaces the state of the store by an older one, or nil. The store is then
+// unsettled.
 func (s *sharedState) lose(older []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state, s.unsettled = bytes.Clone(older), true
 }
 
-// settle ends the time in which rings put back what they have.
+// settle ends the time in which rings put their copies back.
 func (s *sharedState) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unsettled = false
 }
 
-// sharedStore is a ring's way to it, a compare-and-set.
+// sharedStore is a ring's access to it, a compare-and-set.
 type sharedStore struct {
 	*sharedState
 	seen []byte
 	copy []byte // the ring's own
-	away error  // why it cannot be loaded
+	away error  // the error of loading it
 }
 
 func (s *sharedStore) Copy() ([]byte, error) { return bytes.Clone(s.copy), nil }
@@ -95,8 +96,8 @@ func newShared(t *testing.T, shared *sharedState) *Ring {
 	return r
 }
 
-// Rings that save to one store agree with a plain model, a list of all sets that
-// there were: each update is made from the last one, whoever made that.
+// Rings that save to one store agree with a plain model, a list of all sets: each
+// update starts from the last one, whichever ring made it.
 func TestShared(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	if text := os.Getenv("SESSAPI_TEST_SEED"); text != "" {
@@ -127,7 +128,7 @@ func TestShared(t *testing.T) {
 				t.Fatalf("step %d: generation %d after a refresh, want %d", step, got, last.Generation)
 			}
 			continue
-		case 1: // what the store lost is put back, by whoever has the newest
+		case 1: // the ring with the newest copy restores a lost state
 			older := backup
 			if random.IntN(2) == 0 {
 				older = nil
@@ -141,7 +142,7 @@ func TestShared(t *testing.T) {
 					t.Fatalf("step %d: an update while rings put back what they have: %v", step, err)
 				}
 			}
-			for _, r := range rings { // with what the last of them has put back
+			for _, r := range rings { // with the set that the last of them put back
 				if err := r.Refresh(); err != nil || r.Generation() != last.Generation {
 					t.Fatalf("step %d: generation %d, want %d; %v", step, r.Generation(), last.Generation, err)
 				}
@@ -151,10 +152,10 @@ func TestShared(t *testing.T) {
 			continue
 		case 2, 3:
 			d, err = r.Rotate(u)
-		case 4: // holds, also when the ring does not know that set yet
+		case 4: // holds even if the ring does not know that set yet
 			u.If = func(g uint64) bool { return g == last.Generation }
 			d, err = r.Rotate(u)
-		case 5: // one that knows an older set only
+		case 5: // a ring that knows only an older set
 			u.If = func(g uint64) bool { return g == last.Generation-1 }
 			if _, err := r.Rotate(u); !errors.Is(err, ErrPrecondition) || r.Generation() != last.Generation {
 				t.Fatalf("step %d: %v, generation %d, want %d", step, err, r.Generation(), last.Generation)
@@ -178,10 +179,9 @@ func TestShared(t *testing.T) {
 	}
 }
 
-// Whether an update changes anything is asked of the set that the store has, which
-// the ring may not know yet: neither a set nor the content of a file that was
-// active before is passed over, and a key that another ring has just got can be
-// revoked.
+// The set in the store, which the ring may not know yet, decides whether an update
+// changes anything. A set or file content that was active before is not ignored, and a
+// key that another ring has just added can be revoked.
 func TestSharedNoChange(t *testing.T) {
 	shared := new(sharedState)
 	a, b := newShared(t, shared), newShared(t, shared)
@@ -207,8 +207,8 @@ func TestSharedNoChange(t *testing.T) {
 	}
 }
 
-// The content of a key file is taken once, whichever ring sees it first, and does
-// not undo what came after it.
+// The content of a key file is loaded once, whichever ring sees it first, and does not
+// undo later updates.
 func TestSharedFile(t *testing.T) {
 	shared := new(sharedState)
 	a, b := newShared(t, shared), newShared(t, shared)
@@ -228,7 +228,7 @@ func TestSharedFile(t *testing.T) {
 	}
 }
 
-// A state that a later version wrote is neither taken nor replaced.
+// A state from a later version is neither loaded nor replaced.
 func TestSharedUnread(t *testing.T) {
 	shared := new(sharedState)
 	r := newShared(t, shared)
@@ -254,7 +254,7 @@ func TestSharedUnread(t *testing.T) {
 	}
 }
 
-// joined joins a ring whose own copy is given, nil for none.
+// joined joins a ring with this copy of its own; nil for none.
 func joined(t *testing.T, shared *sharedState, copied []byte) (*Ring, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -262,9 +262,9 @@ func joined(t *testing.T, shared *sharedState, copied []byte) (*Ring, error) {
 	return JoinRing(ctx, time.Now, Lifecycle{RotateEvery: time.Hour}, &sharedStore{sharedState: shared, copy: copied}, nil)
 }
 
-// What a ring finds at its start: the higher generation counts, and is put back with a
-// record; a ring that has none, or was alone before, gives an empty store the first set
-// only when others had the time to.
+// At the start of a ring, the higher generation wins, and putting it back is recorded.
+// A ring that has none, or was alone before, saves the first set to an empty store only
+// after others had time to do so.
 func TestJoin(t *testing.T) {
 	states := func(t *testing.T) (older, newer []byte, first *Ring) {
 		shared := new(sharedState)
@@ -325,7 +325,7 @@ func TestJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("was alone", func(t *testing.T) {
-		older, _, _ := states(t) // which is newer than what is from before
+		older, _, _ := states(t) // newer than the one from before
 		if _, err := before.Rotate(Update{}); err != nil {
 			t.Fatal(err)
 		}
@@ -349,7 +349,7 @@ func TestJoin(t *testing.T) {
 					t.Fatal("it did not wait")
 				default:
 				}
-				shared.lose(newer) // another one puts it back
+				shared.lose(newer) // another ring puts it back
 				<-done
 				if err != nil || r.Generation() != first.Generation() {
 					t.Errorf("it has other keys than the others; %v", err)
@@ -373,8 +373,7 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// A ring that waits goes on when the store is away for some time meanwhile, and no longer
-// than it may.
+// A waiting ring survives an outage of the store, but waits no longer than its limit.
 func TestJoinWaitsThroughOutage(t *testing.T) {
 	for comesBack, want := range map[bool]error{true: nil, false: context.DeadlineExceeded} {
 		synctest.Test(t, func(t *testing.T) {
@@ -404,7 +403,8 @@ func TestJoinWaitsThroughOutage(t *testing.T) {
 	}
 }
 
-// A rotation that is due while the store is unsettled is no error, and is made later.
+// A rotation that becomes due while the store is unsettled is not an error, and is made
+// later.
 func TestRotationWaitsForStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		shared := new(sharedState)
@@ -439,15 +439,15 @@ func TestRotationWaitsForStore(t *testing.T) {
 	})
 }
 
-// earlier is a state as an earlier version wrote it, without the ID of the fleet.
+// earlier is a state from an earlier version, without a fleet ID.
 func earlier(state []byte) []byte {
 	state = bytes.Clone(state)
 	state[1] &^= stateFleet
 	return slices.Delete(state, 10, 10+len(FleetID{}))
 }
 
-// A copy that is newer than what the store has is put back only if it is of the same
-// fleet, or an earlier version wrote what the store has.
+// A copy newer than the state of the store is put back only if both are of the same
+// fleet, or an earlier version wrote the state of the store.
 func TestJoinOtherFleet(t *testing.T) {
 	shared, others := new(sharedState), new(sharedState)
 	newShared(t, shared)
@@ -504,8 +504,8 @@ func TestJoinOtherFleet(t *testing.T) {
 	}
 }
 
-// A ring that runs has the set of the fleet: it puts that back in place of an older one,
-// whoever wrote it, and takes a newer one.
+// A running ring has the set of the fleet: it puts that back in place of an older one,
+// whichever ring wrote it, and loads a newer one.
 func TestRunningRingAndOtherFleet(t *testing.T) {
 	older, shared := new(sharedState), new(sharedState)
 	newShared(t, older)

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// memoryStore is a store in memory that fails when it is told to.
+// memoryStore is a store in memory that fails on request.
 type memoryStore struct {
 	mu    sync.Mutex
 	state []byte
@@ -42,7 +42,7 @@ func (s *memoryStore) failWith(err error) {
 	s.fail = err
 }
 
-// openRing opens a ring that goes by a clock of its own.
+// openRing opens a ring with its own clock.
 func openRing(t *testing.T, store Store) *Ring {
 	t.Helper()
 	r, err := OpenRing(clock(), twiceADay, store)
@@ -52,8 +52,8 @@ func openRing(t *testing.T, store Store) *Ring {
 	return r
 }
 
-// sameState compares two rings, and leaves out when they rotate, for that has
-// the clock in it.
+// sameState compares two rings, except the time of their next rotation, which depends
+// on the clock.
 func sameState(t *testing.T, got, want *Ring) {
 	t.Helper()
 	gotSet, g := got.Snapshot()
@@ -73,7 +73,7 @@ func sameState(t *testing.T, got, want *Ring) {
 	}
 }
 
-// A ring comes back as it was after each kind of update.
+// A restored ring has the same state after each kind of update.
 func TestOpenRing(t *testing.T) {
 	store := new(memoryStore)
 	r := openRing(t, store)
@@ -113,8 +113,8 @@ func TestOpenRing(t *testing.T) {
 	}
 }
 
-// An older state that is put back gives no other set a generation that a client
-// has seen, and keeps that of its own.
+// After an older state is restored, no other set gets a generation that a client has
+// seen, and the restored set keeps its own.
 func TestOlderState(t *testing.T) {
 	store, now := new(memoryStore), clock()
 	open := func() *Ring {
@@ -151,7 +151,7 @@ func TestOlderState(t *testing.T) {
 	}
 }
 
-// A store that fails stops every kind of update, and nothing of it stays.
+// A failing store stops every kind of update, with no effect left.
 func TestStoreFails(t *testing.T) {
 	store := &memoryStore{fail: errDisk}
 	if _, err := OpenRing(clock(), twiceADay, store); !errors.Is(err, errDisk) {
@@ -194,8 +194,7 @@ func TestStoreFails(t *testing.T) {
 	sameState(t, openRing(t, store), r)
 }
 
-// What a failed update made is wiped, and what it shares with the active set is
-// not.
+// The keys of a failed update are wiped, except those shared with the active set.
 func TestFailedSetIsWiped(t *testing.T) {
 	store := new(memoryStore)
 	r := openRing(t, store)
@@ -239,7 +238,7 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// A change that was recorded and then could not be stored is recorded as that.
+// A change that was recorded but could not be stored is recorded as failed.
 func TestRecordOfFailure(t *testing.T) {
 	store := new(memoryStore)
 	r := openRing(t, store)
@@ -257,7 +256,7 @@ func TestRecordOfFailure(t *testing.T) {
 	}
 }
 
-// slowStore holds what is saved until it is let go.
+// slowStore blocks a Save until it is released.
 type slowStore struct {
 	memoryStore
 	saving, done chan struct{}
@@ -269,7 +268,7 @@ func (s *slowStore) Save(state []byte) error {
 	return s.memoryStore.Save(state)
 }
 
-// Nobody who reads waits for the store.
+// No reader waits for the store.
 func TestReadersDoNotWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := openRing(t, new(memoryStore))
@@ -293,7 +292,7 @@ func TestReadersDoNotWait(t *testing.T) {
 	})
 }
 
-// A rotation that cannot be stored is tried again, neither at once nor never.
+// A rotation that cannot be stored is retried, after a pause.
 func TestRotationIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := new(memoryStore)
@@ -320,7 +319,7 @@ func TestRotationIsTriedAgain(t *testing.T) {
 		}
 		cancel()
 		synctest.Wait()
-		// What falls due while the service is down is done at once.
+		// A rotation that becomes due while the service is down is made at once.
 		time.Sleep(3 * twiceADay.RotateEvery)
 		if r, err = OpenRing(time.Now, twiceADay, store); err != nil {
 			t.Fatal(err)
@@ -336,7 +335,7 @@ func TestRotationIsTriedAgain(t *testing.T) {
 	})
 }
 
-// Of state and key file the more recent update wins.
+// Of state and key file, the more recent update wins.
 func TestStateAndFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "ticket.key")
 	writeFile(t, path, atsFile(1, 2))
@@ -362,7 +361,7 @@ func TestStateAndFile(t *testing.T) {
 	writeFile(t, path, atsFile(4))
 	r = restart()
 	want(r, "c4", SourceFile)
-	// A file that holds what is active changes nothing, but has been seen.
+	// A file with the active keys changes nothing, but counts as loaded.
 	push(t, r, 5)
 	writeFile(t, path, atsFile(5))
 	want(restart(), "c5", SourceAPI)
@@ -413,8 +412,8 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// A set of one size is stored as ever, and what is stored is read by every version; one
-// of two sizes comes back as it was.
+// A set of one size is stored as before, and every version can read it. A set of two
+// sizes is restored unchanged.
 func TestStateOfSizes(t *testing.T) {
 	stored, err := os.ReadFile("testdata/state-1") // by a version that knew one size alone
 	if err != nil {

@@ -14,8 +14,7 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// spki is a field of BoringSSL's that has a tag of two bytes, with the length in as
-// many bytes as it needs.
+// spki is a field of BoringSSL with a tag of two bytes and a length of any size.
 func spki(padding int) option {
 	return func(b *cryptobyte.Builder) {
 		var content cryptobyte.Builder
@@ -40,12 +39,12 @@ const (
 	peerCertTypeRPK      = "\xBF\x20\x03\x02\x01\x02"
 )
 
-// boringssl is a session of BoringSSL's with fields besides those that it needs.
+// boringssl is a BoringSSL session with fields beyond the required ones.
 func boringssl(options ...option) raw {
 	return minimal(append([]option{integer(1, 1700000000), integer(2, 7200)}, options...)...)
 }
 
-// TestBoringSSLFields covers the fields that no vector has.
+// TestBoringSSLFields covers the fields that are in no vector.
 func TestBoringSSLFields(t *testing.T) {
 	base := sslsession.Session{
 		Format: sslsession.BoringSSL, Protocol: 0x0303, Cipher: 0xC02F, ID: []byte("the id"),

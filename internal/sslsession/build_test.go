@@ -7,7 +7,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// raw is an SSL_SESSION to be written, whether it makes sense or not.
+// raw is an SSL_SESSION to be written, valid or not.
 type raw struct {
 	version, protocol     int64
 	cipher, id, masterKey []byte
@@ -56,7 +56,7 @@ func keyArg(s string) option {
 	}
 }
 
-// bytesOf writes an optional field that is no ASN.1.
+// bytesOf writes an optional field that is not ASN.1.
 func bytesOf(s string) option {
 	return func(b *cryptobyte.Builder) { b.AddBytes([]byte(s)) }
 }

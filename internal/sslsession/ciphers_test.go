@@ -17,7 +17,7 @@ func TestCiphersAreSorted(t *testing.T) {
 	}
 }
 
-// TestCiphersOfGo holds the names to another list of the registry's.
+// TestCiphersOfGo compares the names with Go's list of the registry.
 func TestCiphersOfGo(t *testing.T) {
 	for _, want := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
 		if got := Cipher(want.ID).String(); got != want.Name {

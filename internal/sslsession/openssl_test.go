@@ -10,8 +10,8 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// opensslLoads has the openssl command load a session in PEM or DER, and returns its
-// DER. It takes a session that stands at the end of its input alone.
+// opensslLoads loads a session in PEM or DER with the openssl command, and returns its
+// DER. The session must end where the input ends.
 func opensslLoads(t *testing.T, form string, input []byte) (der []byte, ok bool) {
 	command := exec.CommandContext(t.Context(), "openssl", "sess_id", "-inform", form, "-outform", "DER")
 	command.Stdin = bytes.NewReader(input)
@@ -29,8 +29,8 @@ func needOpenSSL(t *testing.T) {
 	}
 }
 
-// The openssl command takes every PEM text that DecodePEM is held to, as the same
-// session, and none that DecodePEM has to refuse.
+// The openssl command accepts every PEM text that DecodePEM must accept, as the same
+// session, and none that DecodePEM must reject.
 func TestPEMOfOpenSSL(t *testing.T) {
 	needOpenSSL(t)
 	want := vector{name: "tls12"}.der(t)
@@ -46,8 +46,8 @@ func TestPEMOfOpenSSL(t *testing.T) {
 	}
 }
 
-// What is called OpenSSL's the openssl command loads, whatever became of a session
-// on the way; what is called BoringSSL's it does not.
+// The openssl command loads every session that counts as OpenSSL's, however it was
+// damaged, and none that counts as BoringSSL's.
 func TestFormatOfOpenSSL(t *testing.T) {
 	needOpenSSL(t)
 	seed := seed(t)
@@ -64,7 +64,7 @@ func TestFormatOfOpenSSL(t *testing.T) {
 			der[r.IntN(len(der))] ^= 1 << r.IntN(8)
 		}
 		s, err := parse(der)
-		if err != nil || s.Cipher != want.Cipher { // which this build of openssl may not have
+		if err != nil || s.Cipher != want.Cipher { // this build of openssl may lack the cipher
 			continue
 		}
 		tried++

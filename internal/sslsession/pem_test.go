@@ -16,7 +16,7 @@ const (
 	end   = "-----END SSL SESSION PARAMETERS-----\n"
 )
 
-// TestPEMVectors holds what AppendPEM writes to the files of openssl.
+// TestPEMVectors compares the output of AppendPEM with files written by openssl.
 func TestPEMVectors(t *testing.T) {
 	for _, v := range vectors {
 		text := v.pem(t)
@@ -34,7 +34,7 @@ func TestPEMVectors(t *testing.T) {
 	}
 }
 
-// TestAppendPEM goes over the ends of lines and of groups of base64.
+// TestAppendPEM covers the ends of lines and of base64 groups.
 func TestAppendPEM(t *testing.T) {
 	der := bytes.Repeat([]byte("0123456789"), 30)
 	for size := range der {
@@ -86,7 +86,7 @@ func pemTexts(t testing.TB) map[string]string {
 	}
 }
 
-// brokenPEMTexts are texts that neither OpenSSL nor DecodePEM takes.
+// brokenPEMTexts are texts that both OpenSSL and DecodePEM reject.
 func brokenPEMTexts(t testing.TB) map[string]string {
 	pemBody := pemBody(t)
 	return map[string]string{
@@ -154,8 +154,8 @@ func TestDecodePEMTooLarge(t *testing.T) {
 	}
 }
 
-// FuzzPEM takes its input for a text, which must come to the same bytes when it
-// is written and read again, and for a session to be written and read.
+// FuzzPEM reads its input as a text, which must survive writing and reading, and as a
+// session to be written and read.
 func FuzzPEM(f *testing.F) {
 	for _, v := range vectors {
 		f.Add(v.pem(f))

@@ -21,12 +21,12 @@ import (
 	"github.com/sessapi/sessapi/internal/sslsession"
 )
 
-// vector is a session that OpenSSL or BoringSSL wrote, in testdata, and what
-// openssl sess_id -text or openssl asn1parse says of it: what does not differ from
-// one to another is left out.
+// vector is a session in testdata that OpenSSL or BoringSSL wrote, with the output of
+// openssl sess_id -text or openssl asn1parse. Properties that are the same in all
+// vectors are omitted.
 type vector struct {
 	name     string
-	format   sslsession.Format // of OpenSSL when 0
+	format   sslsession.Format // 0 means OpenSSL
 	protocol string
 	cipher   string
 	id       string // in hex
@@ -52,9 +52,9 @@ const (
 	clientSubject = `CN=Zoë edge 1,OU=R\+D,O=Example\, Inc.,C=AT`
 )
 
-// The sessions without a version in their names are of OpenSSL 3.0 and its
-// s_client, those with one of the OpenSSL in Node.js 16 and 24. "server" is the
-// server's side, which has the client's certificate.
+// Sessions without a version in their name are from OpenSSL 3.0's s_client, the others
+// from the OpenSSL in Node.js 16 and 24. "server" is the session of the server, which
+// has the client's certificate.
 var vectors = []vector{
 	{
 		name: "tls12", protocol: "TLSv1.2", cipher: ecdheAES256,
@@ -146,7 +146,7 @@ var vectors = []vector{
 	},
 }
 
-// now is when all sessions are read.
+// now is the time at which all sessions are read.
 var now = time.Unix(1800000000, 0).UTC()
 
 func parse(der []byte) (sslsession.Session, error) { return sslsession.Parse(der, now) }
@@ -191,8 +191,8 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// TestNoSecrets holds a Session, however it is printed, and what its slices
-// reach against the master key and the ticket.
+// TestNoSecrets searches a Session, printed in every way, and the memory behind its
+// slices for the master key and the ticket.
 func TestNoSecrets(t *testing.T) {
 	for _, v := range vectors {
 		der := v.der(t)
@@ -225,7 +225,7 @@ func TestNoSecrets(t *testing.T) {
 	}
 }
 
-// TestFields covers the fields and versions that no vector has.
+// TestFields covers the fields and versions that are in no vector.
 func TestFields(t *testing.T) {
 	zero := sslsession.Session{
 		Format: sslsession.OpenSSL, Protocol: 0x0303, Cipher: 0xC02F, ID: []byte("the id"),
@@ -421,8 +421,8 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// TestFlippedBits parses each vector with each of its bits flipped. A session
-// that differs decodes to other bytes or does not decode.
+// TestFlippedBits parses each vector with each bit flipped. A changed session decodes
+// to other bytes or does not decode.
 func TestFlippedBits(t *testing.T) {
 	for _, v := range vectors {
 		der := v.der(t)
@@ -434,7 +434,7 @@ func TestFlippedBits(t *testing.T) {
 	}
 }
 
-// check parses bytes of any kind and holds the outcome to what is promised.
+// check parses any bytes and checks the guarantees of the package.
 func check(t *testing.T, der []byte) {
 	t.Helper()
 	s, err := parse(der)
@@ -468,7 +468,7 @@ func check(t *testing.T, der []byte) {
 	}
 }
 
-// seed is a random seed, which SESSAPI_TEST_SEED repeats.
+// seed returns a random seed. SESSAPI_TEST_SEED repeats one.
 func seed(t *testing.T) uint64 {
 	seed := rand.Uint64()
 	if s := os.Getenv("SESSAPI_TEST_SEED"); s != "" {
@@ -557,7 +557,7 @@ func TestRandom(t *testing.T) {
 }
 
 func TestPeerSubject(t *testing.T) {
-	brainpool, err := os.ReadFile("testdata/brainpool-certificate.der") // crypto/x509 does not take it
+	brainpool, err := os.ReadFile("testdata/brainpool-certificate.der") // crypto/x509 rejects it
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func commonNames(n int, value string) []rdn {
 	return slices.Repeat([]rdn{{[]int{2, 5, 4, 3}, []string{value}}}, n)
 }
 
-// certificate is a certificate with a subject, and nothing else that is not needed.
+// certificate is a minimal certificate with a subject.
 func certificate(subject []rdn) []byte {
 	return certificateOf(func(b *cryptobyte.Builder) {
 		for _, name := range subject {
@@ -41,7 +41,7 @@ func certificate(subject []rdn) []byte {
 	})
 }
 
-// certificateOf is a certificate with a subject of that content.
+// certificateOf is a certificate whose subject has this content.
 func certificateOf(subject func(*cryptobyte.Builder)) []byte {
 	algorithm := func(b *cryptobyte.Builder) {
 		sequence(b, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier([]int{1, 2, 840, 10045, 4, 3, 2}) })
@@ -100,8 +100,8 @@ func TestLargeSubject(t *testing.T) {
 	}
 }
 
-// shapes are certificates that take much work for their size, each about so many
-// bytes large.
+// shapes are certificates that need much work for their size, each of about this many
+// bytes.
 var shapes = []struct {
 	name string
 	make func(size int) []byte
@@ -120,9 +120,9 @@ var shapes = []struct {
 	}},
 }
 
-// TestDescriptionIsLinear holds the memory that a description takes, which the
-// machine does not change as it does the time, to the size of the session: that of
-// the largest subject that is described, and a multiple of what is stored.
+// TestDescriptionIsLinear limits the memory of a description, which unlike its time is
+// the same on every machine: to that of the largest described subject, plus a multiple
+// of the stored size.
 func TestDescriptionIsLinear(t *testing.T) {
 	for _, shape := range shapes {
 		for _, size := range []int{1 << 10, 4 << 10, 16 << 10, 63 << 10} {
@@ -138,7 +138,7 @@ func TestDescriptionIsLinear(t *testing.T) {
 	}
 }
 
-// BenchmarkDescribe shows a line that is straight, or flat, over the size.
+// BenchmarkDescribe shows time that is linear in the size, or constant.
 func BenchmarkDescribe(b *testing.B) {
 	for _, shape := range shapes {
 		for _, size := range []int{1 << 10, 2 << 10, 4 << 10, 16 << 10, 32 << 10, 63 << 10} {
