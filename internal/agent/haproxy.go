@@ -162,7 +162,7 @@ func (h *haproxyHolder) push(ctx context.Context, id string, pushed [][]byte) er
 	return nil
 }
 
-// excerpt is the part of an answer that an error quotes, without what may be a secret.
+// excerpt is the part of an answer that an error quotes, without possible secrets.
 func excerpt(answer string) string { return printable.Short(redacted(answer)) }
 
 // eachRing calls do with each reference to the file. It fails if there is none.

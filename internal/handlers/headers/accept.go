@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// ErrNotAcceptable reports that Accept admits nothing of what is offered.
+// ErrNotAcceptable reports that Accept admits none of the offered types.
 var ErrNotAcceptable = errors.New("not acceptable")
 
-// Negotiate picks the one of the media types that Accept prefers (RFC 9110,
-// section 12.5.1), and passes over ranges that cannot be read. A wildcard stands for
-// the first type alone: the others hold secrets, and have to be asked for by name.
-// When the first is "", a wildcard stands for nothing.
+// Negotiate picks the offered media type that Accept prefers (RFC 9110, section
+// 12.5.1). It ignores malformed ranges. A wildcard matches only the first type: the
+// others hold secrets, and a client must name them. If the first type is "", a wildcard
+// matches nothing.
 func Negotiate(accept []string, offered ...string) (string, error) {
 	if len(accept) == 1 && slices.Contains(offered, accept[0]) {
 		return accept[0], nil
@@ -47,7 +47,7 @@ func Negotiate(accept []string, offered ...string) (string, error) {
 			}
 		}
 	}
-	if ranges == 0 && offered[0] != "" { // no header, or one that says nothing
+	if ranges == 0 && offered[0] != "" { // no header, or only malformed ranges
 		return offered[0], nil
 	}
 	best := -1
@@ -63,11 +63,11 @@ func Negotiate(accept []string, offered ...string) (string, error) {
 	return offered[best], nil
 }
 
-// byName is the specificity of a range that is the type itself.
+// byName is the specificity of a range that names the type itself.
 const byName = 3
 
-// specificity is how exactly a media range means the type: byName, 2 by type/*,
-// 1 by */*, 0 not at all.
+// specificity returns how exactly a media range matches the type: byName, 2 for type/*,
+// 1 for */*, 0 for no match.
 func specificity(mediaRange, mediaType string) int {
 	kind, _, _ := strings.Cut(mediaType, "/")
 	switch mediaRange {

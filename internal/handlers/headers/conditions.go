@@ -17,8 +17,8 @@ type etag struct {
 	weak  bool
 }
 
-// ParseETags reads the list of the header of that name. nil, when the header
-// was not sent, is a nil list.
+// ParseETags reads the list in the header with this name. If value is nil because the
+// header was not sent, the list is nil.
 func ParseETags(name string, value *string) (*ETags, error) {
 	if value == nil {
 		return nil, nil
@@ -55,11 +55,11 @@ func ParseETags(name string, value *string) (*ETags, error) {
 	return &list, nil
 }
 
-// MatchStrong reports whether the list has the ETag, a strong one with its quotes, by
-// strong comparison (RFC 9110, section 8.8.3.2), as If-Match wants it.
+// MatchStrong reports whether the list has the strong, quoted ETag, by strong
+// comparison (RFC 9110, section 8.8.3.2), as If-Match requires.
 func (l *ETags) MatchStrong(value string) bool { return l.match(value, false) }
 
-// MatchWeak is MatchStrong by weak comparison, as If-None-Match wants it.
+// MatchWeak is MatchStrong by weak comparison, as If-None-Match requires.
 func (l *ETags) MatchWeak(value string) bool { return l.match(value, true) }
 
 func (l *ETags) match(value string, weak bool) bool {

@@ -14,7 +14,7 @@ const (
 	maxWait = 10 * time.Minute
 )
 
-// FuzzParseRange holds ranges against a representation of any size.
+// FuzzParseRange parses ranges of a representation of any size.
 func FuzzParseRange(f *testing.F) {
 	for _, seed := range []string{"bytes=0-", "bytes=-1", "bytes=5-3", "bytes=18446744073709551616-", "bytes=0-18446744073709551616", "bytes= 1-2", "b=1", "bytes=1-2-3", "bytes=00001-0002"} {
 		f.Add(seed, 10)
@@ -33,7 +33,7 @@ func FuzzParseRange(f *testing.F) {
 	})
 }
 
-// FuzzParseETags reads lists; what is read can be written and read again.
+// FuzzParseETags reads lists. A parsed list survives writing and reading.
 func FuzzParseETags(f *testing.F) {
 	for _, seed := range []string{"*", `"a"`, `W/"a", "b"`, `"a,b"`, `"a" , "b"`, `""`, `"`, `"a",`, `w/"a"`} {
 		f.Add(seed)

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// PreferredWait reads wait=N, in whole seconds, from Prefer (RFC 7240, section
-// 4.3), the first when there are several, up to most. It is 0 without one. Other
-// preferences are ignored, as section 2 wants it.
+// PreferredWait returns the first wait=N in Prefer (RFC 7240, section 4.3), in whole
+// seconds and limited to most; 0 if there is none. Other preferences are ignored, as section
+// 2 requires.
 func PreferredWait(prefer *string, most time.Duration) (time.Duration, error) {
 	if prefer == nil {
 		return 0, nil
@@ -27,7 +27,7 @@ func PreferredWait(prefer *string, most time.Duration) (time.Duration, error) {
 			return 0, &MalformedError{"Prefer", "wait must be a number of seconds"}
 		}
 		seconds, err := strconv.ParseUint(value, 10, 64)
-		if err != nil || seconds > uint64(most/time.Second) { // more digits than fit are more than enough too
+		if err != nil || seconds > uint64(most/time.Second) { // a number that does not fit is more than enough, too
 			return most, nil
 		}
 		return time.Duration(seconds) * time.Second, nil

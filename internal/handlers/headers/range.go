@@ -9,12 +9,12 @@ import (
 // Range is the part [Start, End) of a representation.
 type Range struct{ Start, End int }
 
-// ErrNotSatisfiable reports a range that is well-formed and starts after the end.
+// ErrNotSatisfiable reports a well-formed range that starts after the end.
 var ErrNotSatisfiable = errors.New("range not satisfiable")
 
-// ParseRange reads a Range header (RFC 9110, section 14.2) for a representation
-// of size bytes, which is at least 1. Another unit than bytes and a request for
-// several ranges ask for the whole, as the RFC allows: ok is then false.
+// ParseRange reads a Range header (RFC 9110, section 14.2) for a representation of size
+// bytes, at least 1. ok is false if the header has another unit than bytes or several
+// ranges: the RFC permits sending the whole then.
 func ParseRange(header string, size int) (r Range, ok bool, err error) {
 	unit, spec, found := strings.Cut(header, "=")
 	if !found {
@@ -27,7 +27,7 @@ func ParseRange(header string, size int) (r Range, ok bool, err error) {
 	if !found || !IsDigits(first) || !IsDigits(last) || first == "" && last == "" {
 		return r, false, &MalformedError{"Range", "must be of the form bytes=FIRST-LAST"}
 	}
-	if first == "" { // the last so many bytes
+	if first == "" { // the last n bytes
 		n := clampInt(last, size)
 		if n == 0 {
 			return r, false, ErrNotSatisfiable
@@ -47,16 +47,16 @@ func ParseRange(header string, size int) (r Range, ok bool, err error) {
 	return r, true, nil
 }
 
-// IsDigits reports whether s has nothing but decimal digits.
+// IsDigits reports whether s has only decimal digits.
 func IsDigits(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c < '0' || c > '9' })
 }
 
-// clampInt is the value of a string of digits, or limit when that is less:
-// clients may send numbers of any length.
+// clampInt returns the value of a string of digits, at most limit: clients may send
+// numbers of any length.
 func clampInt(digits string, limit int) int {
 	n, err := strconv.Atoi(digits)
-	if err != nil || n > limit { // the only error of digits is that they are too many
+	if err != nil || n > limit { // digits cause no error except a number that is too large
 		return limit
 	}
 	return n
