@@ -34,8 +34,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,58 +41,9 @@ import (
 
 	"github.com/redis/rueidis"
 
-	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
 )
-
-// ErrUnavailable reports that Redis did not confirm a write. The error is an
-// [*UnavailableError].
-var ErrUnavailable = errors.New("fleet: Redis did not confirm")
-
-// ErrRefused is a cause of [ErrUnavailable]: Redis refused the write because it is
-// full, a replica, or does not permit it.
-var ErrRefused = errors.New("it refuses the write")
-
-// errUnexpected is why an answer of Redis is not used.
-var errUnexpected = errors.New("unexpected answer")
-
-// ErrNotConnected is a cause of [ErrUnavailable]: nothing was sent, because Redis is
-// down. The node has logged that.
-var ErrNotConnected = errors.New("it does not answer")
-
-// UnavailableError reports a write that Redis did not confirm.
-type UnavailableError struct{ cause error }
-
-// unavailable turns an error of Redis into one of the package; nil stays nil.
-func unavailable(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &UnavailableError{err}
-}
-
-func (e *UnavailableError) Error() string { return ErrUnavailable.Error() + ": " + e.cause.Error() }
-
-// Unwrap returns [ErrUnavailable] and the cause.
-func (e *UnavailableError) Unwrap() []error { return []error{ErrUnavailable, e.cause} }
-
-// Outcome tells a client whether the write was made.
-func (e *UnavailableError) Outcome() string {
-	switch {
-	case errors.Is(e.cause, ErrNotConnected):
-		return "Redis does not answer; nothing has changed."
-	case errors.Is(e.cause, ErrRefused):
-		return "Redis refused the change; nothing has changed. The log has the cause, with the request ID."
-	}
-	return "Redis did not confirm the change in time; it is unknown whether it was made."
-}
-
-// RetryAfter is how long a client should wait.
-func (e *UnavailableError) RetryAfter() time.Duration { return time.Second }
-
-// Logged reports whether the node has logged the cause.
-func (e *UnavailableError) Logged() bool { return errors.Is(e.cause, ErrNotConnected) }
 
 const (
 	// writeTimeout is how long a write waits for Redis.
@@ -219,141 +168,6 @@ func New(c Config) (*Node, error) {
 		}
 	}
 	return n, nil
-}
-
-// options are the settings as the library has them.
-func (n *Node) options() (rueidis.ClientOption, error) {
-	o, err := rueidis.ParseURL(n.cfg.URL)
-	if err != nil {
-		return o, err
-	}
-	if n.cfg.TLS != nil {
-		if o.TLSConfig == nil {
-			return o, errors.New("TLS needs a rediss:// URL")
-		}
-		c := n.cfg.TLS.Clone()
-		c.MinVersion, c.ServerName = o.TLSConfig.MinVersion, o.TLSConfig.ServerName
-		o.TLSConfig = c
-	}
-	switch user := o.Username; {
-	case n.cfg.AuthFile == "":
-	case o.Sentinel.MasterSet != "": // the library would show those of a function to the Sentinels, too
-		auth, err := readAuth(n.cfg.AuthFile, user)
-		if err != nil {
-			return o, err
-		}
-		o.Username, o.Password = auth.Username, auth.Password
-	default:
-		o.AuthCredentialsFn = func(rueidis.AuthCredentialsContext) (rueidis.AuthCredentials, error) {
-			return readAuth(n.cfg.AuthFile, user)
-		}
-	}
-	dial := o.DialCtxFn
-	if dial == nil {
-		dial = dialTCP
-	}
-	o.DialCtxFn = func(ctx context.Context, address string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
-		conn, err := dial(ctx, address, d, c)
-		if err != nil {
-			return nil, err
-		}
-		n.broke() // whatever Redis had to tell before was not told to this one
-		n.counts.reconnects.Add(1)
-		return newGuard(conn, n.violated), nil
-	}
-	o.Dialer.Timeout = dialTimeout
-	o.ConnWriteTimeout = hungTimeout
-	o.Sentinel.Dialer = o.Dialer
-	o.Sentinel.TLSConfig = o.TLSConfig
-	o.Sentinel.TopologyRefreshInterval = pollEvery
-	o.ClusterOption.ShardsRefreshInterval = pollEvery
-	// One connection to a server: what it tells of changes is then in one order
-	// with what it answers.
-	o.PipelineMultiplex = -1
-	o.AlwaysPipelining = true
-	o.MaxFlushDelay = flushDelay
-	o.RingScaleEachConn = queueScale
-	o.DisableRetry = true
-	o.ClientName = "sessapi"
-	o.ClientSetInfo = rueidis.DisableClientSetInfo // is a right more to give
-	o.ClientTrackingOptions = []string{"BCAST", "NOLOOP", "PREFIX", n.cfg.Namespace + ":"}
-	o.OnInvalidations = n.invalidated
-	return o, nil
-}
-
-// violated is told why a connection is closed.
-func (n *Node) violated(err error) {
-	n.counts.violations.Add(1)
-	n.cfg.Log.Error("closed a connection to Redis", slog.String("error", err.Error()))
-}
-
-// exposed is an address that is neither on this host nor reached with TLS; "" without
-// one.
-func exposed(o rueidis.ClientOption) string {
-	for _, address := range o.InitAddress {
-		if strings.HasPrefix(address, "/") { // a Unix socket
-			continue
-		}
-		host, _, err := net.SplitHostPort(address)
-		ip, _ := netip.ParseAddr(host)
-		if err == nil && o.TLSConfig == nil && host != "localhost" && !ip.IsLoopback() {
-			return address
-		}
-	}
-	return ""
-}
-
-func dialTCP(ctx context.Context, address string, d *net.Dialer, c *tls.Config) (net.Conn, error) {
-	if c != nil {
-		return (&tls.Dialer{NetDialer: d, Config: c}).DialContext(ctx, "tcp", address)
-	}
-	return d.DialContext(ctx, "tcp", address)
-}
-
-// readAuth reads the credentials of Redis, of the user if the URL names one.
-func readAuth(path, user string) (rueidis.AuthCredentials, error) {
-	data, _, err := files.ReadText(path, maxAuthFile)
-	if err != nil {
-		return rueidis.AuthCredentials{}, fmt.Errorf("%s: %w", path, err)
-	}
-	defer clear(data)
-	text := strings.ReplaceAll(strings.TrimRight(string(data), "\r\n"), "\r\n", "\n")
-	name, password, lines := strings.Cut(text, "\n")
-	switch {
-	case lines:
-	case user != "":
-		name, password = user, text
-	default:
-		if before, after, found := strings.Cut(text, " "); found {
-			name, password = before, after
-		} else {
-			name, password = "", text
-		}
-	}
-	if password == "" || strings.Contains(password, "\n") {
-		return rueidis.AuthCredentials{}, fmt.Errorf("%s: must hold the password, or the user and, on the next line, the password", path)
-	}
-	return rueidis.AuthCredentials{Username: name, Password: password}, nil
-}
-
-var (
-	// ErrNoPassword reports that Redis wants a password and was given none.
-	ErrNoPassword = errors.New("the server requires a password: set --redis-auth-file to a file that holds it")
-	// ErrWrongPassword reports that Redis refused the user or the password.
-	ErrWrongPassword = errors.New("the server rejected the user or the password in --redis-auth-file")
-)
-
-// refusal is the error of Redis, or what it means when it is about credentials.
-func refusal(err error) error {
-	reply, ok := rueidis.IsRedisErr(err)
-	switch {
-	case !ok:
-	case strings.HasPrefix(reply.Error(), "NOAUTH"):
-		return ErrNoPassword
-	case strings.HasPrefix(reply.Error(), "WRONGPASS"):
-		return ErrWrongPassword
-	}
-	return err
 }
 
 // Connect connects the node to Redis.
