@@ -49,7 +49,7 @@ func TestConsumers(t *testing.T) {
 	}
 }
 
-// What is reported is what the service takes, whatever the detail was.
+// The service accepts every report, whatever text the detail holds.
 func TestReportConsumer(t *testing.T) {
 	var got ConsumerReport
 	status := http.StatusNoContent

@@ -96,7 +96,7 @@ func TestSessionRequests(t *testing.T) {
 	}
 }
 
-// What is not as the contract says is an error, and brings nothing to a terminal.
+// An answer that breaks the contract is an error, which holds nothing that a terminal acts on.
 func TestSessionAnswers(t *testing.T) {
 	var contentType, body string
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {

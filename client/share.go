@@ -126,9 +126,9 @@ func (s *shared) store(ctx context.Context, ticket []byte, state *tls.SessionSta
 	return err
 }
 
-// take returns the session of a ticket, nil if there is none, and removes one that is used
-// once. The secret of a session that it returns is in the memory of what was received,
-// which cannot be wiped while the handshake goes on.
+// take returns the session of a ticket, or nil if there is none. With once it removes the
+// session. The returned session shares its memory with the answer of the service, so that
+// the answer cannot be wiped while the handshake goes on.
 func (s *shared) take(ctx context.Context, ticket []byte, once bool) (*tls.SessionState, error) {
 	id := hex.EncodeToString(ticket)
 	data, err := s.client.SessionBytes(ctx, id)
