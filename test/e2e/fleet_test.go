@@ -607,7 +607,7 @@ func TestFleetStartsFromStateFile(t *testing.T) {
 		t.Fatal("a node without keys waits for Redis and does not give up")
 	}
 	lines := strings.Split(strings.TrimSpace(lost.out.String()), "\n")
-	if last := lines[len(lines)-1]; lost.ProcessState.ExitCode() != 1 || !strings.Contains(last, "without a state file") {
+	if last := lines[len(lines)-1]; lost.ProcessState.ExitCode() != 1 || !strings.Contains(last, "a state file") {
 		t.Errorf("exit code %d: %s", lost.ProcessState.ExitCode(), last)
 	}
 	var told int
