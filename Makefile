@@ -43,7 +43,7 @@ cross: ## Compile for the other systems that are supported.
 test: ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
-	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m ./...); done # the cache knows not of programs that tests build
+	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 6 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
 	go test -run Allocations ./internal/handlers ./internal/seal # which the race detector changes
 
 .PHONY: test-consistency

@@ -34,7 +34,7 @@ var (
 	problemType = []string{"application/problem+json"}
 	requestID   = []string{"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
 	storedETag  = []string{`"00112233445566778899aabbccddeeff"`}
-	problem     = []byte(`{"type":"/docs#section/Problems/session_not_found","title":"Session not found","status":404,"detail":"There is no such session, or it has expired.","code":"session_not_found","request_id":"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}` + "\n")
+	problem     = []byte(`{"type":"/docs#section/Problems/session_not_found","title":"Session not found","status":404,"detail":"There is no session with this ID, or it has expired.","code":"session_not_found","request_id":"ABCDEFGHIJKLMNOPQRSTUVWXYZ"}` + "\n")
 	problemSize = []string{strconv.Itoa(len(problem))}
 )
 

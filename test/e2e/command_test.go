@@ -13,6 +13,7 @@ import (
 
 // The command as a user types it.
 func TestCommand(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {

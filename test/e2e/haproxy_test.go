@@ -28,6 +28,7 @@ frontend tls
 // HAProxy holds just the keys of its file, whoever pushes them restarts, misses changes
 // or pushes twice. A key that was revoked is dead at once, and the others go on.
 func TestHAProxySocket(t *testing.T) {
+	t.Parallel()
 	need(t, "openssl")
 	need(t, "socat")
 	script, err := filepath.Abs("../../examples/haproxy/set-tls-keys.sh")

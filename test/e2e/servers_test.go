@@ -128,6 +128,7 @@ func must[T any](v T, err error) T {
 // Two servers of each kind, set up as their page says, resume each other's tickets:
 // before a rotation, while it spreads, and after it. A revoke ends that.
 func TestServersShareTicketKeys(t *testing.T) {
+	t.Parallel()
 	need(t, "openssl")
 	own, other := newPair(t), newPair(t)
 	for _, server := range servers {
