@@ -181,7 +181,7 @@ func TestShareSessionsFailures(t *testing.T) {
 		service.spoil()
 		service.asked()
 		if visit(t, address, tlsCopy(session)) {
-			t.Error("resumed what is no session of Go")
+			t.Error("resumed a session that Go did not make")
 		}
 		if got := service.asked(); strings.Contains(got, "DELETE") {
 			t.Errorf("asked %s: the session is not ours to remove", got)

@@ -274,7 +274,7 @@ func firstLine(node ast.Node) int {
 // inWords are the texts of the library, which has no other way to tell its errors apart,
 // and what they mean.
 var inWords = []struct {
-	library *regexp.Regexp
+	message *regexp.Regexp
 	words   string
 }{
 	{regexp.MustCompile(`^sequence end token ']' not found`), "a [ is not closed"},
@@ -290,7 +290,7 @@ var inWords = []struct {
 // keyBefore is the key of a value that begins behind it.
 var keyBefore = regexp.MustCompile(`([\w-]+)["']?\s*:\s*$`)
 
-// explain says in words what an error of the library means. What is not known is
+// explain puts an error of the library into words. An unknown error is
 // told by its line alone: the text may repeat a value.
 func (f *File) explain(err error) *Error {
 	located, ok := errors.AsType[yaml.Error](err)
@@ -312,8 +312,8 @@ func (f *File) explain(err error) *Error {
 	}
 	message := located.GetMessage()
 	for _, w := range inWords {
-		if match := w.library.FindStringSubmatchIndex(message); match != nil {
-			return &Error{at.Line, string(w.library.ExpandString(nil, w.words, message, match))}
+		if match := w.message.FindStringSubmatchIndex(message); match != nil {
+			return &Error{at.Line, string(w.message.ExpandString(nil, w.words, message, match))}
 		}
 	}
 	return &Error{at.Line, "is not valid YAML here"}
