@@ -275,10 +275,6 @@ const apart = "push the files with sessapi keys push FILE..., or send JSON"
 // newline at the end; else nil.
 func (l *layout) misread(data []byte) *Issue {
 	n := len(data)
-	text, isNewline := bytes.TrimSuffix(data, []byte("\n")), "the last byte is a newline"
-	if bytes.HasSuffix(text, []byte("\r")) {
-		text, isNewline = text[:len(text)-1], "the last two bytes are a line end"
-	}
 	encoding, size := encodingOf(data)
 	if encoding == "base64" {
 		if set, err := HAProxy.Parse(data); err == nil {
@@ -299,8 +295,10 @@ func (l *layout) misread(data []byte) *Issue {
 		}
 	}
 	switch {
-	case !l.fits(n) && len(text) < n && l.fits(len(text)):
-		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; %s", n, l.sizes(), isNewline)}
+	case !l.fits(n) && l.fits(n-1) && bytes.HasSuffix(data, []byte("\n")): // before it may be a key that ends in \r
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; the last byte is a newline", n, l.sizes())}
+	case !l.fits(n) && l.fits(n-2) && bytes.HasSuffix(data, []byte("\r\n")):
+		return &Issue{KindLength, "keys", fmt.Sprintf("have %d bytes, want a multiple of %s; the last two bytes are a line end", n, l.sizes())}
 	case len(l.records) == 1:
 		return nil
 	case !l.fits(n):

@@ -156,6 +156,7 @@ func TestParseSaysWhatItIs(t *testing.T) {
 		want   string
 	}{
 		{"newline", ATS, string(ats) + "\n", "keys have 49 bytes, want a multiple of 48 bytes; the last byte is a newline"},
+		{"newline after a key that ends in \\r", ATS, string(ats[:47]) + "\r\n", "keys have 49 bytes, want a multiple of 48 bytes; the last byte is a newline"},
 		{"CRLF", NGINX, string(dnsdist) + "\r\n", "keys have 82 bytes, want a multiple of 48 or 80 bytes; the last two bytes are a line end"},
 		{"hex", ATS, hex.EncodeToString(ats), "keys are hex text that encodes 48 bytes; decode it: the format is binary"},
 		{"hex with a newline", ATS, hex.EncodeToString(ats) + "\n", "keys are hex text that encodes 48 bytes; decode it: the format is binary"},
