@@ -138,7 +138,7 @@ func (s *shard) advanceTail(c *Cache, now int64, reason *uint64) {
 	switch {
 	case s.isFree(r):
 	case s.end(r) <= now:
-		c.remove(s, r, &s.n.expired)
+		c.remove(s, r, now, EventExpired, &s.n.expired)
 	case s.moves > 0 && (s.words[r]&flagKeep != 0 || spare*spareShare > len(s.words) && reason == &s.n.evicted.Memory):
 		s.moves -= n
 		s.move(r, n)

@@ -71,6 +71,9 @@ type Config struct {
 	// also in a synctest bubble. It is called concurrently and with a lock held, so it
 	// must not call the cache.
 	Now func() time.Time
+
+	// Observer is told what happens to sessions; nil for none.
+	Observer Observer
 }
 
 // Entry describes a session. It is small enough to be returned in registers.
@@ -134,6 +137,7 @@ type PutOptions struct {
 type Cache struct {
 	cfg      Config
 	now      func() int64 // in milliseconds, as records have it
+	observer Observer
 	seed     maphash.Seed
 	memory   memory
 	shards   []shard // a power of two
@@ -201,12 +205,16 @@ func New(cfg Config) (*Cache, error) {
 	c := &Cache{
 		cfg:      cfg,
 		now:      func() int64 { return milliseconds(time.Now()) },
+		observer: nobody{},
 		seed:     maphash.MakeSeed(),
 		sessions: budget{limit: math.MaxInt64},
 		closing:  make(chan struct{}),
 	}
 	if cfg.Now != nil {
 		c.now = func() int64 { return milliseconds(cfg.Now()) }
+	}
+	if cfg.Observer != nil {
+		c.observer = cfg.Observer
 	}
 	largest := int64(recordWords(maxIDLen, cfg.MaxSessionBytes) * wordSize)
 	shards := min(cfg.Memory/shardMemory, maxShards, cfg.Memory/(shardRecords*largest))
@@ -271,7 +279,7 @@ func (c *Cache) flush(closing bool) int {
 		s.lock()
 		if !s.closed && s.sessions > 0 {
 			held := s.sessions
-			flushed := s.wipeAll(now)
+			flushed := s.wipeAll(c, now)
 			s.n.flushed += uint64(flushed)
 			s.n.expired += uint64(held - flushed)
 			c.sessions.used.Add(-int64(held))
@@ -385,6 +393,7 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, x *session, now int64, con
 	case old != 0 && s.length(old) == recordWords(int(id.n), len(x.data)):
 		s.n.replaced++
 		s.rewrite(old, x, now)
+		c.observe(EventReplaced, s, old, now)
 		return true, false, nil
 	case old != 0:
 		s.n.replaced++
@@ -392,8 +401,13 @@ func (c *Cache) insert(s *shard, half uint32, id *ID, x *session, now int64, con
 	case !c.sessions.take():
 		return false, true, nil
 	}
-	s.add(c, half, id, x, now)
-	return old != 0, false, nil
+	r := s.add(c, half, id, x, now)
+	if old != 0 {
+		c.observe(EventReplaced, s, r, now)
+		return true, false, nil
+	}
+	c.observe(EventStored, s, r, now)
+	return false, false, nil
 }
 
 // evict drops one session because there are as many as there may be: one of the
@@ -431,7 +445,7 @@ func (c *Cache) Delete(id ID, cond Condition) error {
 	case !s.satisfies(cond, r):
 		return ErrPrecondition
 	}
-	c.remove(s, r, &s.n.removed)
+	c.remove(s, r, now, EventRemoved, &s.n.removed)
 	return nil
 }
 
@@ -510,7 +524,7 @@ func (c *Cache) live(s *shard, half uint32, id *ID, now int64) ref {
 	}
 	r := s.index[at].ref()
 	if s.end(r) <= now {
-		c.remove(s, r, &s.n.expired)
+		c.remove(s, r, now, EventExpired, &s.n.expired)
 		return 0
 	}
 	return r
@@ -521,11 +535,12 @@ func (c *Cache) evictRecord(s *shard, r ref, now int64, reason *uint64) {
 	idle := uint64(max(now-s.lastUsed(r), 0))
 	s.n.idle[idleBucket(idle)]++
 	s.n.idleSum += idle
-	c.remove(s, r, reason)
+	c.remove(s, r, now, EventEvicted, reason)
 }
 
 // remove ends a session, wipes it, and counts its end. The shard is locked.
-func (c *Cache) remove(s *shard, r ref, end *uint64) {
+func (c *Cache) remove(s *shard, r ref, now int64, kind EventKind, end *uint64) {
+	c.observe(kind, s, r, now)
 	s.drop(r)
 	*end++
 	c.sessions.used.Add(-1)

@@ -74,7 +74,7 @@ func (s *shard) sweepBlock(c *Cache, i ref, now int64) (steps int) {
 		n := s.length(r)
 		if !s.isFree(r) {
 			if e := s.end(r); e <= now {
-				c.remove(s, r, &s.n.expired)
+				c.remove(s, r, now, EventExpired, &s.n.expired)
 				steps += endSteps
 			} else if due == 0 || e < due {
 				due = e

@@ -104,8 +104,8 @@ func (s *shard) drop(r ref) {
 	s.release(r, n)
 }
 
-// add stores a session whose ID is not there.
-func (s *shard) add(c *Cache, half uint32, id *ID, x *session, now int64) {
+// add stores a session whose ID is not there, and returns its place.
+func (s *shard) add(c *Cache, half uint32, id *ID, x *session, now int64) ref {
 	n := recordWords(int(id.n), len(x.data))
 	s.moves = moveWords + movesPerWord*n
 	for s.sessions >= maxLoad(s.homes) {
@@ -119,6 +119,7 @@ func (s *shard) add(c *Cache, half uint32, id *ID, x *session, now int64) {
 	}
 	s.liveWords += n
 	s.stored(r, now)
+	return r
 }
 
 // rewrite stores a session in the place of the one of its ID, whose record is as
@@ -156,13 +157,16 @@ func (s *shard) evict(c *Cache, now int64, reason *uint64) bool {
 }
 
 // wipeAll ends all records at once and returns how many were live.
-func (s *shard) wipeAll(now int64) (live int) {
+func (s *shard) wipeAll(c *Cache, now int64) (live int) {
 	for at, e := range s.index {
 		if e == 0 {
 			continue // not even written to, for that would take up memory
 		}
 		if s.end(e.ref()) > now {
 			live++
+			c.observe(EventRemoved, s, e.ref(), now)
+		} else {
+			c.observe(EventExpired, s, e.ref(), now)
 		}
 		s.index[at] = 0
 	}
