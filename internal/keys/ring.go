@@ -87,16 +87,39 @@ type Stats struct {
 	Generation  uint64
 	UpdatedAt   time.Time
 	Source      Source
-	ActivatedAt time.Time         // when the current key became current
-	Keys        map[Role]int      // has every role
-	Updates     map[Source]uint64 // changes, including a generated first set; has every source
-	Rejected    Rejected
+	ActivatedAt time.Time // when the current key became current
+	// NextRotationAt is the time of the next automatic rotation; zero if there is none.
+	NextRotationAt time.Time
+	Keys           map[Role]int      // has every role
+	Updates        map[Source]uint64 // changes, including a generated first set; has every source
+	Rejected       Rejected
 }
 
 // Rejected counts updates that were rejected and changed nothing.
 type Rejected struct {
 	Invalid      map[Kind]uint64 // by the kind of the first issue; has every kind
 	Precondition uint64
+}
+
+// Observer is told of updates, in their order. Its functions must return at once, and must
+// not call the ring. nil functions are not called.
+type Observer struct {
+	Updated  func(active Description) // there is another active set
+	Rejected func(Rejection)
+}
+
+// Rejection is an update that was rejected and changed nothing.
+type Rejection struct {
+	Source Source
+	Issues []Issue // what is wrong with the set; nil if its [Condition] did not hold
+}
+
+// Reason returns the kind of the first issue, or precondition.
+func (r Rejection) Reason() string {
+	if r.Issues == nil {
+		return "precondition"
+	}
+	return string(r.Issues[0].Kind)
 }
 
 // Ring holds the active set of ticket keys and replaces it. The active set is always valid.
@@ -118,6 +141,7 @@ type Ring struct {
 	burnt    uint64            // the highest generation of a failed change
 
 	activation *activation // nil if rotations do not wait for consumers
+	observer   Observer
 
 	mu          sync.RWMutex // guards the fields below and the secrets of set; written only with updating held, too
 	set         Set
@@ -157,6 +181,9 @@ func (r *Ring) first() change {
 	return r.prepare(new(Generate(8*size256, minLines)), SourceGenerated)
 }
 
+// Observe has o told of the updates from now on. Call it before sharing the ring.
+func (r *Ring) Observe(o Observer) { r.observer = o }
+
 // Load replaces the active set with data, which is in the format. It returns the result of
 // [Ring.Replace], or [ErrNotReadable]. If data is the output of the format for the active
 // set, Load changes nothing, even if the format cannot express all of the set. In the same
@@ -164,7 +191,7 @@ func (r *Ring) first() change {
 func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
-		return Description{}, r.refuse(err)
+		return Description{}, r.refuse(err, u)
 	}
 	defer set.Wipe()
 	return r.replace(set, u, func(active *Set) bool { return format.writes(data, *active) }, format.writesKey)
@@ -185,7 +212,7 @@ func (r *Ring) Replace(set Set, u Update) (Description, error) {
 // key.
 func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey func(k, active Key) bool) (Description, error) {
 	if err := set.Validate(); err != nil {
-		return Description{}, r.refuse(err)
+		return Description{}, r.refuse(err, u)
 	}
 	return r.update(u, func(active *Set) (*Set, bool, error) {
 		if set.equal(active) || isActive(active) {
@@ -194,7 +221,7 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey
 		c := set.clone()
 		if err := c.adopt(active, isKey); err != nil {
 			c.Wipe()
-			return nil, false, r.refuse(err)
+			return nil, false, r.refuse(err, u)
 		}
 		return &c, true, nil
 	})
@@ -292,9 +319,7 @@ func (r *Ring) afterOthers(update func() error) error {
 
 func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (Description, error) {
 	if u.If != nil && !u.If(r.description.Generation) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.unexpected++
+		r.reject(Rejection{Source: u.Source})
 		return Description{}, ErrPrecondition
 	}
 	if u.file != nil && *u.file == r.taken {
@@ -405,6 +430,9 @@ func (r *Ring) install(c change) {
 	r.description = c.description
 	r.waiting = nil
 	r.updates[c.description.Source]++
+	if r.observer.Updated != nil {
+		r.observer.Updated(r.describe())
+	}
 	close(r.changed)
 	r.changed = make(chan struct{})
 }
@@ -452,13 +480,25 @@ func (r *Ring) find(k Key) (KeyDescription, bool) {
 
 // refuse counts and returns the error of an update that was rejected before it reached
 // the active set.
-func (r *Ring) refuse(err error) error {
+func (r *Ring) refuse(err error, u Update) error {
 	if invalid, ok := errors.AsType[*InvalidError](err); ok {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.invalid[invalid.Issues[0].Kind]++
+		r.reject(Rejection{Source: u.Source, Issues: invalid.Issues})
 	}
 	return err
+}
+
+// reject counts an update that was rejected.
+func (r *Ring) reject(rejection Rejection) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rejection.Issues == nil {
+		r.unexpected++
+	} else {
+		r.invalid[rejection.Issues[0].Kind]++
+	}
+	if r.observer.Rejected != nil {
+		r.observer.Rejected(rejection)
+	}
 }
 
 // Description describes the active set.
@@ -498,8 +538,11 @@ func (r *Ring) Stats() Stats {
 		UpdatedAt:   d.UpdatedAt,
 		Source:      d.Source,
 		ActivatedAt: d.Keys[0].ActivatedAt,
-		Keys:        keys,
-		Updates:     maps.Clone(r.updates),
-		Rejected:    Rejected{Invalid: maps.Clone(r.invalid), Precondition: r.unexpected},
+
+		NextRotationAt: r.nextRotation(),
+
+		Keys:     keys,
+		Updates:  maps.Clone(r.updates),
+		Rejected: Rejected{Invalid: maps.Clone(r.invalid), Precondition: r.unexpected},
 	}
 }
