@@ -153,12 +153,14 @@ type Table struct {
 	records   map[string]Record
 	consumers int    // records of consumers that are not forgotten
 	changes   uint64 // of records
+
+	woken chan struct{} // has a token after a change
 }
 
 // New returns an empty table. now is the clock. The nodes that share store should have
 // the same time. store may be nil.
 func New(now func() time.Time, store Store) *Table {
-	return &Table{now: now, store: store, records: make(map[string]Record)}
+	return &Table{now: now, store: store, records: make(map[string]Record), woken: make(chan struct{}, 1)}
 }
 
 // Put stores a report. The error is [ErrOwned], [ErrTooMany], an [*InvalidError] or one
@@ -264,6 +266,10 @@ func (t *Table) drop(name string) {
 	}
 	delete(t.records, name)
 	t.changes++
+	select {
+	case t.woken <- struct{}{}:
+	default: // there is a token already
+	}
 }
 
 // room returns [ErrTooMany] if there is no room for the consumer. The table is locked.
