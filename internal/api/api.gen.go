@@ -61,6 +61,45 @@ func (e ConsumerState) Valid() bool {
 	}
 }
 
+// Defines values for EventType.
+const (
+	ConsumerChanged    EventType = "consumer.changed"
+	FleetChanged       EventType = "fleet.changed"
+	SessionEvicted     EventType = "session.evicted"
+	SessionExpired     EventType = "session.expired"
+	SessionRemoved     EventType = "session.removed"
+	SessionReplaced    EventType = "session.replaced"
+	SessionStored      EventType = "session.stored"
+	TicketKeysRejected EventType = "ticket_keys.rejected"
+	TicketKeysUpdated  EventType = "ticket_keys.updated"
+)
+
+// Valid indicates whether the value is a known member of the EventType enum.
+func (e EventType) Valid() bool {
+	switch e {
+	case ConsumerChanged:
+		return true
+	case FleetChanged:
+		return true
+	case SessionEvicted:
+		return true
+	case SessionExpired:
+		return true
+	case SessionRemoved:
+		return true
+	case SessionReplaced:
+		return true
+	case SessionStored:
+		return true
+	case TicketKeysRejected:
+		return true
+	case TicketKeysUpdated:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for HealthStatus.
 const (
 	Degraded HealthStatus = "degraded"
@@ -398,6 +437,15 @@ type Consumer struct {
 	State ConsumerState `json:"state"`
 }
 
+// ConsumerEvent defines model for ConsumerEvent.
+type ConsumerEvent struct {
+	Consumer Consumer `json:"consumer"`
+
+	// Forgotten Whether the service has forgotten the consumer; `consumer` is then what it was before.
+	Forgotten bool      `json:"forgotten"`
+	Time      time.Time `json:"time"`
+}
+
 // ConsumerReport defines model for ConsumerReport.
 type ConsumerReport struct {
 	// Detail Text for people, at most 256 bytes, without control characters.
@@ -476,11 +524,36 @@ type DiscoveryResponse struct {
 	VersionInfo *string `json:"version_info,omitempty"`
 }
 
+// DroppedEvent defines model for DroppedEvent.
+type DroppedEvent struct {
+	// Count How many events the client missed because it was too slow. Absent if the number
+	// is not known: the events after `Last-Event-ID` are no longer there, or belong to
+	// an earlier run of the service or to another node.
+	Count *uint64   `json:"count,omitempty"`
+	Time  time.Time `json:"time"`
+}
+
+// EventType defines model for EventType.
+type EventType string
+
 // FieldError defines model for FieldError.
 type FieldError struct {
 	// Field Example: keys[1].aes_key
 	Field  string `json:"field"`
 	Reason string `json:"reason"`
+}
+
+// FleetEvent defines model for FleetEvent.
+type FleetEvent struct {
+	// Connected Whether Redis answers.
+	Connected bool `json:"connected"`
+
+	// Degraded Why the node is degraded; absent if it is not.
+	Degraded *string `json:"degraded,omitempty"`
+
+	// Since When `connected` last changed.
+	Since time.Time `json:"since"`
+	Time  time.Time `json:"time"`
 }
 
 // FleetStatus Absent unless the node shares sessions and ticket keys through Redis.
@@ -549,6 +622,19 @@ type Problem struct {
 
 // ProblemCode defines model for ProblemCode.
 type ProblemCode string
+
+// RejectionEvent defines model for RejectionEvent.
+type RejectionEvent struct {
+	// Errors What is wrong with the set. Empty if a precondition did not hold.
+	Errors []FieldError `json:"errors"`
+
+	// Reason As in the metric `sessapi_ticket_keys_updates_rejected_total`.
+	Reason string `json:"reason"`
+
+	// Source Where the active set came from. A set that was shared by a fleet or restored from a state file keeps its first source.
+	Source TicketKeySource `json:"source"`
+	Time   time.Time       `json:"time"`
+}
 
 // SSLSession The fields of the SSL_SESSION, without its master secret and ticket. The member has
 // the name of the format. If the SSL_SESSION has no start or no timeout, OpenSSL's
@@ -626,6 +712,30 @@ type Session struct {
 	// Size Number of bytes stored.
 	Size     int       `json:"size"`
 	StoredAt time.Time `json:"stored_at"`
+}
+
+// SessionEvent What happened to a session. With `--redis`, an event `session.removed` has only the
+// time and the ID, and `session.expired` and `session.evicted` are about this node's
+// copy of a session, which Redis may still have.
+type SessionEvent struct {
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+
+	// Format - `openssl`: an SSL_SESSION in DER that OpenSSL can load;
+	// - `boringssl`: an SSL_SESSION of BoringSSL or AWS-LC, which OpenSSL cannot load;
+	// - `opaque`: any other bytes.
+	Format *SessionFormat `json:"format,omitempty"`
+
+	// ID The session ID. Only for administrators.
+	ID *HexID `json:"id,omitempty"`
+
+	// IDHash A keyed hash of the session ID. The key is random and lasts until the service restarts.
+	IDHash string `json:"id_hash"`
+
+	// IdleSeconds Of an evicted session, the time since it was last stored or read.
+	IdleSeconds *int64     `json:"idle_seconds,omitempty"`
+	Size        *int       `json:"size,omitempty"`
+	StoredAt    *time.Time `json:"stored_at,omitempty"`
+	Time        time.Time  `json:"time"`
 }
 
 // SessionFormat - `openssl`: an SSL_SESSION in DER that OpenSSL can load;
@@ -751,6 +861,12 @@ type TicketKeys struct {
 	UpdatedAt time.Time       `json:"updated_at"`
 }
 
+// TicketKeysEvent defines model for TicketKeysEvent.
+type TicketKeysEvent struct {
+	TicketKeys TicketKeys `json:"ticket_keys"`
+	Time       time.Time  `json:"time"`
+}
+
 // ConsumerHost defines model for ConsumerHost.
 type ConsumerHost = ConsumerWord
 
@@ -839,6 +955,15 @@ type UnsupportedMediaType = Problem
 type ListConsumersParams struct {
 	// State Only the consumers in this state.
 	State *ConsumerState `form:"state,omitempty" json:"state,omitempty"`
+}
+
+// GetEventsParams defines parameters for GetEvents.
+type GetEventsParams struct {
+	// Types The types of events to send, separated by commas; without it, all. `dropped` is always sent.
+	Types *[]EventType `form:"types,omitempty" json:"types,omitempty"`
+
+	// LastEventID The ID of the last event that the client has.
+	LastEventID *string `json:"Last-Event-ID,omitempty"`
 }
 
 // ListSessionsParams defines parameters for ListSessions.
@@ -1037,6 +1162,9 @@ type ServerInterface interface {
 	// GetDocsFile A file of the page
 	// (GET /docs/{file})
 	GetDocsFile(w http.ResponseWriter, r *http.Request, file string)
+	// GetEvents Follow what happens
+	// (GET /events)
+	GetEvents(w http.ResponseWriter, r *http.Request, params GetEventsParams)
 	// GetLivez Is the process alive?
 	// (GET /livez)
 	GetLivez(w http.ResponseWriter, r *http.Request)
@@ -1127,6 +1255,12 @@ func (_ Unimplemented) GetDocs(w http.ResponseWriter, r *http.Request) {
 // GetDocsFile A file of the page
 // (GET /docs/{file})
 func (_ Unimplemented) GetDocsFile(w http.ResponseWriter, r *http.Request, file string) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetEvents Follow what happens
+// (GET /events)
+func (_ Unimplemented) GetEvents(w http.ResponseWriter, r *http.Request, params GetEventsParams) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1389,6 +1523,60 @@ func (siw *ServerInterfaceWrapper) GetDocsFile(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetDocsFile(w, r, file)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetEvents operation middleware
+func (siw *ServerInterfaceWrapper) GetEvents(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetEventsParams
+
+	// ------------- Optional query parameter "types" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "types", r.URL.Query(), &params.Types, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "types"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "types", Err: err})
+		}
+		return
+	}
+
+	headers := r.Header
+
+	// ------------- Optional header parameter "Last-Event-ID" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Last-Event-ID")]; found {
+		var LastEventID string
+		n := len(valueList)
+		if n != 1 {
+			siw.ErrorHandlerFunc(w, r, &TooManyValuesForParamError{ParamName: "Last-Event-ID", Count: n})
+			return
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Last-Event-ID", valueList[0], &LastEventID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "Last-Event-ID", Err: err})
+			return
+		}
+
+		params.LastEventID = &LastEventID
+
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetEvents(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2302,6 +2490,9 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Put(options.BaseURL+"/consumers/{host}/{target}", wrapper.ReportConsumer)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/events", wrapper.GetEvents)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/status", wrapper.GetStatus)

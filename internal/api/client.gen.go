@@ -134,6 +134,37 @@ type ClientInterface interface {
 	// Corresponds with PUT /consumers/{host}/{target} (the `ReportConsumer` operationId).
 	ReportConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, body ReportConsumerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetEvents Follow what happens
+	//
+	// Sends events as they happen, as a stream of Server-Sent Events (`EventSource` in
+	// browsers) that ends with the request, or when the service stops. The events are
+	// those of this node. `data` is a JSON object:
+	//
+	// | event | what happened | data |
+	// | --- | --- | --- |
+	// | `session.stored` | a session was stored under an ID that had none | `SessionEvent` |
+	// | `session.replaced` | a session was stored under an ID that had one | `SessionEvent` |
+	// | `session.removed` | a session was removed by a request, or by a flush | `SessionEvent` |
+	// | `session.expired` | a session reached its end | `SessionEvent` |
+	// | `session.evicted` | a session made room for another one | `SessionEvent` |
+	// | `ticket_keys.updated` | another set of ticket keys is active | `TicketKeysEvent` |
+	// | `ticket_keys.rejected` | an update was rejected and changed nothing | `RejectionEvent` |
+	// | `consumer.changed` | a consumer is new or forgotten, or has another state or generation | `ConsumerEvent` |
+	// | `fleet.changed` | the link to Redis has another state | `FleetEvent` |
+	// | `dropped` | events are missing | `DroppedEvent` |
+	//
+	// Each event has an ID. A client that sends the last one as `Last-Event-ID` gets the
+	// events since then. If some are no longer there, or the service has restarted, it
+	// first gets `dropped`. The service never waits for a client: one that is too slow
+	// gets `dropped`, too. After it, get the current state from `/status` and `/consumers`.
+	//
+	// A comment follows every 15 seconds. The permission is checked again before anything
+	// is sent; when it is gone, the stream ends. The limit is 64 streams; beyond it, the
+	// answer is 503 `overloaded`.
+	//
+	// Corresponds with GET /events (the `GetEvents` operationId).
+	GetEvents(ctx context.Context, params *GetEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// FlushSessions Remove all sessions
 	//
 	// Removes every session. Ticket keys stay. With a state file, a restart brings no
@@ -393,6 +424,47 @@ func (c *Client) ReportConsumerWithBody(ctx context.Context, host ConsumerHost, 
 // Corresponds with PUT /consumers/{host}/{target} (the `ReportConsumer` operationId).
 func (c *Client) ReportConsumer(ctx context.Context, host ConsumerHost, target ConsumerTarget, body ReportConsumerJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReportConsumerRequest(c.Server, host, target, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetEvents Follow what happens
+//
+// Sends events as they happen, as a stream of Server-Sent Events (`EventSource` in
+// browsers) that ends with the request, or when the service stops. The events are
+// those of this node. `data` is a JSON object:
+//
+// | event | what happened | data |
+// | --- | --- | --- |
+// | `session.stored` | a session was stored under an ID that had none | `SessionEvent` |
+// | `session.replaced` | a session was stored under an ID that had one | `SessionEvent` |
+// | `session.removed` | a session was removed by a request, or by a flush | `SessionEvent` |
+// | `session.expired` | a session reached its end | `SessionEvent` |
+// | `session.evicted` | a session made room for another one | `SessionEvent` |
+// | `ticket_keys.updated` | another set of ticket keys is active | `TicketKeysEvent` |
+// | `ticket_keys.rejected` | an update was rejected and changed nothing | `RejectionEvent` |
+// | `consumer.changed` | a consumer is new or forgotten, or has another state or generation | `ConsumerEvent` |
+// | `fleet.changed` | the link to Redis has another state | `FleetEvent` |
+// | `dropped` | events are missing | `DroppedEvent` |
+//
+// Each event has an ID. A client that sends the last one as `Last-Event-ID` gets the
+// events since then. If some are no longer there, or the service has restarted, it
+// first gets `dropped`. The service never waits for a client: one that is too slow
+// gets `dropped`, too. After it, get the current state from `/status` and `/consumers`.
+//
+// A comment follows every 15 seconds. The permission is checked again before anything
+// is sent; when it is gone, the stream ends. The limit is 64 streams; beyond it, the
+// answer is 503 `overloaded`.
+//
+// Corresponds with GET /events (the `GetEvents` operationId).
+func (c *Client) GetEvents(ctx context.Context, params *GetEventsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetEventsRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -852,6 +924,75 @@ func NewReportConsumerRequestWithBody(server string, host ConsumerHost, target C
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewGetEventsRequest constructs an http.Request for the GetEvents method
+func NewGetEventsRequest(server string, params *GetEventsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/events")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Types != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "types", *params.Types, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.LastEventID != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Last-Event-ID", *params.LastEventID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Last-Event-ID", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/sessapi/sessapi/internal/api"
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/config"
+	"github.com/sessapi/sessapi/internal/events"
 	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -89,6 +90,7 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		AccessLog:       bool(c.AccessLog),
 		Recorder:        a.metrics,
 		Metrics:         a.metrics.Handler(),
+		Events:          events.New(time.Now),
 		MaxOpen:         2 * c.MaxConnections, // an HTTP/2 connection has several
 		AllowedHosts:    allowedHosts(c),
 	}
@@ -100,6 +102,7 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		openFleet,
 		openKeys,
 		openConsumers,
+		openEvents, // before anything that updates the ticket keys
 		openKeyFile,
 		openTLS,
 		openPolicy,

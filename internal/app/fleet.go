@@ -39,7 +39,7 @@ func openFleet(a *App) (part, error) {
 	}
 	a.fleet = node
 	if a.handlers.Cache != nil {
-		a.handlers.Sessions = node.Sessions(a.handlers.Cache, a.metrics.FleetRead)
+		a.handlers.Sessions = node.Sessions(a.handlers.Cache, a.handlers.Events, a.metrics.FleetRead)
 	}
 	a.handlers.Consumers = node.Consumers()
 	p := part{

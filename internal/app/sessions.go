@@ -9,6 +9,7 @@ import (
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
+	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/handlers"
 	"github.com/sessapi/sessapi/internal/metrics"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -58,10 +59,15 @@ func openCache(a *App) (part, error) {
 	if !a.cfg.Cache {
 		return part{}, nil
 	}
+	var observer cache.Observer = a.handlers.Events
+	if a.cfg.Redis != "" {
+		observer = fleet.OfCopies(observer)
+	}
 	sessions, err := cache.New(cache.Config{
 		Memory:          int64(a.cfg.CacheMemory),
 		MaxSessions:     a.cfg.CacheMaxSessions,
 		MaxSessionBytes: int(a.cfg.SessionMaxBytes),
+		Observer:        observer,
 	})
 	if err != nil {
 		return part{}, fmt.Errorf("--cache-memory: %w", err)

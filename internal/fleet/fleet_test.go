@@ -69,7 +69,7 @@ func join(t testing.TB, c Config, local *cache.Cache) *Node {
 	}
 	t.Cleanup(n.Close)
 	if local != nil {
-		n.Sessions(local, func(time.Duration) {})
+		n.Sessions(local, nil, func(time.Duration) {})
 	}
 	redistest.Await(t, "the link", func() error { return n.Connect(t.Context()) })
 	return n

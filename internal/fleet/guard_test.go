@@ -132,7 +132,7 @@ func TestHostileReplies(t *testing.T) {
 				}
 				defer n.Close()
 				local := newLocal(t)
-				n.Sessions(local, func(time.Duration) {})
+				n.Sessions(local, nil, func(time.Duration) {})
 				redistest.Await(t, "a violation", func() error {
 					_ = n.Connect(t.Context())
 					if data, _, ok := n.sessions.Get(nil, id(1)); ok {

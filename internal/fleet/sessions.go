@@ -33,14 +33,16 @@ type Sessions struct {
 	local *cache.Cache
 	table table
 
-	observe func(took time.Duration)
+	observer cache.Observer
+	read     func(took time.Duration)
 }
 
 // Sessions returns the fleet's sessions with local as the cache in front of them.
-// Nobody else may write to local; its limits on a session apply. observe is called with
-// the duration of each read from Redis. Call Sessions once, before Connect.
-func (n *Node) Sessions(local *cache.Cache, observe func(took time.Duration)) *Sessions {
-	s := &Sessions{node: n, local: local, observe: observe}
+// Nobody else may write to local; its limits on a session apply. observer is told what
+// requests to this node do to sessions; local should tell [OfCopies] of it. nil is nobody. read is called
+// with the duration of each read from Redis. Call Sessions once, before Connect.
+func (n *Node) Sessions(local *cache.Cache, observer cache.Observer, read func(took time.Duration)) *Sessions {
+	s := &Sessions{node: n, local: local, observer: observer, read: read}
 	s.table.init(local)
 	n.sessions = s
 	return s
@@ -161,7 +163,7 @@ func (s *Sessions) fetch(dst []byte, id cache.ID) (data []byte, e cache.Entry, o
 	default:
 		n.timeouts.Store(0)
 	}
-	s.observe(time.Since(began))
+	s.read(time.Since(began))
 	if err != nil || record == "" {
 		return dst, cache.Entry{}, false
 	}
@@ -204,9 +206,18 @@ func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced b
 		s.table.end(id, data, e)
 	}()
 	if o.If == nil {
-		return s.node.set(s.node.sessionName(id), record, end)
+		replaced, err = s.node.set(s.node.sessionName(id), record, end)
+	} else {
+		replaced, err = s.swap(id, record, end, o.If)
 	}
-	return s.swap(id, record, end, o.If)
+	switch {
+	case err != nil:
+	case replaced:
+		s.observe(cache.EventReplaced, id, e)
+	default:
+		s.observe(cache.EventStored, id, e)
+	}
+	return replaced, err
 }
 
 // maxTTL is the longest time that Redis is told to keep a session: far beyond the
@@ -270,7 +281,12 @@ return 1`)
 // returns nil; the error may also be [ErrUnavailable].
 func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 	s.table.begin(id)
-	defer s.table.end(id, nil, cache.Entry{})
+	defer func() {
+		s.table.end(id, nil, cache.Entry{})
+		if err == nil {
+			s.observe(cache.EventRemoved, id, cache.Entry{})
+		}
+	}()
 	if cond != nil {
 		replaced, err := s.swap(id, "", time.Time{}, cond)
 		if err == nil && !replaced {
@@ -344,12 +360,15 @@ func (s *Sessions) Flush() (removed int, err error) {
 		for i, key := range keys {
 			unlinks[i] = client.B().Unlink().Key(key).Build()
 		}
-		for _, result := range client.DoMulti(ctx, unlinks...) {
+		for i, result := range client.DoMulti(ctx, unlinks...) {
 			gone, err := result.AsInt64()
 			if err != nil {
 				return err
 			}
 			removed += int(gone)
+			if id, ok := n.sessionID(keys[i]); ok && gone > 0 {
+				s.observe(cache.EventRemoved, id, cache.Entry{})
+			}
 		}
 		return nil
 	})

@@ -95,7 +95,7 @@ func (a *API) describe(w http.ResponseWriter, r *http.Request, e *audit.Event) {
 func (a *API) recordChange(w http.ResponseWriter, r *http.Request) keys.Record {
 	return func(before, after keys.Description, failure error) error {
 		if failure == nil { // else the previous line is withdrawn, whatever the policy says now
-			if err := a.permitAgain(r, auth.KeyPublish); err != nil {
+			if _, err := a.permitAgain(r, auth.KeyPublish); err != nil {
 				return err
 			}
 		}

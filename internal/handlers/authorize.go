@@ -37,7 +37,7 @@ func (a *API) authorize(rt route, next http.HandlerFunc) http.HandlerFunc {
 // or the trusted certificates may have changed, or the token may have expired.
 func (a *API) authorizeAgain(permit auth.Roles, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if err := a.permitAgain(r, permit); err != nil {
+		if _, err := a.permitAgain(r, permit); err != nil {
 			a.fail(w, r, err)
 			return
 		}
@@ -45,20 +45,21 @@ func (a *API) authorizeAgain(permit auth.Roles, next http.HandlerFunc) http.Hand
 	}
 }
 
-// permitAgain returns an error if the request is no longer permitted.
-func (a *API) permitAgain(r *http.Request, permit auth.Roles) error {
+// permitAgain returns the identity of the request now, nil without a policy, or an error if
+// the request is no longer permitted.
+func (a *API) permitAgain(r *http.Request, permit auth.Roles) (*auth.Identity, error) {
 	r = a.withTrustedCertificate(r)
 	if a.lacksCertificate(r) {
-		return auth.ErrUnauthenticated
+		return nil, auth.ErrUnauthenticated
 	}
 	if a.cfg.Auth == nil {
-		return nil
+		return nil, nil
 	}
 	identity, err := a.cfg.Auth.Identify(r)
 	if err == nil && !identity.Roles.Permit(permit) {
 		err = auth.ErrForbidden
 	}
-	return err
+	return identity, err
 }
 
 // needs returns the roles that permit the request. One of them is enough.

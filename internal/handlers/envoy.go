@@ -66,7 +66,7 @@ func (a *API) fetchSecrets(w http.ResponseWriter, r *http.Request, params api.Fe
 	}
 	request, err := readDiscovery(w, r)
 	if err == nil {
-		err = a.permitAgain(r, permitKeySecrets) // the body may have taken long to arrive
+		_, err = a.permitAgain(r, permitKeySecrets) // the body may have taken long to arrive
 	}
 	if err != nil {
 		return err

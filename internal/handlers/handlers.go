@@ -21,6 +21,7 @@ import (
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/consumers"
+	"github.com/sessapi/sessapi/internal/events"
 	"github.com/sessapi/sessapi/internal/keys"
 )
 
@@ -45,6 +46,9 @@ type Config struct {
 
 	// Consumers tracks which generation of the ticket keys each consumer holds.
 	Consumers *consumers.Table
+
+	// Events has what happens on this node; nil for a bus that nobody publishes to.
+	Events *events.Bus
 
 	// Checks are the health checks of /readyz, which also says whether the service is
 	// stopping.
@@ -155,6 +159,9 @@ func New(c Config) *API {
 	if c.Sessions == nil && c.Cache != nil {
 		c.Sessions = Local(c.Cache)
 	}
+	if c.Events == nil {
+		c.Events = events.New(c.Now)
+	}
 	a := &API{
 		cfg:      c,
 		started:  c.Now(),
@@ -166,8 +173,8 @@ func New(c Config) *API {
 	return a
 }
 
-// Drain makes /readyz report that the service is stopping, and answers the requests
-// that wait for a change. Requests are still served.
+// Drain makes /readyz report that the service is stopping, answers the requests that wait
+// for a change, and ends the streams of events. Requests are still served.
 func (a *API) Drain() {
 	a.drain.Do(func() { close(a.draining) })
 }

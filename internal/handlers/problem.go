@@ -169,11 +169,7 @@ func (a *API) asProblem(err error) *problem {
 	case errors.Is(err, keys.ErrNoSuchKey):
 		return &problem{code: api.ProblemCodeKeyNotFound, detail: "The active set has no key with this number."}
 	case isKeysErr:
-		fields := make([]api.FieldError, len(keysErr.Issues))
-		for i, issue := range keysErr.Issues {
-			fields[i] = api.FieldError{Field: issue.Field, Reason: issue.Reason}
-		}
-		return &problem{code: api.ProblemCodeInvalidTicketKeys, fields: fields}
+		return &problem{code: api.ProblemCodeInvalidTicketKeys, fields: fieldErrors(keysErr.Issues)}
 	case isTooManyValues:
 		return invalidRequest("%s: must be sent once", tooManyValues.ParamName)
 	case isMalformed:
@@ -182,6 +178,14 @@ func (a *API) asProblem(err error) *problem {
 		return invalidRequest("%s: malformed", badParam.ParamName)
 	}
 	return &problem{code: api.ProblemCodeInternal}
+}
+
+func fieldErrors(issues []keys.Issue) []api.FieldError {
+	fields := make([]api.FieldError, len(issues))
+	for i, issue := range issues {
+		fields[i] = api.FieldError{Field: issue.Field, Reason: issue.Reason}
+	}
+	return fields
 }
 
 // sentence turns an error's text into the detail of a problem.

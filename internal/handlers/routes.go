@@ -60,6 +60,7 @@ func (a *API) routes() []route {
 		{method: http.MethodGet, pattern: "/consumers", handler: op.ListConsumers, query: queryOf[api.ListConsumersParams](), permit: auth.Observe | auth.KeyConsume},
 		{method: http.MethodPut, pattern: "/consumers/{host}/{target}", handler: op.ReportConsumer, permit: auth.KeyConsume, admission: admitLater},
 		{method: http.MethodDelete, pattern: "/consumers/{host}/{target}", handler: op.ForgetConsumer, permit: auth.Admin},
+		{method: http.MethodGet, pattern: "/events", handler: op.GetEvents, query: queryOf[api.GetEventsParams](), permit: auth.Observe},
 		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe},
 		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone},

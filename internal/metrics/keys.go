@@ -12,7 +12,7 @@ type keysCollector struct {
 
 	generation, keys, activated           *prometheus.Desc
 	updated, updates, rejected, sourceNow *prometheus.Desc
-	waiting, timeouts                     *prometheus.Desc
+	waiting, timeouts, nextRotation       *prometheus.Desc
 }
 
 func newKeysCollector(r *keys.Ring) *keysCollector {
@@ -20,16 +20,17 @@ func newKeysCollector(r *keys.Ring) *keysCollector {
 		return desc("ticket_keys", name, help, labels...)
 	}
 	return &keysCollector{
-		ring:       r,
-		generation: d("generation", "Generation of the active set."),
-		keys:       desc("", "ticket_keys", "Keys of the active set, by role.", "role"),
-		activated:  d("active_key_activated_timestamp_seconds", "When the current key began to encrypt, in seconds of the Unix time."),
-		updated:    d("last_update_timestamp_seconds", "When the active set last changed, in seconds of the Unix time."),
-		sourceNow:  d("source", "1 for the source of the active set, 0 for the others.", "source"),
-		updates:    d("updates_total", "Changes of the active set, by source.", "source"),
-		waiting:    d("activation_waiting", "1 while a rotation is due and waits for consumers."),
-		timeouts:   d("activation_timeouts_total", "Rotations made because --activate-timeout had passed."),
-		rejected:   d("updates_rejected_total", "Rejected updates, by reason; the active set stays.", "reason"),
+		ring:         r,
+		generation:   d("generation", "Generation of the active set."),
+		keys:         desc("", "ticket_keys", "Keys of the active set, by role.", "role"),
+		activated:    d("active_key_activated_timestamp_seconds", "When the current key began to encrypt, in seconds of the Unix time."),
+		updated:      d("last_update_timestamp_seconds", "When the active set last changed, in seconds of the Unix time."),
+		sourceNow:    d("source", "1 for the source of the active set, 0 for the others.", "source"),
+		updates:      d("updates_total", "Changes of the active set, by source.", "source"),
+		waiting:      d("activation_waiting", "1 while a rotation is due and waits for consumers."),
+		timeouts:     d("activation_timeouts_total", "Rotations made because --activate-timeout had passed."),
+		nextRotation: d("next_rotation_timestamp_seconds", "When the active set is due to rotate by itself, in seconds of the Unix time."),
+		rejected:     d("updates_rejected_total", "Rejected updates, by reason; the active set stays.", "reason"),
 	}
 }
 
@@ -37,6 +38,7 @@ func (c *keysCollector) Describe(ch chan<- *prometheus.Desc) {
 	prometheus.DescribeByCollect(c, ch)
 	ch <- c.waiting // which come with --activate-after=all
 	ch <- c.timeouts
+	ch <- c.nextRotation // of a set that rotates by itself
 }
 
 func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
@@ -52,6 +54,9 @@ func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.keys, float64(n), string(role))
 	}
 	gauge(c.activated, float64(s.ActivatedAt.UnixMilli())/1000)
+	if !s.NextRotationAt.IsZero() {
+		gauge(c.nextRotation, float64(s.NextRotationAt.UnixMilli())/1000)
+	}
 	gauge(c.updated, float64(s.UpdatedAt.UnixMilli())/1000)
 	if activation := c.ring.Activation(); activation != nil {
 		waiting := 0.0

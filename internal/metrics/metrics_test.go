@@ -21,6 +21,7 @@ import (
 	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/consumers"
+	"github.com/sessapi/sessapi/internal/events"
 	"github.com/sessapi/sessapi/internal/fleet"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
@@ -67,6 +68,9 @@ func everything(t *testing.T) *Metrics {
 	}
 	table := consumers.New(time.Now, nil)
 	m.AddConsumers(table, ring)
+	bus := events.New(time.Now)
+	m.AddEvents(bus)
+	bus.Publish(events.FleetChanged, events.Fleet{})
 	ring.ActivateAfter(table.Behind, time.Hour, slog.New(slog.DiscardHandler))
 	for name, state := range map[string]consumers.State{"edge-7/web": consumers.Current, "edge-7/api": consumers.Failed} {
 		if err := table.Put(name, "edge", consumers.Report{Kind: "nginx", Generation: 7, State: state, ExpiresIn: time.Hour}); err != nil {
@@ -105,11 +109,11 @@ func everything(t *testing.T) *Metrics {
 	}
 	m.AddFleet(node)
 	m.FleetRead(300 * time.Microsecond)
-	events, err := audit.Open(audit.Stderr)
+	record, err := audit.Open(audit.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.AddAudit(events)
+	m.AddAudit(record)
 	m.AddConnections("main", 4096, func() int { return 1 })
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
@@ -189,6 +193,10 @@ func TestFigures(t *testing.T) {
 		`sessapi_ticket_key_file_reload_failures_total 1`,
 		`sessapi_ticket_keys_activation_waiting 0`,
 		`sessapi_ticket_keys_activation_timeouts_total 0`,
+		`sessapi_events_subscribers 0`,
+		`sessapi_events_published_total{type="fleet.changed"} 1`,
+		`sessapi_events_published_total{type="session.stored"} 0`,
+		`sessapi_events_dropped_total 0`,
 		`sessapi_consumers{state="current"} 0`,
 		`sessapi_consumers{state="failed"} 1`,
 		`sessapi_consumers{state="missing"} 0`,
@@ -285,6 +293,23 @@ func TestOpenMetricsIsStrict(t *testing.T) {
 	}
 }
 
+// rotating is a registry with the ticket keys that a service generates, which rotate.
+func rotating() *Metrics {
+	m := New("v1.2.3")
+	m.AddTicketKeys(keys.NewRing(func() time.Time { return time.Unix(1800000000, 0) }, keys.Lifecycle{RotateEvery: time.Hour}))
+	return m
+}
+
+func TestNextRotation(t *testing.T) {
+	const name = "sessapi_ticket_keys_next_rotation_timestamp_seconds"
+	if body := scrape(t, rotating(), "text/plain"); !strings.Contains(body, "\n"+name+" 1.8000036e+09\n") {
+		t.Error(body)
+	}
+	if body := scrape(t, everything(t), "text/plain"); strings.Contains(body, name) {
+		t.Error("a set that does not rotate has a next rotation")
+	}
+}
+
 // docs/metrics.md lists every metric of the service, and no other.
 func TestDocumented(t *testing.T) {
 	document, err := os.ReadFile("../../docs/metrics.md")
@@ -296,17 +321,21 @@ func TestDocumented(t *testing.T) {
 	for _, match := range row.FindAllStringSubmatch(string(document), -1) {
 		documented[match[1]] = dto.MetricType(dto.MetricType_value[strings.ToUpper(match[2])])
 	}
-	families, err := everything(t).registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		name := family.GetName()
-		if !strings.HasPrefix(name, "sessapi_") {
-			continue
+	exported := map[string]dto.MetricType{}
+	for _, m := range []*Metrics{everything(t), rotating()} {
+		families, err := m.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
 		}
-		if kind, ok := documented[name]; !ok || kind != family.GetType() {
-			t.Errorf("%s, a %v, is documented as %v (%v)", name, family.GetType(), kind, ok)
+		for _, family := range families {
+			if name := family.GetName(); strings.HasPrefix(name, "sessapi_") {
+				exported[name] = family.GetType()
+			}
+		}
+	}
+	for name, kind := range exported {
+		if want, ok := documented[name]; !ok || want != kind {
+			t.Errorf("%s, a %v, is documented as %v (%v)", name, kind, want, ok)
 		}
 		delete(documented, name)
 	}

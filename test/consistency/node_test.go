@@ -74,7 +74,7 @@ func startNode(t testing.TB, number int, url string, l *link, k *seal.Keys, stat
 			t.Errorf("node %d closed %d connections for what Redis sent", number, got)
 		}
 	})
-	n.sessions = member.Sessions(n.near, func(time.Duration) {})
+	n.sessions = member.Sessions(n.near, nil, func(time.Duration) {})
 	ctx, cancel := context.WithTimeout(t.Context(), startWithin)
 	defer cancel()
 	for member.Connect(ctx) != nil && ctx.Err() == nil {
