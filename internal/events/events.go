@@ -291,7 +291,7 @@ type Subscription struct {
 
 	// The bus guards what follows.
 	next [Dropped]uint64 // of each type: how many events were read or missed
-	at   uint64          // the number of the last event that was read
+	at   uint64          // the number of an event: those up to it were read or are of other types
 	gap  bool            // events are missing that nobody counted
 	idle bool            // it waits for an event
 }
@@ -323,13 +323,15 @@ func (b *Bus) Subscribe(types Types, position string) (*Subscription, error) {
 	case run != b.run || after > b.last:
 		s.gap = true
 	default:
-		s.at = after
 		for t := range types.each() {
 			r := &b.rings[t]
 			for s.next[t] > r.oldest() && r.event(s.next[t]-1).number > after {
 				s.next[t]--
 			}
 			s.gap = s.gap || r.complete > after
+		}
+		if e := s.first(); e != nil {
+			s.at = e.number - 1
 		}
 	}
 	return s, nil
