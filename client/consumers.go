@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -117,19 +118,26 @@ func checkConsumers(list *Consumers) error {
 		return fmt.Errorf("it has more than %d consumers", maxConsumers)
 	}
 	for i := range list.Consumers {
-		c := &list.Consumers[i]
-		switch {
-		case !consumerPattern.MatchString(c.Name):
-			return fmt.Errorf("the name of consumer %d is not HOST/TARGET", i)
-		case !kindPattern.MatchString(c.Kind):
-			return fmt.Errorf("the kind of consumer %d is not a word", i)
-		case !wordPattern.MatchString(string(c.State)):
-			return fmt.Errorf("the state of consumer %d is not a word", i)
+		if err := checkConsumer(&list.Consumers[i]); err != nil {
+			return fmt.Errorf("consumer %d: %w", i, err)
 		}
-		for _, text := range []*string{c.Identity, c.Detail} {
-			if text != nil {
-				*text = printable.Short(*text)
-			}
+	}
+	return nil
+}
+
+// checkConsumer is checkConsumers for one.
+func checkConsumer(c *Consumer) error {
+	switch {
+	case !consumerPattern.MatchString(c.Name):
+		return errors.New("the name is not HOST/TARGET")
+	case !kindPattern.MatchString(c.Kind):
+		return errors.New("the kind is not a word")
+	case !wordPattern.MatchString(string(c.State)):
+		return errors.New("the state is not a word")
+	}
+	for _, text := range []*string{c.Identity, c.Detail} {
+		if text != nil {
+			*text = printable.Short(*text)
 		}
 	}
 	return nil

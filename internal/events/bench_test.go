@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func benchSubscribers(b *testing.B, memory int64, run func(c *cache.Cache, ids [
 				b.Fatal(err)
 			}
 			defer c.Close()
-			ids := make([]cache.ID, 1<<18)
+			ids := make([]cache.ID, 1<<16)
 			for i := range ids {
 				ids[i] = id(rand.Uint64())
 				put(b, c, ids[i])
@@ -40,6 +41,7 @@ func benchSubscribers(b *testing.B, memory int64, run func(c *cache.Cache, ids [
 				s := subscribe(b, bus, All, "")
 				reading.Go(func() { drain(s, done) })
 			}
+			runtime.GC() // now, not for the rings of the subscribers later
 			b.ReportAllocs()
 			b.ResetTimer()
 			b.RunParallel(run(c, ids))
@@ -80,7 +82,7 @@ func put(tb testing.TB, c *cache.Cache, id cache.ID) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	benchSubscribers(b, 128<<20, func(c *cache.Cache, ids []cache.ID) func(*testing.PB) {
+	benchSubscribers(b, 32<<20, func(c *cache.Cache, ids []cache.ID) func(*testing.PB) {
 		return func(pb *testing.PB) {
 			dst := make([]byte, 0, len(benchData))
 			for pb.Next() {
@@ -93,7 +95,7 @@ func BenchmarkGet(b *testing.B) {
 }
 
 func BenchmarkPutReplace(b *testing.B) {
-	benchSubscribers(b, 128<<20, func(c *cache.Cache, ids []cache.ID) func(*testing.PB) {
+	benchSubscribers(b, 32<<20, func(c *cache.Cache, ids []cache.ID) func(*testing.PB) {
 		return func(pb *testing.PB) {
 			for pb.Next() {
 				put(b, c, ids[rand.IntN(len(ids))])
@@ -104,7 +106,7 @@ func BenchmarkPutReplace(b *testing.B) {
 
 // BenchmarkPutEvict stores new sessions in a full cache: two events each.
 func BenchmarkPutEvict(b *testing.B) {
-	benchSubscribers(b, 32<<20, func(c *cache.Cache, _ []cache.ID) func(*testing.PB) {
+	benchSubscribers(b, 8<<20, func(c *cache.Cache, _ []cache.ID) func(*testing.PB) {
 		return func(pb *testing.PB) {
 			var raw [32]byte
 			for pb.Next() {
