@@ -51,7 +51,7 @@ func benchSubscribers(b *testing.B, memory int64, run func(c *cache.Cache, ids [
 
 // drain reads as a stream does, with a pause after each wake-up.
 func drain(s *Subscription, done <-chan struct{}) {
-	batch := make([]Event, 0, 128)
+	batch := make([]Event, 0, 64)
 	for {
 		select {
 		case <-done:

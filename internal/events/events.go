@@ -4,8 +4,8 @@
 // A [Bus] has a ring of the last events of each type, which all subscribers share. Each
 // subscriber has a position in it. What this gives:
 //
-//   - Publishing never waits for a subscriber, however slow. It takes one lock, for the
-//     time of a copy.
+//   - Publishing never waits for a subscriber, however slow: at most for one lock, while
+//     others copy a few events.
 //   - Without a subscriber to a type of session event, publishing one costs an atomic load,
 //     and allocates nothing. Such events are not kept.
 //   - Other types are rare, and kept always. A flood of session events overwrites none of
@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"hash"
 	"iter"
+	"math/bits"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,8 +134,8 @@ func (s Types) has(t Type) bool { return s&(1<<t) != 0 }
 // each yields the types of the set.
 func (s Types) each() iter.Seq[Type] {
 	return func(yield func(Type) bool) {
-		for t := range Dropped {
-			if s.has(t) && !yield(t) {
+		for ; s != 0; s &= s - 1 {
+			if !yield(Type(bits.TrailingZeros32(uint32(s)))) {
 				return
 			}
 		}
@@ -167,12 +168,13 @@ type Bus struct {
 	key [32]byte      // of pseudonyms
 	set atomic.Uint32 // the session types that have subscribers
 
-	mu          sync.Mutex // guards what follows
-	last        uint64     // the number of the last event
+	dropped atomic.Uint64
+
+	mu          sync.RWMutex // guards what follows
+	last        uint64       // the number of the last event
 	rings       [Dropped]ring
 	subscribers map[*Subscription]struct{}
 	idle        Types // of the subscribers that wait for an event
-	dropped     uint64
 }
 
 // ring has the last events of a type.
@@ -252,10 +254,7 @@ func (b *Bus) wake(t Type) {
 		case !s.idle:
 		case s.types.has(t):
 			s.idle = false
-			select {
-			case s.wake <- struct{}{}:
-			default: // it has a token already
-			}
+			s.wakeUp()
 		default:
 			b.idle |= s.types
 		}
@@ -271,9 +270,9 @@ type Stats struct {
 
 // Stats returns the current figures.
 func (b *Bus) Stats() Stats {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s := Stats{Subscribers: len(b.subscribers), Published: make(map[Type]uint64), Dropped: b.dropped}
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	s := Stats{Subscribers: len(b.subscribers), Published: make(map[Type]uint64), Dropped: b.dropped.Load()}
 	for t := range All.each() {
 		s.Published[t] = b.rings[t].published
 	}
@@ -289,11 +288,11 @@ type Subscription struct {
 
 	hash hash.Hash // of pseudonyms
 
-	// The bus guards what follows.
 	next [Dropped]uint64 // of each type: how many events were read or missed
 	at   uint64          // the number of an event: those up to it were read or are of other types
 	gap  bool            // events are missing that nobody counted
-	idle bool            // it waits for an event
+
+	idle bool // it waits for an event; guarded by the bus
 }
 
 // Subscribe returns a subscription to the types. It starts with the next event, or after
@@ -367,9 +366,26 @@ func (s *Subscription) Close() {
 // Read appends events to dst as far as it has room. If it appends none, [Subscription.Wake]
 // receives a token with the next event.
 func (s *Subscription) Read(dst []Event) []Event {
+	if dst, found := s.read(dst); found {
+		return dst
+	}
 	b := s.bus
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if s.first() == nil {
+		s.idle = true
+		b.idle |= s.types
+	} else { // it came in between
+		s.wakeUp()
+	}
+	return dst
+}
+
+// read is Read without waiting for what comes. It does not keep others from reading.
+func (s *Subscription) read(dst []Event) (read []Event, found bool) {
+	b := s.bus
+	b.mu.RLock()
+	defer b.mu.RUnlock()
 	before := len(dst)
 	if s.gap {
 		s.gap = false
@@ -383,7 +399,7 @@ func (s *Subscription) Read(dst []Event) []Event {
 		}
 	}
 	if missed > 0 {
-		b.dropped += missed
+		b.dropped.Add(missed)
 		dst = append(dst, Event{Type: Dropped, At: b.now(), Missed: missed})
 	}
 	for len(dst) < cap(dst) {
@@ -395,14 +411,18 @@ func (s *Subscription) Read(dst []Event) []Event {
 		s.at = e.number
 		dst = append(dst, *e)
 	}
-	if len(dst) == before {
-		s.idle = true
-		b.idle |= s.types
-	}
-	return dst
+	return dst, len(dst) > before
 }
 
-// first returns the next event; nil if there is none. The bus is locked.
+// wakeUp wakes the reader.
+func (s *Subscription) wakeUp() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // there is a token already
+	}
+}
+
+// first returns the next event; nil if there is none. The bus is locked, at least for reading.
 func (s *Subscription) first() (first *Event) {
 	for t := range s.types.each() {
 		r := &s.bus.rings[t]

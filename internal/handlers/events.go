@@ -20,7 +20,7 @@ const (
 	heartbeat = 15 * time.Second
 	// eventBatch is how many events are sent at once. eventGather is how long a stream that
 	// was idle waits for more: each wake-up costs the request that causes it.
-	eventBatch  = 128
+	eventBatch  = 64
 	eventGather = 10 * time.Millisecond
 )
 

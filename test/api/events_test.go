@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/events"
@@ -32,9 +34,10 @@ var eventSchemas = map[string]string{
 // checked as a whole: a stream has no end.
 type eventService struct {
 	*service
-	bus     *events.Bus
-	streams *httptest.Server
-	checked *contract.Contract
+	bus      *events.Bus
+	observed *cache.Cache
+	streams  *httptest.Server
+	checked  *contract.Contract
 }
 
 // startEvents starts a service whose cache holds 1000 sessions.
@@ -46,6 +49,7 @@ func startEvents(t *testing.T, configure ...func(*handlers.Config)) *eventServic
 		t.Fatal(err)
 	}
 	t.Cleanup(observed.Close)
+	s.observed = observed
 	s.service = startService(t, append([]func(*handlers.Config){func(c *handlers.Config) {
 		c.Cache, c.Events = observed, s.bus
 	}}, configure...)...)
@@ -318,6 +322,94 @@ func TestEventsLimit(t *testing.T) {
 	last.cancel()
 	s.awaitStreams(t, events.MaxSubscribers-1)
 	s.open(t, "?types=fleet.changed")
+}
+
+// TestEventsUnderPolicy changes what the identity of an open stream may do: administrators
+// see session IDs, observers do not, and others see nothing more.
+func TestEventsUnderPolicy(t *testing.T) {
+	p, configure := underPolicy(t)
+	s := startEvents(t, configure)
+	put := func() {
+		t.Helper()
+		s.put("/sessions/0102", typeBytes, []byte("opaque"), "Authorization", "Bearer "+p.tokens["session-write"])
+	}
+	admin := s.open(t, "?types=session.stored,session.replaced", "Authorization", "Bearer "+p.tokens["admin"])
+	observer := s.open(t, "?types=session.stored,session.replaced", "Authorization", "Bearer "+p.tokens["observe"])
+	put()
+	seen := admin.want("session.stored", `"id":"0102"`)
+	hidden := observer.want("session.stored", `"size":6`)
+	if a, o := decodeEvent[api.SessionEvent](t, seen), decodeEvent[api.SessionEvent](t, hidden); o.ID != nil || strings.Contains(hidden.data, "0102") || o.IDHash != a.IDHash {
+		t.Errorf("the observer sees %s", hidden.data)
+	}
+	// The administrator becomes an observer, the observer something else.
+	changed := strings.Replace(p.text.String(), "roles: [observe]", "roles: [key-consume]", 1)
+	p.set(t, strings.Replace(changed, "roles: [admin]", "roles: [observe]", 1))
+	put()
+	if e := admin.want("session.replaced"); decodeEvent[api.SessionEvent](t, e).ID != nil {
+		t.Errorf("an administrator that is none any more sees %s", e.data)
+	}
+	observer.wantEnd()
+	// A token that is gone ends the other stream, too.
+	token, hash := auth.NewToken()
+	p.set(t, fmt.Sprintf("identities: [{name: x, roles: [admin], tokens: [{sha256: \"%x\"}]}]", hash))
+	s.post("/ticket-keys/rotate", "", nil, "Authorization", "Bearer "+token).want(t, 200) // not one of its types
+	s.put("/sessions/0102", typeBytes, []byte("opaque"), "Authorization", "Bearer "+token).want(t, 204)
+	admin.wantEnd()
+}
+
+// TestEventsHeartbeat has streams without events. The permission ends in one of them.
+func TestEventsHeartbeat(t *testing.T) {
+	t.Parallel()
+	p, configure := underPolicy(t)
+	s := startEvents(t, configure)
+	header := []string{"Authorization", "Bearer " + p.tokens["observe"]}
+	quiet, gone := s.open(t, "?types=fleet.changed", header...), s.open(t, "?types=fleet.changed", "Authorization", "Bearer "+p.tokens["admin"])
+	if e, _, ok := quiet.block(); !ok || e.id == "" {
+		t.Fatalf("%v", e)
+	}
+	p.set(t, strings.Replace(p.text.String(), "roles: [admin]", "roles: [key-consume]", 1))
+	if e, comment, ok := quiet.block(); !ok || !comment || e != (streamed{}) {
+		t.Errorf("%v, %v, %v", e, comment, ok)
+	}
+	gone.wantEnd()
+}
+
+// TestEventsSlowClient has a client that reads nothing while the service goes on. It learns
+// how many events it missed.
+func TestEventsSlowClient(t *testing.T) {
+	s := startEvents(t)
+	open := s.open(t, "?types=session.stored,session.replaced,session.removed")
+	id, err := cache.ParseID("01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := uint64(0)
+	for deadline := time.Now().Add(slow * time.Second); s.bus.Stats().Dropped == 0; stored++ {
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing dropped of %d events", stored)
+		}
+		if _, err := s.observed.Put(id, []byte("opaque"), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.observed.Delete(id, nil); err != nil {
+		t.Fatal(err)
+	}
+	got, missed := uint64(0), uint64(0)
+	for {
+		e := open.next()
+		if e.name == "session.removed" {
+			break
+		}
+		if e.name == "dropped" {
+			missed += *decodeEvent[api.DroppedEvent](t, e).Count
+		} else {
+			got++
+		}
+	}
+	if missed == 0 || got+missed != stored {
+		t.Errorf("got %d and missed %d of %d", got, missed, stored)
+	}
 }
 
 // TestEventsBeyondTimeouts keeps streams open for longer than the listener lets a request
