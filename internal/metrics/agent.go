@@ -22,6 +22,7 @@ type agentCollector struct {
 
 	generation, heard, reportFailures          *prometheus.Desc
 	state, targetGeneration, changes, failures *prometheus.Desc
+	handshakes                                 *prometheus.Desc
 }
 
 func newAgentCollector(running func() *agent.Agent) *agentCollector {
@@ -36,11 +37,19 @@ func newAgentCollector(running func() *agent.Agent) *agentCollector {
 		state:            d("target_state", "1 for the state of the target, 0 for the others.", "target", "kind", "state"),
 		targetGeneration: d("target_generation", "Generation of the ticket keys that the target is known to hold; 0 if none is.", "target", "kind"),
 		changes:          d("target_changes_total", "Times that ticket keys were applied to the target.", "target", "kind"),
+		handshakes:       d("target_handshakes_total", "TLS handshakes of the target's server since its start, as it counts them, by frontend and type: full or resumed.", "target", "kind", "frontend", "type"),
 		failures:         d("target_failures_total", "Times that applying ticket keys or probing the target failed.", "target", "kind"),
 	}
 }
 
-func (c *agentCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+// Describe lists the metrics without asking the servers.
+func (c *agentCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		c.generation, c.heard, c.reportFailures, c.state, c.targetGeneration, c.changes, c.failures, c.handshakes,
+	} {
+		ch <- d
+	}
+}
 
 func (c *agentCollector) Collect(ch chan<- prometheus.Metric) {
 	a := c.running()
@@ -58,6 +67,7 @@ func (c *agentCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(c.heard, heard)
 	counter(c.reportFailures, f.ReportFailures)
+	handshakes := a.Handshakes()
 	for _, s := range a.Status() {
 		for _, state := range []agent.State{agent.Applying, agent.Current, agent.Failed} {
 			value := 0.0
@@ -69,5 +79,9 @@ func (c *agentCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.targetGeneration, float64(s.Generation), s.Name, s.Kind)
 		counter(c.changes, s.Changes, s.Name, s.Kind)
 		counter(c.failures, s.Failures, s.Name, s.Kind)
+		for _, h := range handshakes[s.Name] {
+			counter(c.handshakes, h.Full, s.Name, s.Kind, h.Frontend, "full")
+			counter(c.handshakes, h.Resumed, s.Name, s.Kind, h.Frontend, "resumed")
+		}
 	}
 }

@@ -10,10 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 
@@ -341,5 +343,28 @@ func TestDocumented(t *testing.T) {
 	}
 	for name := range documented {
 		t.Errorf("%s is documented and does not exist", name)
+	}
+}
+
+// docs/agent.md lists every metric of the agent, and no other.
+func TestAgentDocumented(t *testing.T) {
+	document, err := os.ReadFile("../../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, described []string
+	for _, match := range regexp.MustCompile("(?m)^\\| `(sessapi_agent_[a-z_]+)(?:\\{[a-z_,]+\\})?` \\| (?:counter|gauge) \\|").FindAllStringSubmatch(string(document), -1) {
+		documented = append(documented, match[1])
+	}
+	descs := make(chan *prometheus.Desc, 100)
+	newAgentCollector(nil).Describe(descs)
+	close(descs)
+	for d := range descs {
+		described = append(described, regexp.MustCompile(`fqName: "(\w+)"`).FindStringSubmatch(d.String())[1])
+	}
+	slices.Sort(documented)
+	slices.Sort(described)
+	if !slices.Equal(documented, described) {
+		t.Errorf("documented are %q, there are %q", documented, described)
 	}
 }

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/sessapi/sessapi/internal/api"
@@ -147,4 +150,62 @@ func decodeTicketKeys(t *testing.T, s *service) (set api.TicketKeys) {
 		t.Fatalf("no description: %s", body)
 	}
 	return set
+}
+
+// The metrics of an agent tell full handshakes of HAProxy from resumed ones.
+func TestAgentTellsHandshakesOfHAProxy(t *testing.T) {
+	t.Parallel()
+	need(t, "openssl")
+	// The folder of the test has a name too long for a socket's path.
+	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // for the reason above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := serve(t)
+	i := &instance{server: &server{name: "HAProxy"}, service: s, port: freePort(t)}
+	cert, key := certificate(t, "/CN=localhost")
+	for name, data := range map[string][]byte{
+		"cert.pem":    append(readFile(t, cert), readFile(t, key)...),
+		"haproxy.cfg": fmt.Appendf(nil, haproxyConfig, dir, i.port),
+		"agent.yaml": fmt.Appendf(nil, "service: {addresses: [\"http://%s\"]}\nname: host\nlisten: 127.0.0.1:0\ntargets:\n  - {name: edge, kind: haproxy, file: %s/ticket.keys, socket: %[2]s/s}\n",
+			s.addr, dir),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, sessapiPath, "keys", "pull", "--server=http://"+s.addr, "--format=haproxy", "--out="+filepath.Join(dir, "ticket.keys"))
+	agent := start(t, sessapiPath, "agent", "--config="+filepath.Join(dir, "agent.yaml"))
+	url := "http://" + agent.out.await(t, `"name":"agent","address":"([^"]+)"`)[1]
+	handshakes := func() string {
+		t.Helper()
+		response, err := http.Get(url + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil || response.StatusCode != http.StatusOK {
+			t.Fatalf("%d %v", response.StatusCode, err)
+		}
+		return strings.Join(regexp.MustCompile(`(?m)^sessapi_agent_target_handshakes_total.*$`).FindAllString(string(body), -1), "\n")
+	}
+	if got := handshakes(); got != "" {
+		t.Errorf("without HAProxy: %s", got)
+	}
+	start(t, need(t, "haproxy"), "-f", filepath.Join(dir, "haproxy.cfg"))
+	awaitListening(t, "127.0.0.1:"+i.port)
+	session := filepath.Join(dir, "session")
+	i.visit(t, "-tls1_3", "", session)
+	i.visit(t, "-tls1_2", "", session)
+	for range 3 {
+		if v := i.visit(t, "-tls1_2", session, ""); !v.Reused {
+			t.Fatalf("%+v", v)
+		}
+	}
+	const labels = `sessapi_agent_target_handshakes_total{frontend="tls",kind="haproxy",target="edge",type=`
+	if got, want := handshakes(), labels+"\"full\"} 2\n"+labels+"\"resumed\"} 3"; got != want {
+		t.Errorf("the metrics have\n%s\nnot\n%s", got, want)
+	}
 }
