@@ -67,7 +67,7 @@ func events(r *http.Request, text string) *http.Response {
 }
 
 func stream200(body io.ReadCloser) *http.Response {
-	return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: body}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"text/event-stream"}}, Body: body}
 }
 
 // ended is a stream that the service ends after the text.

@@ -49,7 +49,7 @@ func TestObserver(t *testing.T) {
 				t.Fatalf("%s: %d events", what, len(events))
 			}
 			e := events[0]
-			if e.Kind != kind || e.ID != numbered(uint64(id)) || e.Size != size || e.At.UTC().Sub(e.LastUsed.UTC()) != idle || e.At.UTC().Sub(time.Now()).Abs() > time.Second {
+			if e.Kind != kind || e.ID != numbered(uint64(id)) || e.Size != size || e.At.UTC().Sub(e.LastUsed.UTC()) != idle || time.Until(e.At.UTC()).Abs() > time.Second {
 				t.Errorf("%s: %+v", what, e)
 			}
 		}
