@@ -50,6 +50,12 @@ func ParseID(s string) (ID, error) {
 // String returns the ID in lower-case hex, as ParseID reads it.
 func (id ID) String() string { return hex.EncodeToString(id.b[:id.n]) }
 
+// AppendHex appends the ID to dst, as String returns it.
+func (id ID) AppendHex(dst []byte) []byte { return hex.AppendEncode(dst, id.b[:id.n]) }
+
+// AppendBytes appends the bytes of the ID to dst.
+func (id ID) AppendBytes(dst []byte) []byte { return append(dst, id.b[:id.n]...) }
+
 // Bytes returns the bytes of the ID in a slice that the caller owns.
 func (id ID) Bytes() []byte { return bytes.Clone(id.b[:id.n]) }
 

@@ -50,7 +50,8 @@ const (
 	sessionRing = 4096
 	otherRing   = 1024
 
-	runSize = 8 // bytes of a run's name
+	runSize       = 8  // bytes of a run's name
+	pseudonymSize = 16 // bytes
 )
 
 var (
@@ -468,12 +469,13 @@ func parsePosition(position string) (run string, number uint64, err error) {
 	return run, number, nil
 }
 
-// Pseudonym returns a name for a session ID, in hex. Only this run of the process uses it,
-// and nobody can compute it or find the ID from it.
-func (s *Subscription) Pseudonym(id cache.ID) string {
+// AppendPseudonym appends a name for a session ID to dst, in hex. Only this run of the process
+// uses it, and nobody else can compute it or find the ID from it.
+func (s *Subscription) AppendPseudonym(dst []byte, id cache.ID) []byte {
+	var buf [sha256.Size]byte
 	s.hash.Reset()
-	_, _ = s.hash.Write(id.Bytes()) // never fails
-	return hex.EncodeToString(s.hash.Sum(nil)[:16])
+	_, _ = s.hash.Write(id.AppendBytes(buf[:0])) // never fails
+	return hex.AppendEncode(dst, s.hash.Sum(buf[:0])[:pseudonymSize])
 }
 
 // Time returns when the event happened.

@@ -179,15 +179,15 @@ func TestLimit(t *testing.T) {
 }
 
 func TestPseudonym(t *testing.T) {
+	of := func(b *Bus, n uint64) string { return string(subscribe(t, b, All, "").AppendPseudonym(nil, id(n))) }
 	b := New(time.Now)
-	one, two := subscribe(t, b, All, ""), subscribe(t, b, All, "")
-	if a, b := one.Pseudonym(id(1)), two.Pseudonym(id(1)); a != b || len(a) != 32 {
-		t.Errorf("%s and %s", a, b)
+	if one, two := of(b, 1), of(b, 1); one != two || len(one) != 32 {
+		t.Errorf("%s and %s", one, two)
 	}
-	if one.Pseudonym(id(1)) == one.Pseudonym(id(2)) {
+	if of(b, 1) == of(b, 2) {
 		t.Error("two IDs have one pseudonym")
 	}
-	if one.Pseudonym(id(1)) == subscribe(t, New(time.Now), All, "").Pseudonym(id(1)) {
+	if of(b, 1) == of(New(time.Now), 1) {
 		t.Error("two buses have the same pseudonyms")
 	}
 }

@@ -3,10 +3,13 @@ package handlers
 import (
 	"errors"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/audit"
 	"github.com/sessapi/sessapi/internal/auth"
+	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/consumers"
 	"github.com/sessapi/sessapi/internal/events"
 	"github.com/sessapi/sessapi/internal/keys"
@@ -151,10 +154,43 @@ func appendEvent(text []byte, s *events.Subscription, e *events.Event, ids bool)
 		text = append(append(append(text, "id: "...), id...), '\n')
 	}
 	text = append(append(append(text, "event: "...), e.Type.String()...), "\ndata: "...)
-	return append(append(text, marshal(eventData(s, e, ids))...), '\n')
+	if e.Session.ID != (cache.ID{}) {
+		text = appendSessionEvent(text, s, e, ids)
+	} else {
+		text = append(text, marshal(eventData(e))...)
+	}
+	return append(text, '\n')
 }
 
-func eventData(s *events.Subscription, e *events.Event, ids bool) any {
+// appendSessionEvent appends an [api.SessionEvent] as a line of JSON. There may be one for
+// each request and stream, and this takes a sixth of the time of the encoder. No value needs
+// escaping.
+func appendSessionEvent(text []byte, s *events.Subscription, e *events.Event, ids bool) []byte {
+	member := func(name string, value []byte) {
+		text = append(append(append(append(append(text, ',', '"'), name...), `":"`...), value...), '"')
+	}
+	var buf [64]byte
+	at := func(t cache.Time) []byte { return t.UTC().AppendFormat(buf[:0], audit.TimeFormat) }
+	text = append(append(append(text, `{"time":"`...), at(e.Session.At)...), '"')
+	member("id_hash", s.AppendPseudonym(buf[:0], e.Session.ID))
+	if ids {
+		member("id", e.Session.ID.AppendHex(buf[:0]))
+	}
+	if e.Session.Size > 0 { // else Redis had the session, and did not say more
+		member("format", []byte(sessionFormat(e.Session.Entry)))
+		member("stored_at", at(e.Session.StoredAt))
+		member("expires_at", at(e.Session.ExpiresAt))
+		text = strconv.AppendInt(append(text, `,"size":`...), int64(e.Session.Size), 10)
+	}
+	if e.Type == events.SessionEvicted {
+		idle := max(0, int64(e.Session.At-e.Session.LastUsed)/1000)
+		text = strconv.AppendInt(append(text, `,"idle_seconds":`...), idle, 10)
+	}
+	return append(text, '}', '\n')
+}
+
+// eventData returns the data of an event that is not about a session.
+func eventData(e *events.Event) any {
 	at := e.Time().UTC()
 	switch data := e.Data.(type) {
 	case keys.Description:
@@ -170,27 +206,9 @@ func eventData(s *events.Subscription, e *events.Event, ids bool) any {
 		}
 		return event
 	}
-	if e.Type == events.Dropped {
-		event := api.DroppedEvent{Time: at}
-		if e.Missed > 0 {
-			event.Count = &e.Missed
-		}
-		return event
-	}
-	return sessionEvent(s, e, ids)
-}
-
-func sessionEvent(s *events.Subscription, e *events.Event, ids bool) api.SessionEvent {
-	event := api.SessionEvent{Time: e.Time(), IDHash: s.Pseudonym(e.Session.ID)}
-	if ids {
-		event.ID = new(e.Session.ID.String())
-	}
-	if e.Session.Size > 0 { // else Redis had the session, and did not say more
-		d := describeEntry(e.Session.ID, e.Session.Entry)
-		event.Size, event.Format, event.StoredAt, event.ExpiresAt = &d.Size, &d.Format, &d.StoredAt, &d.ExpiresAt
-	}
-	if e.Type == events.SessionEvicted {
-		event.IdleSeconds = new(max(0, int64(e.Session.At-e.Session.LastUsed)/1000))
+	event := api.DroppedEvent{Time: at}
+	if e.Missed > 0 {
+		event.Count = &e.Missed
 	}
 	return event
 }

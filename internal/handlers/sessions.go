@@ -469,17 +469,20 @@ func (a *API) ListSessions(w http.ResponseWriter, r *http.Request, params api.Li
 	writeJSON(w, http.StatusOK, page)
 }
 
-// describeEntry describes a session by its cache entry.
-func describeEntry(id cache.ID, e cache.Entry) api.Session {
-	format := api.SessionFormatOpaque
+func sessionFormat(e cache.Entry) api.SessionFormat {
 	switch sslsession.Format(e.Mark) {
 	case sslsession.OpenSSL:
-		format = api.SessionFormatOpenssl
+		return api.SessionFormatOpenssl
 	case sslsession.BoringSSL:
-		format = api.SessionFormatBoringssl
+		return api.SessionFormatBoringssl
 	}
+	return api.SessionFormatOpaque
+}
+
+// describeEntry describes a session by its cache entry.
+func describeEntry(id cache.ID, e cache.Entry) api.Session {
 	return api.Session{
-		ID: id.String(), Size: e.Size, Format: format,
+		ID: id.String(), Size: e.Size, Format: sessionFormat(e),
 		StoredAt: e.StoredAt.UTC(), ExpiresAt: e.ExpiresAt.UTC(),
 	}
 }

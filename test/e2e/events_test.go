@@ -62,7 +62,7 @@ func TestEventExamples(t *testing.T) {
 	}
 	followers[0].out.await(t, `session.stored [0-9a-f]{32}\nticket_keys.updated \d+\n`)
 	followers[1].out.await(t, `session.stored \{.*"id":"0102".*\}\nticket_keys.updated \{.*"source":"rotation"`)
-	followers[2].out.await(t, `event: session.stored\ndata: \{.*"format":"opaque","id":"0102","id_hash":"[0-9a-f]{32}","size":6,.*\}\n\nid: .*\nevent: ticket_keys.updated\n`)
+	followers[2].out.await(t, `event: session.stored\ndata: \{.*"id_hash":"[0-9a-f]{32}","id":"0102","format":"opaque",.*"size":6\}\n\nid: .*\nevent: ticket_keys.updated\n`)
 	// A stop ends the streams.
 	s.stop(t, syscall.SIGTERM)
 	for _, p := range followers[1:] {
