@@ -121,6 +121,36 @@ func (e HealthStatus) Valid() bool {
 	}
 }
 
+// Defines values for IdentityRoles.
+const (
+	Admin        IdentityRoles = "admin"
+	KeyConsume   IdentityRoles = "key-consume"
+	KeyPublish   IdentityRoles = "key-publish"
+	Observe      IdentityRoles = "observe"
+	SessionRead  IdentityRoles = "session-read"
+	SessionWrite IdentityRoles = "session-write"
+)
+
+// Valid indicates whether the value is a known member of the IdentityRoles enum.
+func (e IdentityRoles) Valid() bool {
+	switch e {
+	case Admin:
+		return true
+	case KeyConsume:
+		return true
+	case KeyPublish:
+		return true
+	case Observe:
+		return true
+	case SessionRead:
+		return true
+	case SessionWrite:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ProblemCode.
 const (
 	ProblemCodeBackendUnavailable   ProblemCode = "backend_unavailable"
@@ -556,6 +586,25 @@ type FleetEvent struct {
 	Time  time.Time `json:"time"`
 }
 
+// FleetNode defines model for FleetNode.
+type FleetNode struct {
+	// Generation The generation of its active set.
+	Generation uint64 `json:"generation"`
+
+	// Host The host name.
+	Host string `json:"host"`
+
+	// Listen The address in `--listen`.
+	Listen string `json:"listen"`
+
+	// Missing Whether it has not reported for 20 seconds. A node that stops is removed at once, a missing one after an hour.
+	Missing bool `json:"missing"`
+
+	// SeenAt When it last reported to Redis. Nodes report every 5 seconds.
+	SeenAt  time.Time `json:"seen_at"`
+	Version string    `json:"version"`
+}
+
 // FleetStatus Absent unless the node shares sessions and ticket keys through Redis.
 type FleetStatus struct {
 	// Connected Whether Redis is reachable.
@@ -565,6 +614,9 @@ type FleetStatus struct {
 	LocalHits uint64 `json:"local_hits"`
 	Misses    uint64 `json:"misses"`
 	Namespace string `json:"namespace"`
+
+	// Nodes The nodes of the fleet, by host and address, as last read from Redis.
+	Nodes []FleetNode `json:"nodes"`
 
 	// RemoteHits Lookups answered by Redis.
 	RemoteHits uint64 `json:"remote_hits"`
@@ -600,6 +652,15 @@ type HealthStatus string
 
 // HexID defines model for HexID.
 type HexID = string
+
+// Identity The identity of this request. Absent if the service has no policy.
+type Identity struct {
+	Name  string          `json:"name"`
+	Roles []IdentityRoles `json:"roles"`
+}
+
+// IdentityRoles defines model for Identity.Roles.
+type IdentityRoles string
 
 // Problem defines model for Problem.
 type Problem struct {
@@ -771,8 +832,12 @@ type Status struct {
 	Consumers ConsumersStatus `json:"consumers"`
 
 	// Fleet Absent unless the node shares sessions and ticket keys through Redis.
-	Fleet     *FleetStatus `json:"fleet,omitempty"`
-	StartedAt time.Time    `json:"started_at"`
+	Fleet  *FleetStatus `json:"fleet,omitempty"`
+	Health Health       `json:"health"`
+
+	// Identity The identity of this request. Absent if the service has no policy.
+	Identity  *Identity `json:"identity,omitempty"`
+	StartedAt time.Time `json:"started_at"`
 
 	// StateFile Absent without a state file.
 	StateFile     *StateFileStatus     `json:"state_file,omitempty"`
@@ -1144,9 +1209,15 @@ type FetchSecretsJSONRequestBody = DiscoveryRequest
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
-	// GetRoot Redirect to the documentation
+	// GetRoot Redirect to the console or to the documentation
 	// (GET /)
 	GetRoot(w http.ResponseWriter, r *http.Request)
+	// GetConsole The console, a page for the person on call
+	// (GET /console)
+	GetConsole(w http.ResponseWriter, r *http.Request)
+	// GetConsoleFile A file of the console
+	// (GET /console/{file})
+	GetConsoleFile(w http.ResponseWriter, r *http.Request, file string)
 	// ListConsumers List the consumers of the ticket keys
 	// (GET /consumers)
 	ListConsumers(w http.ResponseWriter, r *http.Request, params ListConsumersParams)
@@ -1222,9 +1293,21 @@ type ServerInterface interface {
 
 type Unimplemented struct{}
 
-// GetRoot Redirect to the documentation
+// GetRoot Redirect to the console or to the documentation
 // (GET /)
 func (_ Unimplemented) GetRoot(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetConsole The console, a page for the person on call
+// (GET /console)
+func (_ Unimplemented) GetConsole(w http.ResponseWriter, r *http.Request) {
+	w.WriteHeader(http.StatusNotImplemented)
+}
+
+// GetConsoleFile A file of the console
+// (GET /console/{file})
+func (_ Unimplemented) GetConsoleFile(w http.ResponseWriter, r *http.Request, file string) {
 	w.WriteHeader(http.StatusNotImplemented)
 }
 
@@ -1380,6 +1463,46 @@ func (siw *ServerInterfaceWrapper) GetRoot(w http.ResponseWriter, r *http.Reques
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.GetRoot(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetConsole operation middleware
+func (siw *ServerInterfaceWrapper) GetConsole(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetConsole(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// GetConsoleFile operation middleware
+func (siw *ServerInterfaceWrapper) GetConsoleFile(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// ------------- Path parameter "file" -------------
+	var file string
+
+	err = runtime.BindStyledParameterWithOptions("simple", "file", chi.URLParam(r, "file"), &file, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: r.URL.RawPath == ""})
+	if err != nil {
+		siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "file", Err: err})
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetConsoleFile(w, r, file)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -2514,6 +2637,12 @@ func HandlerWithOptions(si ServerInterface, options ChiServerOptions) http.Handl
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/", wrapper.GetRoot)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/console", wrapper.GetConsole)
+	})
+	r.Group(func(r chi.Router) {
+		r.Get(options.BaseURL+"/console/{file}", wrapper.GetConsoleFile)
 	})
 	r.Group(func(r chi.Router) {
 		r.Get(options.BaseURL+"/docs", wrapper.GetDocs)

@@ -101,6 +101,7 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		openCache,
 		openFleet,
 		openKeys,
+		openRoster,
 		openConsumers,
 		openEvents, // before anything that updates the ticket keys
 		openKeyFile,

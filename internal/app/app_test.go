@@ -76,16 +76,28 @@ func do(t *testing.T, client *http.Client, method, url string, body []byte) (int
 	return response.StatusCode, string(answer)
 }
 
-// A person who types only the address is redirected to the documentation.
+// A person who types only the address is redirected to the console, a program to the
+// documentation.
 func TestRoot(t *testing.T) {
-	client := &http.Client{CheckRedirect: func(r *http.Request, _ []*http.Request) error {
-		if r.URL.Path != "/docs" {
-			t.Errorf("sent to %s", r.URL)
+	url := start(t, settings()).url(0) + "/"
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	for accept, want := range map[string]string{
+		"": "/docs", "*/*": "/docs", "application/json": "/docs", "text/html;q=0": "/docs", "text/html": "/console",
+		"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8": "/console",
+	} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return http.ErrUseLastResponse
-	}}
-	if status, _ := do(t, client, "GET", start(t, settings()).url(0)+"/", nil); status != http.StatusFound {
-		t.Errorf("GET /: %d", status)
+		request.Header.Set("Accept", accept)
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if got := response.Header.Get("Location"); response.StatusCode != http.StatusFound || got != want {
+			t.Errorf("GET / with Accept %q: %d to %q, want %q", accept, response.StatusCode, got, want)
+		}
 	}
 }
 
@@ -134,7 +146,12 @@ func TestOpsListener(t *testing.T) {
 		{"/debug/pprof/heap", 200, 404},
 		{"/debug/pprof/nothing", 404, 404},
 		{"/debug/vars", 404, 404},
-		{"/status", 404, 200},
+		{"/status", 200, 200},
+		{"/consumers", 200, 200},
+		{"/console", 200, 200},
+		{"/console/nothing.js", 404, 404},
+		{"/console/index.html", 404, 404},
+		{"/sessions", 404, 200},
 		{"/ticket-keys", 404, 200},
 		{"/docs", 404, 200},
 	} {

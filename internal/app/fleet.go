@@ -52,7 +52,7 @@ func openFleet(a *App) (part, error) {
 			s := node.Stats()
 			status.Fleet = &api.FleetStatus{
 				Namespace: node.Namespace(), Connected: s.Connected, Since: s.Since.UTC(),
-				LocalHits: s.LocalHits, RemoteHits: s.RemoteHits, Misses: s.Misses,
+				LocalHits: s.LocalHits, RemoteHits: s.RemoteHits, Misses: s.Misses, Nodes: []api.FleetNode{},
 			}
 		},
 		metrics: func(m *metrics.Metrics) { m.AddFleet(node) },
@@ -66,6 +66,31 @@ func openFleet(a *App) (part, error) {
 	}
 	a.keyStore = node.KeyStore(local)
 	return p, nil
+}
+
+// openRoster enters the node in the list of the fleet's nodes.
+func openRoster(a *App) (part, error) {
+	if a.fleet == nil {
+		return part{}, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return part{}, fmt.Errorf("--redis: the host name: %w", err)
+	}
+	roster := a.fleet.Roster(func() fleet.Member {
+		return fleet.Member{
+			Host: host, Listen: a.cfg.Listen.String(), Version: a.handlers.Version,
+			Generation: a.handlers.Ring.Description().Generation,
+		}
+	})
+	return part{name: "fleet_roster", run: roster.Run, status: func(status *api.Status) {
+		for _, m := range roster.List() {
+			status.Fleet.Nodes = append(status.Fleet.Nodes, api.FleetNode{
+				Host: m.Host, Listen: m.Listen, Version: m.Version, Generation: m.Generation,
+				SeenAt: m.SeenAt.UTC(), Missing: m.Missing,
+			})
+		}
+	}}, nil
 }
 
 // connect waits for Redis, unless there is a state file to start from.

@@ -27,18 +27,22 @@ var roleNames = []string{"session-read", "session-write", "key-publish", "key-co
 // Permit reports whether r includes one of the roles in anyOf. Admin always suffices.
 func (r Roles) Permit(anyOf Roles) bool { return r&(anyOf|Admin) != 0 }
 
-// String lists the names of the roles as in a policy.
+// String returns the names of the roles, separated by spaces.
 func (r Roles) String() string {
 	if r == Anyone {
 		return "anyone"
 	}
-	var names []string
+	return strings.Join(r.Names(), " ")
+}
+
+// Names lists the names of the roles as in a policy.
+func (r Roles) Names() (names []string) {
 	for i, name := range roleNames {
 		if r&(1<<i) != 0 {
 			names = append(names, name)
 		}
 	}
-	return strings.Join(names, " ")
+	return names
 }
 
 // UnmarshalText reads the name of one role.

@@ -139,7 +139,7 @@ type counts struct {
 	remoteHits, misses, coalesced, timeouts, failures atomic.Uint64
 	invalidations, reconnects, conflicts              atomic.Uint64
 	refusedSessions, refusedKeys, restoredKeys        atomic.Uint64
-	refusedConsumers                                  atomic.Uint64
+	refusedConsumers, refusedRosters                  atomic.Uint64
 	violations                                        atomic.Uint64
 }
 
@@ -552,6 +552,7 @@ type Stats struct {
 	Violations                   uint64 // connections closed because a reply was malformed or too large
 	RefusedSessions, RefusedKeys uint64 // records that cannot be unsealed
 	RefusedConsumers             uint64 // the same
+	RefusedRosters               uint64 // the same
 	RestoredKeys                 uint64 // ticket keys restored to Redis, which had none or older ones
 }
 
@@ -567,7 +568,7 @@ func (n *Node) Stats() Stats {
 		Timeouts: c.timeouts.Load(), Failures: c.failures.Load(),
 		Invalidations: c.invalidations.Load(), Connections: c.reconnects.Load(), Conflicts: c.conflicts.Load(),
 		Violations: c.violations.Load(), RefusedSessions: c.refusedSessions.Load(), RefusedKeys: c.refusedKeys.Load(), RestoredKeys: c.restoredKeys.Load(),
-		RefusedConsumers: c.refusedConsumers.Load(),
+		RefusedConsumers: c.refusedConsumers.Load(), RefusedRosters: c.refusedRosters.Load(),
 	}
 	if heard := n.heard.Load(); heard != 0 {
 		s.Age = time.Duration(n.elapsed() - heard)

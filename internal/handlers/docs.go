@@ -41,11 +41,6 @@ func (a *API) GetOpenAPIJSON(w http.ResponseWriter, r *http.Request) {
 const docsPolicy = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; " +
 	"connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// GetRoot implements [api.ServerInterface]. It serves people who type only the address.
-func (a *API) GetRoot(w http.ResponseWriter, r *http.Request) {
-	http.Redirect(w, r, "/docs", http.StatusFound)
-}
-
 // docsPage is the reference page. It contains the contract for readers without
 // JavaScript. The first request renders it.
 var docsPage = sync.OnceValues(func() ([]byte, error) {

@@ -14,6 +14,17 @@ func (a *API) GetLivez(w http.ResponseWriter, _ *http.Request) {
 
 // GetReadyz implements [api.ServerInterface].
 func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
+	health := a.health()
+	status := http.StatusOK
+	if health.Status == api.Failing {
+		status = http.StatusServiceUnavailable
+	}
+	noStore(w)
+	writeJSON(w, status, health)
+}
+
+// health runs the health checks.
+func (a *API) health() api.Health {
 	server := api.HealthCheck{Name: "server", Status: api.Ok}
 	if a.isDraining() {
 		server.Status, server.Detail = api.Failing, new("draining")
@@ -29,10 +40,5 @@ func (a *API) GetReadyz(w http.ResponseWriter, _ *http.Request) {
 		}
 		health.Checks = append(health.Checks, check)
 	}
-	status := http.StatusOK
-	if health.Status == api.Failing {
-		status = http.StatusServiceUnavailable
-	}
-	noStore(w)
-	writeJSON(w, status, health)
+	return health
 }

@@ -26,12 +26,20 @@ type route struct {
 	// not only for their description. asksSecret is nil where there is no such choice.
 	secret     auth.Roles
 	asksSecret func(*http.Request) bool
-	// ops marks health and metrics. They move to the operations listener if there is
-	// one.
-	ops bool
+	// on are the listeners that have the route if there is an operations listener.
+	on listeners
 	// admission says when a request takes a slot on the main listener.
 	admission admission
 }
+
+// listeners is a set of listeners.
+type listeners uint8
+
+const (
+	onMain listeners = iota
+	onOps            // health and metrics
+	onBoth           // the console and what it reads
+)
 
 // The permissions for ticket keys. They are checked again when a request that waited is
 // answered. A publisher must see the generation that it replaces, and a consumer the
@@ -57,19 +65,21 @@ func (a *API) routes() []route {
 		{method: http.MethodPost, pattern: "/ticket-keys/rotate", handler: op.RotateTicketKeys, permit: auth.KeyPublish},
 		{method: http.MethodDelete, pattern: "/ticket-keys/{name}", handler: op.RevokeTicketKey, permit: auth.KeyPublish},
 		{method: http.MethodPost, pattern: "/v3/discovery:secrets", handler: op.FetchSecrets, permit: permitKeySecrets, admission: admitLater},
-		{method: http.MethodGet, pattern: "/consumers", handler: op.ListConsumers, query: queryOf[api.ListConsumersParams](), permit: auth.Observe | auth.KeyConsume},
+		{method: http.MethodGet, pattern: "/consumers", handler: op.ListConsumers, query: queryOf[api.ListConsumersParams](), permit: auth.Observe | auth.KeyConsume, on: onBoth},
 		{method: http.MethodPut, pattern: "/consumers/{host}/{target}", handler: op.ReportConsumer, permit: auth.KeyConsume, admission: admitLater},
 		{method: http.MethodDelete, pattern: "/consumers/{host}/{target}", handler: op.ForgetConsumer, permit: auth.Admin},
-		{method: http.MethodGet, pattern: "/events", handler: op.GetEvents, query: queryOf[api.GetEventsParams](), permit: auth.Observe},
-		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe},
+		{method: http.MethodGet, pattern: "/events", handler: op.GetEvents, query: queryOf[api.GetEventsParams](), permit: auth.Observe, on: onBoth},
+		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe, on: onBoth},
 		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone},
-		{method: http.MethodGet, pattern: "/", handler: op.GetRoot, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/", handler: op.GetRoot, permit: auth.Anyone, on: onBoth},
+		{method: http.MethodGet, pattern: "/console", handler: op.GetConsole, permit: auth.Anyone, on: onBoth},
+		{method: http.MethodGet, pattern: "/console/{file}", handler: op.GetConsoleFile, permit: auth.Anyone, on: onBoth},
 		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs, permit: auth.Anyone},
 		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile, permit: auth.Anyone},
-		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, ops: true, admission: admitAlways},
-		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, permit: auth.Anyone, ops: true, admission: admitAlways},
-		{method: http.MethodGet, pattern: "/metrics", handler: op.GetMetrics, permit: auth.Observe, ops: true},
+		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, on: onOps, admission: admitAlways},
+		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, permit: auth.Anyone, on: onOps, admission: admitAlways},
+		{method: http.MethodGet, pattern: "/metrics", handler: op.GetMetrics, permit: auth.Observe, on: onOps},
 	}
 }
 
@@ -97,14 +107,15 @@ func (a *API) Handler() http.Handler {
 // MainHandler serves everything except health and metrics. It is for a service with an
 // operations listener.
 func (a *API) MainHandler() http.Handler {
-	return a.router(func(rt *route) bool { return !rt.ops }, a.boundOpen(nil))
+	return a.router(func(rt *route) bool { return rt.on != onOps }, a.boundOpen(nil))
 }
 
-// OpsHandler serves health, metrics and, under /debug/pprof, profiles.
+// OpsHandler serves health, metrics, the console with what it reads and, under
+// /debug/pprof, profiles.
 func (a *API) OpsHandler() http.Handler {
 	r := a.router(func(rt *route) bool {
 		rt.admission = admitAlways // the limits of its listener are enough
-		return rt.ops
+		return rt.on != onMain
 	})
 	profile := func(name string, handler http.HandlerFunc) {
 		handler = a.authorize(route{permit: auth.Admin}, handler)

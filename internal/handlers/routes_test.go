@@ -96,10 +96,7 @@ func TestRoutes(t *testing.T) {
 	var table strings.Builder
 	var routed []string
 	for _, rt := range newAPI(t).routes() {
-		listener := "main"
-		if rt.ops {
-			listener = "ops"
-		}
+		listener := [...]string{onMain: "main", onOps: "ops", onBoth: "both"}[rt.on]
 		if rt.permit == 0 {
 			t.Errorf("%s %s has no permission", rt.method, rt.pattern)
 		}

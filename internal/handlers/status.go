@@ -18,6 +18,7 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 		Version:       a.cfg.Version,
 		StartedAt:     a.started.UTC(),
 		UptimeSeconds: int64(a.cfg.Now().Sub(a.started) / time.Second),
+		Health:        a.health(),
 		Cache:         a.cacheStatus(),
 		TicketKeys:    describeKeys(a.cfg.Ring.Description()),
 		TicketKeyFile: a.keyFileStatus(),
@@ -25,6 +26,17 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 	}
 	for _, add := range a.cfg.Status {
 		add(&status)
+	}
+	if a.cfg.Auth != nil {
+		identity, err := a.cfg.Auth.Identify(r)
+		if err != nil { // the policy may have changed since the request was authorized
+			a.fail(w, r, err)
+			return
+		}
+		status.Identity = &api.Identity{Name: identity.Name}
+		for _, name := range identity.Roles.Names() {
+			status.Identity.Roles = append(status.Identity.Roles, api.IdentityRoles(name))
+		}
 	}
 	noStore(w)
 	writeJSON(w, http.StatusOK, status)

@@ -33,7 +33,7 @@ func newFleetCollector(n *fleet.Node) *fleetCollector {
 		connections:   d("connections_total", "Connections made to Redis."),
 		conflicts:     d("conflicts_total", "Writes retried because another node wrote first."),
 		violations:    d("protocol_violations_total", "Connections closed because a reply of Redis was malformed or too large."),
-		refused:       d("refused_records_total", "Records in Redis that cannot be unsealed, by kind: session, ticket_keys or consumer.", "kind"),
+		refused:       d("refused_records_total", "Records in Redis that cannot be unsealed, by kind: session, ticket_keys, consumer or nodes.", "kind"),
 		restored:      d("ticket_keys_restored_total", "Ticket keys restored to Redis, which had none or older ones."),
 	}
 }
@@ -68,6 +68,7 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 	counter(c.refused, s.RefusedSessions, "session")
 	counter(c.refused, s.RefusedKeys, "ticket_keys")
 	counter(c.refused, s.RefusedConsumers, "consumer")
+	counter(c.refused, s.RefusedRosters, "nodes")
 	counter(c.restored, s.RestoredKeys)
 }
 
