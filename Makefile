@@ -3,7 +3,7 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard test/go.mod bench/go.mod))
 ALL_MODULES := $(MODULES) $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod))
 
 # What `make generate` writes.
-GENERATED := internal/api internal/handlers/docs THIRD_PARTY_NOTICES
+GENERATED := internal/api internal/console/dist internal/handlers/docs THIRD_PARTY_NOTICES
 
 # Go builds a tool once and keeps it in its build cache.
 GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
@@ -40,7 +40,7 @@ cross: ## Compile for the other systems that are supported.
 	done
 
 .PHONY: test
-test: ## Vet and test all modules under the race detector.
+test: web/node_modules ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
 	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 6 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
@@ -56,8 +56,14 @@ test-agent: ## Run agents with real servers through ROTATIONS (20) and all fault
 	tools/test-deps.sh
 	cd test && go test -count=1 -timeout 2h -v -run TestAgent ./e2e -rotations $(ROTATIONS) -faults 100 -fault-seed $(SEED)
 
+.PHONY: test-console
+test-console: web/node_modules ## Test the console alone, in Chromium.
+	tools/test-deps.sh
+	cd test && go test -count=1 -v -run TestConsole ./e2e
+
 .PHONY: lint
-lint: tools/openapi-lint/node_modules ## Lint the code, the modules and openapi.yaml.
+lint: tools/openapi-lint/node_modules web/node_modules ## Lint the code, the modules, the console's types and openapi.yaml.
+	cd web && npm run --silent check
 	set -e; for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) run ./...); done
 	set -e; for module in $(ALL_MODULES); do (cd $$module && go mod tidy -diff); done
 	REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
@@ -98,8 +104,9 @@ fuzz: ## Fuzz each target for FUZZTIME (30s).
 	tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: generate
-generate: tools/redoc/node_modules ## Generate internal/api and THIRD_PARTY_NOTICES, and copy the reference page's renderer.
+generate: tools/redoc/node_modules web/node_modules ## Generate internal/api and THIRD_PARTY_NOTICES, build the console, and copy the reference page's renderer.
 	go generate ./...
+	cd web && npm run --silent build
 	sed 's|https://cdn.redoc.ly/redoc/logo-mini.svg|data:,|' $</redoc/bundles/redoc.standalone.js \
 		> internal/handlers/docs/redoc.standalone.js # which would ask for its logo elsewhere
 	cp $</redoc/bundles/redoc.standalone.js.LICENSE.txt internal/handlers/docs/
@@ -117,6 +124,6 @@ image: ## Build the container image sessapi:latest.
 		--label org.opencontainers.image.version=$(VERSION) \
 		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) .
 
-tools/%/node_modules: tools/%/package-lock.json
-	cd tools/$* && npm ci
+%/node_modules: %/package-lock.json
+	cd $* && npm ci
 	@touch $@

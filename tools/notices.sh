@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes the licences of all that is in the binaries to standard output: of Go, of the
-# packages that are linked, as they are in the module cache, and of the script of the
-# reference page.
+# packages that are linked, as they are in the module cache, and of the scripts of the
+# console and of the reference page.
 # Usage: tools/notices.sh >THIRD_PARTY_NOTICES
 set -eu
 cd "$(dirname "$0")/.."
@@ -53,6 +53,11 @@ echo "$licences" | sort -u |
 		last=$path
 		licence "$file"
 	done
+
+for package in preact uplot; do # the dependencies in web/package.json
+	part "$package $(sed -n 's/.*"'$package'": "\(.*\)".*/\1/p' web/package.json) (https://www.npmjs.com/package/$package)"
+	licence "web/node_modules/$package/LICENSE"
+done
 
 docs=internal/handlers/docs
 part "Redoc $(sed -n 's/.*"redoc": "\(.*\)".*/\1/p' tools/redoc/package.json) (https://github.com/Redocly/redoc)"

@@ -4,7 +4,7 @@
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
 # Server, lighttpd, nghttpx, dnsdist), socat for HAProxy's socket, Redis for the fleet,
 # curl as a client, gdb to dump the memory, the Python client of Prometheus for its
-# strict parser, and Chromium for the reference page. As root on Debian it installs what
+# strict parser, and Chromium for the console and the reference page. As root on Debian it installs what
 # is missing, and starts no service; elsewhere it says what that is, and fails in CI
 # (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
@@ -12,7 +12,7 @@
 set -eu
 PATH=$PATH:/usr/sbin # where Debian has servers
 
-# Node.js 18 is the first with fetch.
+# The tests of the console need Node.js 20.
 node_major() { node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/'; }
 
 missing=
@@ -32,7 +32,7 @@ command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v gcore >/dev/null || missing="$missing gdb"
 command -v traffic_manager >/dev/null || missing="$missing trafficserver"
 /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || missing="$missing python3-prometheus-client"
-[ "$(node_major || true)" -ge 18 ] 2>/dev/null || missing="$missing nodejs"
+[ "$(node_major || true)" -ge 20 ] 2>/dev/null || missing="$missing nodejs"
 
 for program; do
 	command -v "${program%%=*}" >/dev/null || missing="$missing ${program#*=}"
