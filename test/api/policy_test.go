@@ -119,6 +119,8 @@ func TestPolicyMatrix(t *testing.T) {
 		{method: "GET", route: "/openapi.yaml", permitted: anyone},
 		{method: "GET", route: "/openapi.json", permitted: anyone},
 		{method: "GET", route: "/", permitted: anyone},
+		{method: "GET", route: "/console", permitted: anyone},
+		{method: "GET", route: "/console/{file}", permitted: anyone},
 		{method: "GET", route: "/docs", permitted: anyone},
 		{method: "GET", route: "/docs/{file}", permitted: anyone},
 		{method: "GET", route: "/livez", permitted: anyone},
@@ -141,7 +143,7 @@ func TestPolicyMatrix(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			path := strings.NewReplacer("{id}", "01", "{name}", name(), "{file}", "redoc.standalone.js", "{host}", host, "{target}", "web").Replace(test.route) + test.query
+			path := strings.NewReplacer("/console/{file}", "/console/icon.svg", "{id}", "01", "{name}", name(), "{file}", "redoc.standalone.js", "{host}", host, "{target}", "web").Replace(test.route) + test.query
 			headers := test.headers
 			if token != "" {
 				headers = append(slices.Clone(headers), "Authorization", "Bearer "+token)

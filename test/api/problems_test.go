@@ -57,6 +57,8 @@ func TestProblems(t *testing.T) {
 		{method: "GET", path: "/nothing", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/sessions/", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/docs/nothing.js", status: 404, code: api.ProblemCodeRouteNotFound},
+		{method: "GET", path: "/console/nothing.js", status: 404, code: api.ProblemCodeRouteNotFound},
+		{method: "GET", path: "/console/index.html", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "GET", path: "/docs/index.html", status: 404, code: api.ProblemCodeRouteNotFound},
 		{method: "POST", path: "/sessions/01", status: 405, code: api.ProblemCodeMethodNotAllowed, wantHeader: [2]string{"Allow", "GET, HEAD, PUT, DELETE"}},
 		{method: "PUT", path: "/ticket-keys", status: 405, code: api.ProblemCodeMethodNotAllowed, wantHeader: [2]string{"Allow", "GET, HEAD, POST"}},

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +66,50 @@ func TestHealth(t *testing.T) {
 		if head := s.request(http.MethodHead, path, nil).want(t, 200); len(head.body) != 0 {
 			t.Errorf("HEAD %s has a body", path)
 		}
+	}
+}
+
+// The status has the checks of /readyz, and says who asks: a page offers what its user
+// may do.
+func TestStatusOfHealthAndIdentity(t *testing.T) {
+	t.Parallel()
+	p, configure := underPolicy(t)
+	why := ""
+	s := startService(t, configure, func(c *handlers.Config) {
+		c.Checks = []handlers.Check{{Name: "disk", Degraded: func() string { return why }}}
+	})
+	for _, why = range []string{"", "it is full"} {
+		for _, role := range []string{"observe", "admin"} {
+			bearer := []string{"Authorization", "Bearer " + p.tokens[role]}
+			status := decode[api.Status](t, s.request(http.MethodGet, "/status", nil, bearer...).want(t, 200))
+			if i := status.Identity; i == nil || i.Name != role || len(i.Roles) != 1 || string(i.Roles[0]) != role {
+				t.Errorf("the identity of %s is %+v", role, i)
+			}
+			if ready := decode[api.Health](t, s.get("/readyz", "*/*").want(t, 200)); !reflect.DeepEqual(status.Health, ready) || (ready.Status == api.Ok) != (why == "") {
+				t.Errorf("the health is %+v, but /readyz has %+v", status.Health, ready)
+			}
+		}
+	}
+	if status := decode[api.Status](t, startService(t).get("/status", "*/*").want(t, 200)); status.Identity != nil {
+		t.Errorf("without a policy the identity is %+v", status.Identity)
+	}
+}
+
+// The console is by the contract, and asked for again only when it has changed.
+func TestConsolePage(t *testing.T) {
+	t.Parallel()
+	s := startService(t)
+	page := s.get("/console", "text/html").want(t, 200)
+	names := regexp.MustCompile(`"(console/[^"]+)"`).FindAllSubmatch(page.body, -1)
+	if len(names) == 0 {
+		t.Error("the page names no file")
+	}
+	for _, name := range names {
+		s.get("/"+string(name[1]), "*/*").want(t, 200)
+	}
+	s.request(http.MethodGet, "/console", nil, "If-None-Match", page.Header.Get("ETag")).want(t, 304)
+	if head := s.request(http.MethodHead, "/console", nil).want(t, 200); len(head.body) != 0 {
+		t.Error("HEAD has a body")
 	}
 }
 

@@ -43,7 +43,7 @@ func Load(tb testing.TB) *Contract {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	for _, mediaType := range []string{"application/x-pem-file", "text/html", "text/javascript", "text/event-stream", "application/openmetrics-text", "application/vnd.google.protobuf"} {
+	for _, mediaType := range []string{"application/x-pem-file", "image/svg+xml", "text/css", "text/html", "text/javascript", "text/event-stream", "application/openmetrics-text", "application/vnd.google.protobuf"} {
 		openapi3filter.RegisterBodyDecoder(mediaType, openapi3filter.FileBodyDecoder)
 	}
 	return &Contract{Doc: doc, router: router}

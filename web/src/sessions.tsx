@@ -119,7 +119,8 @@ function Description({ session }: { session: Session }) {
     ["Stored", time(session.stored_at)],
     ["Expires", time(session.expires_at)],
   ];
-  for (const [name, value] of Object.entries(session.openssl ?? session.boringssl ?? {})) {
+  const { protocol = "", cipher = "", ...rest } = session.openssl ?? session.boringssl ?? {};
+  for (const [name, value] of Object.entries({ ...(protocol && { protocol, cipher }), ...rest })) {
     const label = name.replaceAll("_", " ");
     rows.push([label.charAt(0).toUpperCase() + label.slice(1), name.endsWith("_at") ? time(String(value)) : String(value)]);
   }
