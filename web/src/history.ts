@@ -35,11 +35,17 @@ export function sample(status: Status, at: number): Sample {
   };
 }
 
+/** The least time between samples, in milliseconds: rates over less say little. */
+const step = 1000;
+
 /** Adds a sample. One with smaller counters is of another run of the service: nothing before it counts. */
 export function add(history: Sample[], next: Sample): Sample[] {
   const last = history.at(-1);
   if (last && counters.some((c) => next[c] < last[c])) {
     return [next];
+  }
+  if (last && next.at - last.at < step) {
+    return history;
   }
   return [...history.filter((s) => next.at - s.at <= kept), next];
 }

@@ -138,6 +138,7 @@ test("rates and totals", () => {
   assert.equal(total(history), undefined);
   assert.equal(latest(history, "hits"), 0);
   history = add(history, at(2, 110));
+  assert.equal(add(history, at(2.9, 120)), history, "too soon");
   history = add(history, at(4, 130));
   assert.deepEqual(rates(history, "hits"), [null, 5, 10]);
   assert.equal(latest(history, "hits"), 10);
