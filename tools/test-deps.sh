@@ -4,8 +4,8 @@
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
 # Server, lighttpd, nghttpx, dnsdist), socat for HAProxy's socket, Redis for the fleet,
 # curl as a client, gdb to dump the memory, the Python client of Prometheus for its
-# strict parser, and Chromium for the console and the reference page. As root on Debian it installs what
-# is missing, and starts no service; elsewhere it says what that is, and fails in CI
+# strict parser, and Chromium for the console and the reference page. As root on Debian it
+# installs what is missing, and starts no service; elsewhere it says what that is, and fails in CI
 # (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
 # has another name.

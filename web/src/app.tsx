@@ -8,7 +8,7 @@ type Phase =
   | { name: "login"; reason: string }
   | { name: "console"; client: Client; status: Status; acts: boolean };
 
-/** Why a request that was to begin or continue the console was refused; undefined if it was not. */
+/** Why the service refuses the identity; undefined if the error is another one. */
 export function refusal(error: unknown, hasToken: boolean): string | undefined {
   if (!(error instanceof Problem)) {
     return undefined;
@@ -18,8 +18,6 @@ export function refusal(error: unknown, hasToken: boolean): string | undefined {
       return hasToken ? "The service does not accept this token. It may have expired, or the policy no longer has it." : "";
     case 403:
       return `${error.message} The console needs an identity with the role observe.`;
-    case 429:
-      return error.message;
   }
   return undefined;
 }

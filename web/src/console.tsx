@@ -1,6 +1,6 @@
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
 import { refusal } from "./app.tsx";
-import type { Client, Consumer, Role, Status } from "./api.ts";
+import { type Client, type Consumer, Problem, type Role, type Status } from "./api.ts";
 import { Consumers } from "./consumers.tsx";
 import { Events } from "./events.tsx";
 import { Nodes } from "./fleet.tsx";
@@ -9,7 +9,7 @@ import { add, type Sample, sample, total } from "./history.ts";
 import { Keyring } from "./keyring.tsx";
 import { Figures, Plots } from "./resumption.tsx";
 import { Sessions } from "./sessions.tsx";
-import { findings } from "./verdict.ts";
+import { type Facts, findings } from "./verdict.ts";
 import { Verdict } from "./verdict-line.tsx";
 
 /** How often the status is read, and how often the consumers are besides, in milliseconds. */
@@ -25,14 +25,14 @@ interface Data {
   history: Sample[];
   /** When the last answer came, by the clock of the reader, in milliseconds. */
   at: number;
-  lost: boolean;
+  lost: Facts["lost"];
 }
 
 /** Reads the state again and again, until the identity is refused. */
 function useData(client: Client, first: Status, leave: (reason: string) => void) {
   const [data, setData] = useState<Data>(() => {
     const at = Date.now();
-    return { status: first, consumers: undefined, history: [sample(first, at)], at, lost: false };
+    return { status: first, consumers: undefined, history: [sample(first, at)], at, lost: undefined };
   });
   const refreshed = useRef(() => {});
 
@@ -59,7 +59,7 @@ function useData(client: Client, first: Status, leave: (reason: string) => void)
             consumers: consumers ?? old.consumers,
             history: add(old.history, sample(status, at)),
             at,
-            lost: false,
+            lost: undefined,
           }));
         }
       } catch (error) {
@@ -70,7 +70,8 @@ function useData(client: Client, first: Status, leave: (reason: string) => void)
         }
         consumersAt = 0;
         if (!stopped) {
-          setData((old) => ({ ...old, lost: true }));
+          const problem = error instanceof Problem ? error.message : undefined;
+          setData((old) => ({ ...old, lost: { since: old.at, problem } }));
         }
       }
       reading = false;
@@ -123,7 +124,7 @@ export function Console({
   // The clock of the service. It stands still while the service does not answer, as does all that
   // is known of it.
   const now = Date.parse(status.started_at) + 1000 * status.uptime_seconds + (lost ? 0 : Date.now() - at);
-  const found = findings({ ...data, total: total(history), now, lostSince: lost ? at : undefined });
+  const found = findings({ ...data, total: total(history), now });
 
   const denied: Denied = (role) => {
     if (!acts) {

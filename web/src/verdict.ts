@@ -22,8 +22,8 @@ export interface Facts {
   total: (Record<Counter, number> & { milliseconds: number }) | undefined;
   /** The time of the service, in milliseconds. */
   now: number;
-  /** When the service last answered, if it no longer does, by the clock of the reader. */
-  lostSince: number | undefined;
+  /** When the last status came, by the clock of the reader, if none comes any more; and the problem that comes instead. */
+  lost: { since: number; problem: string | undefined } | undefined;
 }
 
 const second = 1000;
@@ -59,13 +59,13 @@ export function findings(facts: Facts): Finding[] {
   return found.sort((a, b) => order.indexOf(a.severity) - order.indexOf(b.severity));
 }
 
-function* connection({ lostSince }: Facts): Iterable<Finding> {
-  if (lostSince !== undefined) {
+function* connection({ lost }: Facts): Iterable<Finding> {
+  if (lost) {
     yield {
       severity: "critical",
-      code: "no_answer",
-      title: "The service does not answer",
-      detail: `The last answer came at ${clock(lostSince)}. Everything below is from then.`,
+      code: "no_status",
+      title: lost.problem === undefined ? "The service does not answer" : "The service does not tell its status",
+      detail: `${lost.problem === undefined ? "" : `${lost.problem} `}The last status came at ${clock(lost.since)}. Everything below is from then.`,
     };
   }
 }

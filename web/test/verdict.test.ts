@@ -42,7 +42,7 @@ function healthy(): Facts & { consumers: Consumer[] } {
     consumers: [],
     total: { hits: 900, misses: 100, stored: 500, expired: 400, evicted: 0, milliseconds: 300_000 },
     now,
-    lostSince: undefined,
+    lost: undefined,
   };
 }
 
@@ -78,7 +78,7 @@ test("nothing is wrong", () => {
 
 test("each finding, and that it needs its cause", () => {
   const cases: [string, (f: ReturnType<typeof healthy>) => void][] = [
-    ["no_answer", (f) => (f.lostSince = now)],
+    ["no_status", (f) => (f.lost = { since: now, problem: undefined })],
     ["check_server", (f) => f.status.health.checks.push({ name: "server", status: "failing", detail: "draining" })],
     ["check_fleet", (f) => f.status.health.checks.push({ name: "fleet", status: "degraded", detail: "Redis is away" })],
     ["check_audit_log", (f) => f.status.health.checks.push({ name: "audit_log", status: "degraded" })],
@@ -126,8 +126,9 @@ test("the worst comes first, and names what it is about", () => {
   const facts = healthy();
   facts.total!.evicted = 500;
   facts.consumers = [consumer("missing", 5), consumer("failed", 5, "nginx -t: exit status 1")];
-  facts.lostSince = now;
-  assert.equal(codes(facts), "no_answer consumers_failed consumers_missing evictions");
+  facts.lost = { since: now, problem: "Too many." };
+  assert.equal(codes(facts), "no_status consumers_failed consumers_missing evictions");
+  assert.match(findings(facts)[0]!.detail, /^Too many\. The last status came at/);
   assert.match(findings(facts)[1]!.title, /^1 consumer could not load/);
   assert.match(findings(facts)[1]!.detail, /edge-1\/failed \(nginx -t: exit status 1\)/);
 });
