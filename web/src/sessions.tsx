@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { type Client, Problem, type Session, type Status } from "./api.ts";
 import { Action, Confirm } from "./dialog.tsx";
 import type { Denied } from "./console.tsx";
-import { bytes, count, moment } from "./format.ts";
+import { bytes, count, moment, plural } from "./format.ts";
 
 /** Finds and removes a session, and removes all. */
 export function Sessions({
@@ -93,14 +93,14 @@ export function Sessions({
           act={async () => {
             const removed = await client.flush();
             setFound(undefined);
-            acted(`Removed ${count(removed)} sessions.`);
+            acted(`Removed ${plural(removed, "session")}.`);
           }}
         >
           <p>
             This cannot be undone.{" "}
             {status.fleet
               ? `All sessions of the fleet ${status.fleet.namespace} are removed.`
-              : `All ${count(status.cache.entries ?? 0)} sessions are removed.`}{" "}
+              : `All sessions are removed, ${count(status.cache.entries ?? 0)} now.`}{" "}
             Clients that resume by session ID make a full handshake the next time. Ticket keys stay: clients with tickets still resume.
           </p>
         </Confirm>

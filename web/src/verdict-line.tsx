@@ -63,7 +63,8 @@ function reasons(status: Status, consumers: Consumer[] | undefined, history: Sam
     );
   }
   if (status.fleet) {
-    parts.push(`${plural(status.fleet.nodes.length, "node")} of the fleet report`.replace(/^1 node of the fleet report$/, "1 node of the fleet reports"));
+    const nodes = status.fleet.nodes.filter((n) => !n.missing).length;
+    parts.push(`${plural(nodes, "node")} of the fleet ${nodes === 1 ? "reports" : "report"}`);
   }
   const next = status.ticket_keys.next_rotation_at;
   parts.push(next === undefined ? "nothing rotates the keys" : `the next rotation is in ${duration(Date.parse(next) - now)}`);

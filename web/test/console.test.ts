@@ -181,7 +181,7 @@ test("every action of an administrator", async (t) => {
   assert(await flush.isDisabled());
   await dialog.getByRole("textbox").fill("flush");
   await flush.click();
-  await shows(page, ".notice", "Removed 1 sessions.");
+  await shows(page, ".notice", "Removed 1 session.");
   assert.equal((await status(service, token)).cache.entries, 0);
 
   // Session events, with the IDs that an administrator may see.
