@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/kubernetes"
 )
 
 const (
@@ -130,7 +131,10 @@ func (a *Agent) Run(ctx context.Context) {
 // files on disks.
 func (a *Agent) prepare() {
 	for _, t := range a.targets {
-		for _, path := range t.paths() {
+		if len(t.files.paths) == 0 {
+			continue
+		}
+		for _, path := range t.files.paths {
 			if kept, err := onDisk(path); err == nil && kept {
 				t.log.Warn("the key file is not on a tmpfs: deleted keys may stay readable on the disk", slog.String("path", path))
 				break
@@ -181,10 +185,14 @@ func (a *Agent) follow(ctx context.Context) {
 	}
 }
 
-// retryPause returns the pause after err, when this number of failures came before it.
+// retryPause returns the pause after err, when this number of failures came before it: at
+// least as long as the server asks for.
 func retryPause(failures int, err error) time.Duration {
 	pause := backoff(failures)
 	if e, ok := errors.AsType[*client.Error](err); ok {
+		pause = max(pause, min(e.RetryAfter, maxRetryAfter))
+	}
+	if e, ok := errors.AsType[*kubernetes.Error](err); ok {
 		pause = max(pause, min(e.RetryAfter, maxRetryAfter))
 	}
 	return pause

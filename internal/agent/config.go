@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +22,7 @@ import (
 	"github.com/sessapi/sessapi/client"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/kubernetes"
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
@@ -64,6 +67,15 @@ type Target struct {
 	Probe   string   `yaml:"probe"`
 	Timeout Duration `yaml:"timeout"`
 
+	// Of kind kubernetes.
+	Kubeconfig string           `yaml:"kubeconfig"`
+	Context    string           `yaml:"context"`
+	Namespace  string           `yaml:"namespace"`
+	Secret     string           `yaml:"secret"`
+	ConfigMap  string           `yaml:"configmap"`
+	Layout     string           `yaml:"layout"`
+	Entries    map[string]Entry `yaml:"entries"`
+
 	// FirstKey is the number of the key in the first file, from 0, in a format with one
 	// key per file.
 	FirstKey int `yaml:"-"`
@@ -74,6 +86,8 @@ type Target struct {
 	kind       *kind
 	format     keys.Format
 	attributes files.Attributes
+	cluster    *kubernetes.Config
+	layout     *layout
 }
 
 // Reload makes a server reread its files: a command, or a signal to the process in a PID
@@ -199,7 +213,7 @@ func parseConfig(data []byte, dir string) (*Config, error) {
 	for i := range c.Targets {
 		t := &c.Targets[i]
 		t.line = file.Line(fmt.Sprintf("$.targets[%d]", i))
-		t.File, t.Socket = absolute(dir, t.File), absolute(dir, t.Socket)
+		t.File, t.Socket, t.Kubeconfig = absolute(dir, t.File), absolute(dir, t.Socket), absolute(dir, t.Kubeconfig)
 		if t.Reload != nil {
 			t.Reload.PIDFile = absolute(dir, t.Reload.PIDFile)
 		}
@@ -237,7 +251,7 @@ func (c *Config) Check() error {
 	if len(c.Targets) == 0 {
 		errs = append(errs, errors.New("targets: there are none; add one for each server, such as {kind: nginx, file: …}"))
 	}
-	names, paths := map[string]bool{}, map[string]string{}
+	names, written := map[string]bool{}, map[string]string{}
 	for i := range c.Targets {
 		t := &c.Targets[i]
 		if err := t.check(); err != nil {
@@ -251,11 +265,11 @@ func (c *Config) Check() error {
 			errs = append(errs, fmt.Errorf("targets: two are called %q; give each a name of its own", t.Name))
 		}
 		names[t.Name] = true
-		for _, path := range t.paths() {
-			if other := paths[path]; other != "" {
-				errs = append(errs, fmt.Errorf("targets: %s and %s write the same file %s", other, t.Name, path))
+		for _, place := range t.places() {
+			if other := written[place]; other != "" {
+				errs = append(errs, fmt.Errorf("targets: %s and %s write the same %s", other, t.Name, place))
 			}
-			paths[path] = t.Name
+			written[place] = t.Name
 		}
 	}
 	return errors.Join(errs...)
@@ -294,8 +308,23 @@ const KeyPlaceholder = "{key}"
 // oneFile reports whether the server reads all keys from one file.
 func (t *Target) oneFile() bool { return !t.format.OneKey() || t.kind.render != nil }
 
+// places says what the target writes.
+func (t *Target) places() []string {
+	if t.cluster != nil {
+		return []string{fmt.Sprintf("%s of %s", t.object(), t.cluster.Server)}
+	}
+	places := t.paths()
+	for i, path := range places {
+		places[i] = "file " + path
+	}
+	return places
+}
+
 // paths returns the files of the target, in the order of their keys.
 func (t *Target) paths() []string {
+	if t.File == "" {
+		return nil
+	}
 	if !strings.Contains(t.File, KeyPlaceholder) {
 		return []string{t.File}
 	}
@@ -319,6 +348,37 @@ func (t *Target) check() error {
 	}
 	fail := func(key, format string, args ...any) error {
 		return fmt.Errorf("target %s: %s: %s", t.Name, key, fmt.Sprintf(format, args...))
+	}
+	t.Timeout = cmp.Or(t.Timeout, Duration(defaultTimeout))
+	if t.Timeout < Duration(time.Second) || t.Timeout > Duration(maxTimeout) {
+		return fail("timeout", "must be from 1s to %v", maxTimeout)
+	}
+	if t.kind == &kubernetesObject {
+		return t.checkObject(fail)
+	}
+	return t.checkServer(fail)
+}
+
+// failure makes the error of a setting.
+type failure func(key, format string, args ...any) error
+
+// firstGiven returns the first of the settings that are given, by their names; "" for none.
+func firstGiven(settings map[string]bool) string {
+	for _, key := range slices.Sorted(maps.Keys(settings)) {
+		if settings[key] {
+			return key
+		}
+	}
+	return ""
+}
+
+// checkServer fills in the defaults and checks the target of a server on this host.
+func (t *Target) checkServer(fail failure) error {
+	if key := firstGiven(map[string]bool{
+		"kubeconfig": t.Kubeconfig != "", "context": t.Context != "", "namespace": t.Namespace != "", "secret": t.Secret != "",
+		"configmap": t.ConfigMap != "", "layout": t.Layout != "", "entries": len(t.Entries) > 0,
+	}); key != "" {
+		return fail(key, "goes with kind kubernetes only")
 	}
 	t.format = t.kind.format
 	switch {
@@ -366,10 +426,6 @@ func (t *Target) check() error {
 		if t.format == keys.Go {
 			return fail("probe", "tickets of Go servers do not show their key")
 		}
-	}
-	t.Timeout = cmp.Or(t.Timeout, Duration(defaultTimeout))
-	if t.Timeout < Duration(time.Second) || t.Timeout > Duration(maxTimeout) {
-		return fail("timeout", "must be from 1s to %v", maxTimeout)
 	}
 	uid, gid, err := files.ParseOwner(t.Owner)
 	if err != nil {

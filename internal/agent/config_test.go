@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// complete is the configuration that the contract shows, without kinds to come.
+// complete is the configuration that the contract shows.
 const complete = `service:
   addresses: [https://keys-1.example:8440, https://keys-2.example:8440]   # the first that answers
   token_file: token
@@ -25,14 +25,23 @@ targets:
   - {kind: lighttpd, file: /run/sessapi/lighttpd.stek}
   - {kind: nghttpx, file: "/run/sessapi/nghttpx.{key}.key", keys: 3, reload: {signal: HUP, pid_file: nghttpx.pid}}
   - {kind: dnsdist, file: /run/sessapi/dnsdist.keys, reload: [dnsdist, -e, "getTLSContext(0):loadTicketsKeys('/run/sessapi/dnsdist.keys')"]}
+  - {kind: kubernetes, namespace: edge, secret: tls-session-ticket-keys, entries: {"tls.sessionticket.key": {format: openssl, key: 0}, "tls.sessionticket.key.1": {format: openssl, key: 1}}}
   - {kind: file, format: openssl, file: "/run/x.{key}", keys: 2, mode: "0640", owner: "0:0", reload: [/usr/local/bin/hook], timeout: 5s}
 `
+
+// inPod makes the test run as in a pod.
+func inPod(t *testing.T) {
+	t.Helper()
+	t.Setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+	t.Setenv("KUBERNETES_SERVICE_PORT", "443")
+}
 
 func TestParseConfig(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte("abc"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	inPod(t)
 	c, err := parseConfig([]byte(complete), dir)
 	if err != nil {
 		t.Fatal(err)

@@ -59,16 +59,17 @@ type holder interface {
 type asker func(ctx context.Context, socket string, line []byte) ([]byte, error)
 
 var kinds = map[string]*kind{
-	"ats":      &ats,
-	"dnsdist":  &dnsdist,
-	"envoy":    &envoy,
-	"file":     &file,
-	"h2o":      &h2o,
-	"haproxy":  &haproxy,
-	"httpd":    &httpd,
-	"lighttpd": &lighttpd,
-	"nghttpx":  &nghttpx,
-	"nginx":    &nginx,
+	"ats":        &ats,
+	"dnsdist":    &dnsdist,
+	"envoy":      &envoy,
+	"file":       &file,
+	"h2o":        &h2o,
+	"haproxy":    &haproxy,
+	"httpd":      &httpd,
+	"kubernetes": &kubernetesObject,
+	"lighttpd":   &lighttpd,
+	"nghttpx":    &nghttpx,
+	"nginx":      &nginx,
 }
 
 func kindNames() []string { return slices.Sorted(maps.Keys(kinds)) }

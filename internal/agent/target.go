@@ -191,7 +191,7 @@ func (t *target) step(ctx context.Context, w *wanted) time.Duration {
 		}
 		return proveAgain
 	}
-	pause := backoff(t.failures)
+	pause := retryPause(t.failures, err)
 	t.failures++
 	t.set(Failed, oneLine(err.Error()), 0)
 	return pause
@@ -231,7 +231,7 @@ func (t *target) holdOnce(ctx context.Context, w *wanted) error {
 	if w.err != nil {
 		return w.err
 	}
-	if !t.Script {
+	if !t.Script && len(t.files.paths) > 0 {
 		if prepared, err := t.files.prepare(w); prepared || err != nil {
 			return err
 		}

@@ -4,15 +4,17 @@ import (
 	"errors"
 
 	"github.com/sessapi/sessapi/internal/keys"
+	"github.com/sessapi/sessapi/internal/kubernetes"
 )
 
 // wanted is the keys that a target must hold. It belongs to the target, which wipes it.
 type wanted struct {
 	generation uint64
-	current    keys.Name       // the key that encrypts
-	names      map[string]bool // of all keys of the set
-	files      [][]byte        // the contents, in the order of the paths
-	err        error           // why the target cannot hold the keys; then there are no files
+	current    keys.Name          // the key that encrypts
+	names      map[string]bool    // of all keys of the set
+	files      [][]byte           // the contents, in the order of the paths
+	entries    []kubernetes.Entry // of an object of Kubernetes, in place of files
+	err        error              // why the target cannot hold the keys; then there are no files
 }
 
 // wants renders the set as the target reads it.
@@ -23,6 +25,10 @@ func (t *Target) wants(generation uint64, set keys.Set) *wanted {
 	}
 	if set.Next != nil {
 		w.names[set.Next.Name().String()] = true
+	}
+	if t.layout != nil {
+		w.entries = t.layout.entries(set)
+		return w
 	}
 	if t.oneFile() {
 		w.files = [][]byte{t.content(set)}
@@ -59,5 +65,8 @@ func (w *wanted) wipe() {
 	}
 	for _, content := range w.files {
 		clear(content)
+	}
+	for _, e := range w.entries {
+		clear(e.Content)
 	}
 }

@@ -44,7 +44,7 @@ func distance(a, b string) int {
 // keysOf are the keys of a struct and of all that is in it.
 func keysOf(t reflect.Type) (keys []string) {
 	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice:
+	case reflect.Pointer, reflect.Slice, reflect.Map:
 		return keysOf(t.Elem())
 	case reflect.Struct:
 		for field := range t.Fields() {

@@ -1,0 +1,129 @@
+package agent
+
+import (
+	"bytes"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sessapi/sessapi/internal/keys"
+)
+
+func TestObjectConfigErrors(t *testing.T) {
+	inPod(t)
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct{ target, want string }{
+		{"namespace: edge, layout: cilium", "secret: give the name of a secret or, for ingress-nginx, of a configmap"},
+		{"namespace: edge, secret: keys, configmap: keys, layout: cilium", "secret: give the name of a secret or"},
+		{"namespace: edge, secret: Keys, layout: cilium", `secret: "Keys" is no name of an object`},
+		{"namespace: edge, secret: a/b, layout: cilium", `secret: "a/b" is no name of an object`},
+		{"namespace: a.b, secret: keys, layout: cilium", `namespace: "a.b" is no name of a namespace`},
+		{"secret: keys, layout: cilium", `namespace: "" is no name of a namespace`},
+		{"namespace: edge, secret: keys", "layout: give one of cilium, envoy, ingress-nginx, nghttpx-ingress, or entries"},
+		{"namespace: edge, secret: keys, layout: cilium, entries: {a: {format: ats}}", "layout: give one of"},
+		{"namespace: edge, secret: keys, layout: ciliun", "did you mean cilium?"},
+		{"namespace: edge, secret: keys, layout: ingress-nginx", "secret: ingress-nginx reads its configmap"},
+		{"namespace: edge, configmap: keys, layout: cilium", "configmap: goes with layout ingress-nginx only"},
+		{"namespace: edge, configmap: keys, entries: {a: {format: ats}}", "configmap: goes with layout ingress-nginx only"},
+		{"namespace: edge, secret: keys, entries: {a/b: {format: ats}}", `entries: "a/b" must be 1 to 253 letters`},
+		{"namespace: edge, secret: keys, entries: {a: {format: atz}}", `entries: a: format: "atz" is none`},
+		{"namespace: edge, secret: keys, entries: {a: {format: ats, key: 0}}", "entries: a: key: goes with the formats of one key"},
+		{"namespace: edge, secret: keys, entries: {a: {format: nginx}}", "entries: a: key: goes with the formats of one key"},
+		{"namespace: edge, secret: keys, entries: {a: {format: nginx, key: 64}}", "entries: a: key: must be 0 to 63"},
+		{"namespace: edge, secret: keys, entries: {a: {fromat: ats}}", `unknown key "fromat"; did you mean format?`},
+		{"namespace: edge, secret: keys, layout: cilium, context: a", "context: goes with kubeconfig"},
+		{"namespace: edge, secret: keys, layout: cilium, kubeconfig: /none", "kubeconfig: /none: no such file"},
+		{"namespace: edge, secret: keys, layout: cilium, kubeconfig: " + kubeconfig, "has no current-context"},
+		{"namespace: edge, secret: keys, layout: cilium, file: /f", "file: does not go with kind kubernetes"},
+		{"namespace: edge, secret: keys, layout: cilium, keys: 4", "keys: does not go with kind kubernetes"},
+		{"namespace: edge, secret: keys, layout: cilium, reload: [a]", "reload: does not go with kind kubernetes"},
+		{"namespace: edge, secret: keys, layout: cilium, probe: \"a:1\"", "probe: does not go with kind kubernetes"},
+		{"namespace: edge, secret: keys, layout: cilium, timeout: 1h", "timeout: must be from 1s"},
+		{"namespace: edge, secret: keys, layout: cilium}\n  - {kind: kubernetes, name: b, namespace: edge, secret: keys, layout: envoy", "kubernetes and b write the same Secret edge/keys of https://192.0.2.1:443"},
+	} {
+		_, err := parseConfig([]byte("service: {addresses: [unix:/s]}\nname: a\ntargets:\n  - {kind: kubernetes, "+test.target+"}\n"), "/")
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v, want %q", test.target, err, test.want)
+		}
+	}
+	for _, key := range []string{"secret: a", "namespace: a", "layout: cilium", "kubeconfig: a", "entries: {a: {format: ats}}"} {
+		_, err := parseConfig([]byte("service: {addresses: [unix:/s]}\nname: a\ntargets:\n  - {kind: h2o, file: /f, "+key+"}\n"), "/")
+		if err == nil || !strings.Contains(err.Error(), "goes with kind kubernetes only") {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	_, err := parseConfig([]byte("service: {addresses: [unix:/s]}\nname: a\ntargets:\n  - {kind: kubernetes, namespace: edge, secret: keys, layout: cilium}\n"), "/")
+	if want := "kubeconfig: there is none, and the agent is not in a pod"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
+// Each layout has the entries that the software reads, in its order.
+func TestLayouts(t *testing.T) {
+	set := keys.Generate(256, 12)
+	defer set.Wipe()
+	short := keys.Set{Keys: set.Keys[:1]}
+	record := func(f keys.Format, i int) []byte {
+		t.Helper()
+		key, err := f.AppendKey(nil, set, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	contents := func(name string, set keys.Set) map[string][]byte {
+		m := map[string][]byte{}
+		for _, e := range layouts[name].entries(set) {
+			m[e.Name] = e.Content
+		}
+		return m
+	}
+	cilium := map[string][]byte{"tls.sessionticket.key": record(keys.Envoy, 0)}
+	for i, n := range "123456789" {
+		cilium["tls.sessionticket.key."+string(n)] = record(keys.Envoy, i+1)
+	}
+	first := keys.ATS.Append(nil, short)
+	for _, test := range []struct {
+		layout string
+		set    keys.Set
+		want   map[string][]byte
+	}{
+		{"cilium", set, cilium},
+		{"cilium", short, map[string][]byte{"tls.sessionticket.key": record(keys.Envoy, 0)}},
+		{"envoy", set, map[string][]byte{"ticket-keys.yaml": envoySecret(set, 0)}},
+		{"ingress-nginx", set, map[string][]byte{"ssl-session-ticket-key": record(keys.NGINX, 0)}},
+		{"nghttpx-ingress", set, map[string][]byte{"nghttpx-tls-ticket-key": keys.ATS.Append(nil, set)}},
+		{"nghttpx-ingress", short, map[string][]byte{"nghttpx-tls-ticket-key": append(bytes.Clone(first), first...)}},
+	} {
+		if got := contents(test.layout, test.set); !maps.EqualFunc(got, test.want, bytes.Equal) {
+			t.Errorf("%s of %d keys: %q, want %q", test.layout, setSize(test.set), slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(test.want)))
+		}
+	}
+}
+
+// An entry of a key that the set does not have has the current key.
+func TestEntries(t *testing.T) {
+	one, nine := 0, 9
+	target := &Target{Entries: map[string]Entry{"0": {"nginx", &one}, "9": {"nginx", &nine}, "all": {"haproxy", nil}}}
+	if err := target.checkEntries(func(string, string, ...any) error { t.Error("not valid"); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	set := keys.Generate(256, 3)
+	defer set.Wipe()
+	current, err := keys.NGINX.AppendKey(nil, set, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]byte{current, current, keys.HAProxy.Append(nil, set)} {
+		if got := target.layout.entries(set)[i]; !bytes.Equal(got.Content, want) {
+			t.Errorf("entry %s has another content", got.Name)
+		}
+	}
+}
