@@ -50,7 +50,7 @@ type holder interface {
 	// Holds reports whether the server holds the keys, as far as the agent can tell
 	// without a handshake.
 	Holds(context.Context, *wanted) (bool, error)
-	// Apply makes the server hold the keys, whatever it holds.
+	// Apply makes the server hold the keys, whatever it holds. It follows a call of Holds.
 	Apply(context.Context, *wanted) error
 }
 

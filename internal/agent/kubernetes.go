@@ -210,51 +210,48 @@ type objectHolder struct {
 	object  kubernetes.Reference
 	layout  *layout
 	timeout time.Duration // of a request
+
+	// What the last Holds found, on which Apply depends.
+	version string
+	err     error // why Apply must not or cannot write
 }
 
 // Holds is part of [holder].
-func (h *objectHolder) Holds(ctx context.Context, w *wanted) (bool, error) {
-	o, err := h.get(ctx)
-	if err != nil {
-		return false, err
-	}
+func (h *objectHolder) Holds(ctx context.Context, w *wanted) (holds bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, h.timeout)
+	defer cancel()
+	o, err := h.client.Get(ctx, h.object)
 	defer o.Wipe()
-	return h.holds(o, w)
+	if err == nil {
+		holds, err = h.holds(o, w)
+	}
+	h.version, h.err = o.Version(), h.explain(err)
+	return holds, h.err
 }
 
 // Apply is part of [holder]. It takes entries from field managers that wrote them once,
 // but not from those that apply them, which would put theirs back.
 func (h *objectHolder) Apply(ctx context.Context, w *wanted) error {
 	for attempt := 1; ; attempt++ {
-		o, err := h.get(ctx)
-		if err != nil {
-			return err
+		if h.err != nil {
+			return h.err
 		}
-		version := o.Version()
-		holds, err := h.holds(o, w)
-		o.Wipe()
-		if err != nil || holds {
-			return err
-		}
-		annotations := maps.Clone(h.layout.annotations)
-		if annotations == nil {
-			annotations = map[string]string{}
-		}
-		annotations[generationAnnotation] = strconv.FormatUint(w.generation, 10)
-		ctx, cancel := context.WithTimeout(ctx, h.timeout)
-		err = h.client.Apply(ctx, h.object, fieldManager, version, annotations, w.entries)
-		cancel()
+		err := h.apply(ctx, w)
 		if e, ok := errors.AsType[*kubernetes.Error](err); !ok || !e.Conflict() || attempt == maxApplies {
 			return h.explain(err)
+		}
+		if holds, err := h.Holds(ctx, w); err == nil && holds {
+			return nil
 		}
 	}
 }
 
-func (h *objectHolder) get(ctx context.Context) (*kubernetes.Object, error) {
+func (h *objectHolder) apply(ctx context.Context, w *wanted) error {
 	ctx, cancel := context.WithTimeout(ctx, h.timeout)
 	defer cancel()
-	o, err := h.client.Get(ctx, h.object)
-	return o, h.explain(err)
+	annotations := map[string]string{generationAnnotation: strconv.FormatUint(w.generation, 10)}
+	maps.Copy(annotations, h.layout.annotations)
+	return h.client.Apply(ctx, h.object, fieldManager, h.version, annotations, w.entries)
 }
 
 // explain names the object in an error, and removes what may be a secret from it.
@@ -284,7 +281,7 @@ func (h *objectHolder) holds(o *kubernetes.Object, w *wanted) (bool, error) {
 		same = false
 		for _, other := range o.Appliers(e.Name) {
 			if other != fieldManager {
-				return false, fmt.Errorf("%s: the field manager %q applies the entry %s, too: remove the entry from what it applies", h.object, other, e.Name)
+				return false, fmt.Errorf("the field manager %q applies the entry %s, too: remove the entry from what it applies", other, e.Name)
 			}
 		}
 	}
@@ -296,8 +293,8 @@ func (h *objectHolder) holds(o *kubernetes.Object, w *wanted) (bool, error) {
 		return true, nil
 	}
 	if newer, err := strconv.ParseUint(o.Annotation(generationAnnotation), 10, 64); err == nil && newer > w.generation {
-		return false, fmt.Errorf("%s: another agent wrote keys of generation %d, which are newer than %d, those of this agent; "+
-			"if the service was restored from a backup, sessapi keys rotate makes newer ones", h.object, newer, w.generation)
+		return false, fmt.Errorf("another agent wrote keys of generation %d, which are newer than %d, those of this agent; "+
+			"if the service was restored from a backup, sessapi keys rotate makes newer ones", newer, w.generation)
 	}
 	return false, nil
 }

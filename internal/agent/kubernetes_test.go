@@ -2,12 +2,21 @@ package agent
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
 	"maps"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sessapi/sessapi/internal/keys"
 )
@@ -105,6 +114,88 @@ func TestLayouts(t *testing.T) {
 		if got := contents(test.layout, test.set); !maps.EqualFunc(got, test.want, bytes.Equal) {
 			t.Errorf("%s of %d keys: %q, want %q", test.layout, setSize(test.set), slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(test.want)))
 		}
+	}
+}
+
+// fakeObjects is an API server with one Secret. The tests with a real one are in test/e2e.
+type fakeObjects struct {
+	gets, patches []string // versions and bodies
+	conflicts     int      // answers to the next patches
+	throttle      bool
+}
+
+func (f *fakeObjects) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	version := strconv.Itoa(len(f.gets) + 1)
+	switch {
+	case f.throttle:
+		f.gets = append(f.gets, "")
+		w.Header().Set("Retry-After", "60")
+		w.WriteHeader(http.StatusTooManyRequests)
+	case r.Method == http.MethodGet:
+		f.gets = append(f.gets, version)
+		fmt.Fprintf(w, `{"metadata": {"resourceVersion": %q}}`, version)
+	default:
+		body, _ := io.ReadAll(r.Body) // a short one is not what the test expects
+		f.patches = append(f.patches, string(body))
+		if f.conflicts > 0 {
+			f.conflicts--
+			w.WriteHeader(http.StatusConflict)
+		}
+	}
+}
+
+func newObjectTarget(t *testing.T) (*fakeObjects, *target) {
+	t.Helper()
+	f := &fakeObjects{}
+	server := httptest.NewTLSServer(f)
+	t.Cleanup(server.Close)
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(kubeconfig, fmt.Appendf(nil, `{clusters: [{name: a, cluster: {server: %q, certificate-authority-data: %q}}],
+		users: [{name: a, user: {token: a}}], contexts: [{name: a, context: {cluster: a, user: a, namespace: edge}}], current-context: a}`,
+		server.URL, base64.StdEncoding.EncodeToString(ca)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := &Target{Kind: "kubernetes", Kubeconfig: kubeconfig, Secret: "keys", Layout: "nghttpx-ingress"}
+	if err := config.check(); err != nil {
+		t.Fatal(err)
+	}
+	return f, newTarget(config, reach{run: runFor, ask: askSocket}, slog.New(slog.DiscardHandler), func() {})
+}
+
+// While others change the object, the agent tries again with the version that it read
+// last, a few times.
+func TestObjectConflicts(t *testing.T) {
+	set := keys.Generate(256, 3)
+	defer set.Wipe()
+	for conflicts := range maxApplies + 1 {
+		f, target := newObjectTarget(t)
+		f.conflicts = conflicts
+		w := target.wants(7, set)
+		if holds, err := target.holder.Holds(t.Context(), w); holds || err != nil {
+			t.Fatal(holds, err)
+		}
+		err := target.holder.Apply(t.Context(), w)
+		if want := min(conflicts+1, maxApplies); len(f.patches) != want || (err != nil) != (conflicts == maxApplies) {
+			t.Errorf("%d conflicts: %d patches, %v", conflicts, len(f.patches), err)
+		}
+		for i, patch := range f.patches {
+			if !strings.Contains(patch, fmt.Sprintf(`"resourceVersion":"%d"`, i+1)) || !strings.Contains(patch, `"sessapi/generation":"7"`) {
+				t.Errorf("%d conflicts: patch %d is of another version or generation", conflicts, i)
+			}
+		}
+	}
+}
+
+// An API server that is busy gets no further request for as long as it says.
+func TestObjectThrottled(t *testing.T) {
+	set := keys.Generate(256, 3)
+	defer set.Wipe()
+	f, target := newObjectTarget(t)
+	f.throttle = true
+	pause := target.step(t.Context(), target.wants(7, set))
+	if s := target.Status(); pause != time.Minute || len(f.gets) != 1 || s.State != Failed || !strings.HasPrefix(s.Detail, "Secret edge/keys: the API server is busy (429): ") {
+		t.Errorf("the pause is %v after %d requests: %+v", pause, len(f.gets), s)
 	}
 }
 
