@@ -7,6 +7,8 @@ GENERATED := internal/api internal/console/dist internal/handlers/docs THIRD_PAR
 
 # Go builds a tool once and keeps it in its build cache.
 GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
+# Prints the path of the program.
+KUBE_APISERVER := go tool -modfile=$(CURDIR)/tools/kube-apiserver/go.mod -n kube-apiserver
 
 FUZZTIME ?= 30s
 HISTORIES ?= 200
@@ -60,6 +62,11 @@ test-agent: ## Run agents with real servers through ROTATIONS (20) and all fault
 test-console: web/node_modules ## Test the console alone, in Chromium.
 	tools/test-deps.sh
 	cd test && go test -count=1 -v -run TestConsole ./e2e
+
+.PHONY: test-kubernetes
+test-kubernetes: ## Run agents with a real API server of Kubernetes; building it takes 10 minutes, once.
+	tools/test-deps.sh etcd=etcd-server kubectl=kubernetes-client
+	server=$$($(KUBE_APISERVER)) && cd test && go test -count=1 -timeout 30m -run TestKubernetes ./e2e -kube-apiserver $$server
 
 .PHONY: lint
 lint: tools/openapi-lint/node_modules web/node_modules ## Lint the code, the modules, the console's types and openapi.yaml.
