@@ -7,8 +7,10 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -25,6 +27,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/client"
+	"github.com/sessapi/sessapi/internal/kubernetes"
 )
 
 var kubeAPIServer = flag.String("kube-apiserver", "", "path of the API server of Kubernetes; without it, its tests are skipped")
@@ -250,8 +253,6 @@ func (n *tenant) check(t *testing.T, o kubernetesObject, entry, format string, k
 	}
 }
 
-func ptr(i int) *int { return &i }
-
 // eventually waits until the condition holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -284,9 +285,9 @@ func TestKubernetes(t *testing.T) {
 			if want := "tls.sessionticket.key tls.sessionticket.key.1 tls.sessionticket.key.2"; !strings.HasPrefix(o.names(), want) || len(o.Data) != len(d.Keys) {
 				t.Errorf("entries %s for %d keys", o.names(), len(d.Keys))
 			}
-			n.check(t, o, "tls.sessionticket.key", "envoy", ptr(0))
+			n.check(t, o, "tls.sessionticket.key", "envoy", new(0))
 			for i := 1; i < len(d.Keys); i++ {
-				n.check(t, o, "tls.sessionticket.key."+strconv.Itoa(i), "envoy", ptr(i))
+				n.check(t, o, "tls.sessionticket.key."+strconv.Itoa(i), "envoy", new(i))
 			}
 			if got := o.Metadata.Annotations["sessapi/generation"]; got != strconv.FormatUint(d.Generation, 10) {
 				t.Errorf("generation %s, want %d", got, d.Generation)
@@ -324,8 +325,8 @@ func TestKubernetes(t *testing.T) {
 		n.run(t, `secret: keys, entries: {old.key: {format: nginx, key: 0}, all: {format: haproxy}, "60": {format: nginx, key: 60}}`)
 		n.current(t)
 		o := n.get(t, "secret")
-		n.check(t, o, "old.key", "nginx", ptr(0))
-		n.check(t, o, "60", "nginx", ptr(0))
+		n.check(t, o, "old.key", "nginx", new(0))
+		n.check(t, o, "60", "nginx", new(0))
 		n.check(t, o, "all", "haproxy", nil)
 		if o.names() != "60 all mine old.key" || o.Data["mine"] != base64.StdEncoding.EncodeToString([]byte("stays")) {
 			t.Errorf("entries %s", o.names())
@@ -443,8 +444,18 @@ func TestKubernetes(t *testing.T) {
 				agent.out.await(t, fmt.Sprintf(`"target is current".*"generation":%d`, d.Generation))
 			}
 			o := n.get(t, "secret")
-			n.check(t, o, "tls.sessionticket.key", "envoy", ptr(0))
+			n.check(t, o, "tls.sessionticket.key", "envoy", new(0))
 			versions = append(versions, o.Metadata.ResourceVersion)
+		}
+		// A write that depends on an earlier version of the object changes nothing.
+		config, err := kubernetes.Kubeconfig(n.kubeconfig, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		object := kubernetes.Reference{Kind: kubernetes.Secret, Namespace: n.namespace, Name: "keys"}
+		err = kubernetes.New(config).Apply(t.Context(), object, "sessapi-agent", versions[0], nil, nil)
+		if e, ok := errors.AsType[*kubernetes.Error](err); !ok || !e.Conflict() {
+			t.Errorf("applied to an earlier version: %v", err)
 		}
 		for _, agent := range []*process{first, second} {
 			if out := agent.out.String(); strings.Contains(out, "something else") {
@@ -481,7 +492,7 @@ func TestKubernetes(t *testing.T) {
 				}
 				switch layout.format {
 				case "nginx":
-					n.check(t, o, layout.entry, "nginx", ptr(0))
+					n.check(t, o, layout.entry, "nginx", new(0))
 				case "ats":
 					n.check(t, o, layout.entry, "ats", nil)
 					at, err := time.Parse(time.RFC3339, o.Metadata.Annotations["ingress.zlab.co.jp/tls-ticket-key-update-timestamp"])
@@ -530,7 +541,7 @@ func TestKubernetes(t *testing.T) {
 		c.kubectl(t, "", "create", "namespace", "cilium-secrets")
 		c.kubectl(t, "", "create", "namespace", "sessapi")
 		c.kubectl(t, "", "label", "namespace", "sessapi", "pod-security.kubernetes.io/warn=restricted")
-		manifest := "../../deploy/kubernetes/agent.yaml"
+		const manifest = "../../deploy/kubernetes/agent.yaml"
 		for _, args := range [][]string{{"--dry-run=server"}, nil} {
 			out := c.kubectl(t, "", append([]string{"apply", "-f", manifest}, args...)...)
 			if strings.Contains(out, "Warning") || !strings.Contains(out, "deployment.apps/sessapi-agent created") {
@@ -564,6 +575,24 @@ func TestKubernetes(t *testing.T) {
 		}
 	})
 
+	t.Run("kustomizations", func(t *testing.T) {
+		c.kubectl(t, "", "create", "namespace", "kustomized")
+		c.kubectl(t, "", "label", "namespace", "kustomized", "pod-security.kubernetes.io/warn=restricted")
+		files, err := filepath.Glob("../../deploy/kustomize/*/kustomization.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			manifest := c.kubectl(t, "", "kustomize", filepath.Dir(file))
+			if strings.Contains(manifest, "monitoring.coreos.com/") { // which an operator adds to the API server
+				continue
+			}
+			if out := c.kubectl(t, manifest, "-n", "kustomized", "apply", "--dry-run=server", "-f", "-"); strings.Contains(out, "Warning") {
+				t.Errorf("kubectl says of %s:\n%s", file, out)
+			}
+		}
+	})
+
 	t.Run("away and back", func(t *testing.T) {
 		n := place(t, rights...)
 		n.run(t, cilium)
@@ -573,7 +602,7 @@ func TestKubernetes(t *testing.T) {
 		d := site.rotate(t)
 		c.start(t)
 		site.awaitCurrent(t, n.namespace, d.Generation)
-		n.check(t, n.get(t, "secret"), "tls.sessionticket.key", "envoy", ptr(0))
+		n.check(t, n.get(t, "secret"), "tls.sessionticket.key", "envoy", new(0))
 		n.agent.stop(t, syscall.SIGTERM)
 		leaks(t, n)
 	})
@@ -605,6 +634,14 @@ func throttle(t *testing.T, c *cluster) (*httptest.Server, *atomic.Int64) {
 	}
 	forward := httputil.NewSingleHostReverseProxy(target)
 	forward.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the tests of certificates are others
+	forward.ModifyResponse = func(r *http.Response) error {
+		body, err := io.ReadAll(r.Body)
+		if err == nil && r.Request.Method == http.MethodPatch && bytes.Contains(body, []byte(`"data":{`)) {
+			t.Error("the answer to a change has the keys")
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return err
+	}
 	var refused time.Time
 	gap := &atomic.Int64{}
 	proxy := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
