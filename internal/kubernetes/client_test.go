@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"math/big"
 	"net/http"
@@ -160,7 +161,7 @@ func TestErrors(t *testing.T) {
 	} {
 		f.status, f.header, f.answer = test.status, [2]string{"Retry-After", test.retryAfter}, `{"message": "`+test.message+`"}`
 		_, err := c.Get(t.Context(), secret)
-		e, ok := err.(*Error) //nolint:errorlint // it is not wrapped
+		e, ok := errors.AsType[*Error](err)
 		if !ok || !strings.HasSuffix(e.Error(), test.want) && test.status != http.StatusUnauthorized || !strings.Contains(e.Error(), test.want) || e.RetryAfter != test.wait ||
 			e.Conflict() != (test.status == http.StatusConflict) {
 			t.Errorf("%d: %v, want %q", test.status, err, test.want)

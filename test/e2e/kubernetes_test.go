@@ -72,20 +72,20 @@ func openCluster(t *testing.T) *cluster {
 func (c *cluster) start(t *testing.T) {
 	t.Helper()
 	c.api = start(t, *kubeAPIServer, c.args...)
-	http := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // it only asks whether the server is up
-	defer http.CloseIdleConnections()
+	asking := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} // it only asks whether the server is up
+	defer asking.CloseIdleConnections()
 	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
 		request, err := newRequest(t, c.url+"/readyz")
 		if err != nil {
 			t.Fatal(err)
 		}
 		request.Header.Set("Authorization", "Bearer "+adminToken)
-		response, err := http.Do(request)
+		response, err := asking.Do(request)
 		if err != nil {
 			continue
 		}
 		_ = response.Body.Close()
-		if response.StatusCode == 200 {
+		if response.StatusCode == http.StatusOK {
 			return
 		}
 	}
@@ -633,7 +633,7 @@ func throttle(t *testing.T, c *cluster) (*httptest.Server, *atomic.Int64) {
 		t.Fatal(err)
 	}
 	forward := httputil.NewSingleHostReverseProxy(target)
-	forward.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // the tests of certificates are others
+	forward.Transport = &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // the tests of certificates are others
 	forward.ModifyResponse = func(r *http.Response) error {
 		body, err := io.ReadAll(r.Body)
 		if err == nil && r.Request.Method == http.MethodPatch && bytes.Contains(body, []byte(`"data":{`)) {
