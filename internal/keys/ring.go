@@ -93,6 +93,7 @@ type Stats struct {
 	Keys           map[Role]int      // has every role
 	Updates        map[Source]uint64 // changes, including a generated first set; has every source
 	Rejected       Rejected
+	Fleet          FleetID // of the rings that share the set; zero if there are no others
 }
 
 // Rejected counts updates that were rejected and changed nothing.
@@ -133,7 +134,6 @@ type Ring struct {
 	putBack Record      // records that the ring puts the active set back
 	foreign bool        // the active set is from before this ring joined the others
 	joined  bool        // the ring and the store have had the same set since the ring was made
-	fleet   FleetID     // of the active set
 
 	updating sync.Mutex        // held during an update; guards the fields up to mu
 	taken    [sha256.Size]byte // hash of the key file's content that was loaded last
@@ -147,6 +147,7 @@ type Ring struct {
 	set         Set
 	description Description        // of set, keys in the order of set.all, without NextRotationAt
 	pushed      bool               // the ring does not rotate the set by itself
+	fleet       FleetID            // of the active set
 	activations map[Name]time.Time // when keys of the set last became current, by the monotonic clock
 	changed     chan struct{}      // closed with the next change
 	updates     map[Source]uint64
@@ -533,7 +534,7 @@ func (r *Ring) Stats() Stats {
 	for _, k := range d.Keys {
 		keys[k.Role]++
 	}
-	return Stats{
+	stats := Stats{
 		Generation:  d.Generation,
 		UpdatedAt:   d.UpdatedAt,
 		Source:      d.Source,
@@ -545,4 +546,8 @@ func (r *Ring) Stats() Stats {
 		Updates:  maps.Clone(r.updates),
 		Rejected: Rejected{Invalid: maps.Clone(r.invalid), Precondition: r.unexpected},
 	}
+	if r.shared != nil {
+		stats.Fleet = r.fleet
+	}
+	return stats
 }

@@ -497,8 +497,8 @@ func TestJoinOtherFleet(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, fleet := PeekState(shared.state), PeekState(want).Fleet
-			if got.Generation != d.Generation || got.Fleet == (FleetID{}) || fleet != (FleetID{}) && got.Fleet != fleet {
-				t.Errorf("an update makes it %+v", got)
+			if got.Generation != d.Generation || got.Fleet == (FleetID{}) || fleet != (FleetID{}) && got.Fleet != fleet || r.Stats().Fleet != got.Fleet {
+				t.Errorf("an update makes it %+v, and the ring is of fleet %x", got, r.Stats().Fleet)
 			}
 		})
 	}

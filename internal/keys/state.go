@@ -70,7 +70,15 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 // start installs the first set of the ring, which is already stored.
 func (r *Ring) start(c change, taken [sha256.Size]byte) {
 	r.set, r.description, r.pushed, r.activations = *c.set, c.description, c.pushed, c.activations
-	r.taken, r.fleet = taken, c.fleet
+	r.taken = taken
+	r.setFleet(c.fleet)
+}
+
+// setFleet sets the fleet's ID. The ring is being updated.
+func (r *Ring) setFleet(id FleetID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fleet = id
 }
 
 // JoinRing is OpenRing for a store that other rings save to. All rings have the same
@@ -209,7 +217,7 @@ func (r *Ring) take() error {
 		r.install(c)
 	}
 	if !r.joined || c.fleet != (FleetID{}) { // earlier versions do not write the ID
-		r.fleet = c.fleet
+		r.setFleet(c.fleet)
 	}
 	r.taken, r.foreign, r.joined = taken, false, true
 	return nil
@@ -244,7 +252,9 @@ func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 		return nil
 	}
 	if r.shared != nil && r.fleet == (FleetID{}) {
-		_, _ = rand.Read(r.fleet[:]) // never fails
+		var id FleetID
+		_, _ = rand.Read(id[:]) // never fails
+		r.setFleet(id)
 	}
 	return r.saveBy(r.store.Save, c, taken)
 }

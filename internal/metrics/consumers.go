@@ -12,7 +12,7 @@ type consumersCollector struct {
 	table *consumers.Table
 	ring  *keys.Ring
 
-	consumers, generation, reported *prometheus.Desc
+	consumers, generation, changed, reported *prometheus.Desc
 }
 
 func newConsumersCollector(t *consumers.Table, r *keys.Ring) *consumersCollector {
@@ -21,6 +21,7 @@ func newConsumersCollector(t *consumers.Table, r *keys.Ring) *consumersCollector
 		ring:       r,
 		consumers:  desc("", "consumers", "Consumers of the ticket keys, by state.", "state"),
 		generation: desc("consumer", "generation", "Generation of the ticket keys that the consumer reported last.", "consumer", "kind"),
+		changed:    desc("consumer", "state_changed_timestamp_seconds", "When the consumer entered its state, in seconds of the Unix time. A consumer has a series for its current state only.", "consumer", "kind", "state"),
 		reported:   desc("consumer", "last_report_timestamp_seconds", "When the consumer reported last.", "consumer"),
 	}
 }
@@ -28,6 +29,7 @@ func newConsumersCollector(t *consumers.Table, r *keys.Ring) *consumersCollector
 func (c *consumersCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.consumers
 	ch <- c.generation
+	ch <- c.changed
 	ch <- c.reported
 }
 
@@ -41,6 +43,7 @@ func (c *consumersCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, consumer := range list {
 		gauge(c.generation, float64(consumer.Generation), consumer.Name, consumer.Kind)
+		gauge(c.changed, float64(consumer.Since.UnixMilli())/1000, consumer.Name, consumer.Kind, string(consumer.State))
 		gauge(c.reported, float64(consumer.ReportedAt.UnixMilli())/1000, consumer.Name)
 	}
 }

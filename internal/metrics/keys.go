@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"encoding/hex"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sessapi/sessapi/internal/keys"
@@ -13,6 +15,7 @@ type keysCollector struct {
 	generation, keys, activated           *prometheus.Desc
 	updated, updates, rejected, sourceNow *prometheus.Desc
 	waiting, timeouts, nextRotation       *prometheus.Desc
+	fleet                                 *prometheus.Desc
 }
 
 func newKeysCollector(r *keys.Ring) *keysCollector {
@@ -31,6 +34,7 @@ func newKeysCollector(r *keys.Ring) *keysCollector {
 		timeouts:     d("activation_timeouts_total", "Rotations made because --activate-timeout had passed."),
 		nextRotation: d("next_rotation_timestamp_seconds", "When the active set is due to rotate by itself, in seconds of the Unix time."),
 		rejected:     d("updates_rejected_total", "Rejected updates, by reason; the active set stays.", "reason"),
+		fleet:        desc("fleet", "info", "1, with the fleet of the node as a label.", "fleet"),
 	}
 }
 
@@ -39,6 +43,7 @@ func (c *keysCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.waiting // which come with --activate-after=all
 	ch <- c.timeouts
 	ch <- c.nextRotation // of a set that rotates by itself
+	ch <- c.fleet        // with --redis
 }
 
 func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
@@ -58,6 +63,9 @@ func (c *keysCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.nextRotation, float64(s.NextRotationAt.UnixMilli())/1000)
 	}
 	gauge(c.updated, float64(s.UpdatedAt.UnixMilli())/1000)
+	if s.Fleet != (keys.FleetID{}) {
+		gauge(c.fleet, 1, hex.EncodeToString(s.Fleet[:4])) // enough to tell fleets apart
+	}
 	if activation := c.ring.Activation(); activation != nil {
 		waiting := 0.0
 		if activation.Waiting != nil {

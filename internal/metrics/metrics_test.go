@@ -33,6 +33,15 @@ import (
 // sessionID is long enough that no figure has its digits by chance.
 const sessionID = "5e551d5e551d5e551d5e551d5e551d01"
 
+// sharedStore has no other ring.
+type sharedStore struct{ state []byte }
+
+func (s *sharedStore) Load() ([]byte, error)      { return slices.Clone(s.state), nil }
+func (s *sharedStore) Save(state []byte) error    { s.state = slices.Clone(state); return nil }
+func (s *sharedStore) Restore(state []byte) error { return s.Save(state) }
+func (s *sharedStore) Settled() error             { return nil }
+func (s *sharedStore) Copy() ([]byte, error)      { return nil, nil }
+
 // everything is a registry with all there is, after some use.
 func everything(t *testing.T) *Metrics {
 	t.Helper()
@@ -60,7 +69,10 @@ func everything(t *testing.T) *Metrics {
 	_ = c.Delete(id, nil)
 	c.Get(nil, id)
 
-	ring := keys.NewRing(time.Now, keys.Lifecycle{})
+	ring, err := keys.JoinRing(t.Context(), time.Now, keys.Lifecycle{}, &sharedStore{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	m.AddTicketKeys(ring)
 	if _, err := ring.Load(keys.ATS, make([]byte, 47), keys.Update{Source: keys.SourceAPI}); err == nil {
 		t.Fatal("47 bytes were taken for keys")
@@ -204,6 +216,9 @@ func TestFigures(t *testing.T) {
 		`sessapi_consumers{state="missing"} 0`,
 		`sessapi_consumers{state="stale"} 1`,
 		`sessapi_consumer_generation{consumer="edge-7/web",kind="nginx"} 7`,
+		`sessapi_consumer_state_changed_timestamp_seconds{consumer="edge-7/api",kind="nginx",state="failed"} 1.`,
+		`sessapi_consumer_state_changed_timestamp_seconds{consumer="edge-7/web",kind="nginx",state="stale"} 1.`,
+		`sessapi_fleet_info{fleet="`,
 		`sessapi_consumer_last_report_timestamp_seconds{consumer="edge-7/api"} 1.`,
 		`sessapi_tls_certificate_not_after_timestamp_seconds 1.8e+09`,
 		`sessapi_tls_reload_failures_total 1`,
