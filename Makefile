@@ -1,9 +1,9 @@
-# The modules that hold the project's code; those under tools/ only pin tools.
-MODULES := . $(patsubst %/go.mod,%,$(wildcard test/go.mod bench/go.mod))
-ALL_MODULES := $(MODULES) $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod))
+# The modules that hold the project's code; the others under tools/ only pin tools.
+MODULES := . $(patsubst %/go.mod,%,$(wildcard test/go.mod bench/go.mod tools/grafana-dashboard/go.mod))
+ALL_MODULES := $(sort $(MODULES) $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod)))
 
 # What `make generate` writes.
-GENERATED := internal/api internal/console/dist internal/handlers/docs THIRD_PARTY_NOTICES
+GENERATED := internal/api internal/console/dist internal/handlers/docs deploy/grafana THIRD_PARTY_NOTICES
 
 # Go builds a tool once and keeps it in its build cache.
 GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
@@ -106,14 +106,20 @@ bench-http: ## Compare the service over HTTP with others; installs them as root 
 bench-watchers: ## Measure clients that wait for new ticket keys.
 	cd bench && go run ./watchers -n 10000 && go run ./watchers -n 10000 -http2 -streams 16 && go run ./watchers -n 10000 -http2
 
+.PHONY: dashboard-picture
+dashboard-picture: ## Draw docs/dashboard.png from ten minutes of a real fleet.
+	tools/test-deps.sh
+	cd test && go test -count=1 -timeout 30m -run TestDashboard ./e2e -dashboard-picture $(CURDIR)/docs/dashboard.png
+
 .PHONY: fuzz
 fuzz: ## Fuzz each target for FUZZTIME (30s).
 	tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: generate
-generate: tools/redoc/node_modules web/node_modules ## Generate internal/api and THIRD_PARTY_NOTICES, build the console, and copy the reference page's renderer.
+generate: tools/redoc/node_modules web/node_modules ## Generate internal/api, the dashboard and THIRD_PARTY_NOTICES, build the console, and copy the reference page's renderer.
 	go generate ./...
 	cd web && npm run --silent build
+	cd tools/grafana-dashboard && go run . >../../deploy/grafana/sessapi.json
 	sed 's|https://cdn.redoc.ly/redoc/logo-mini.svg|data:,|' $</redoc/bundles/redoc.standalone.js \
 		> internal/handlers/docs/redoc.standalone.js # which would ask for its logo elsewhere
 	cp $</redoc/bundles/redoc.standalone.js.LICENSE.txt internal/handlers/docs/

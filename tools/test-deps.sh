@@ -3,10 +3,10 @@
 # compiler for the race detector, the peers that sessions come from and that take
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
 # Server, lighttpd, nghttpx, dnsdist), socat for HAProxy's socket, Redis for the fleet,
-# curl as a client, gdb to dump the memory, the Python client of Prometheus for its
-# strict parser, and Chromium for the console and the reference page. As root on Debian it
-# installs what is missing, and starts no service; elsewhere it says what that is, and fails in CI
-# (CI=true).
+# Prometheus for the alerts and the dashboard, curl as a client, gdb to dump the memory,
+# the Python client of Prometheus for its strict parser, and Chromium for the console
+# and the reference page. As root on Debian it installs what is missing, and starts no
+# service; elsewhere it says what that is, and fails in CI (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
 # has another name.
 set -eu
@@ -29,6 +29,7 @@ command -v lighttpd >/dev/null || missing="$missing lighttpd lighttpd-mod-openss
 command -v nghttpx >/dev/null || missing="$missing nghttp2-proxy"
 command -v dnsdist >/dev/null || missing="$missing dnsdist"
 command -v redis-server >/dev/null || missing="$missing redis-server"
+command -v promtool >/dev/null || missing="$missing prometheus"
 command -v gcore >/dev/null || missing="$missing gdb"
 command -v traffic_manager >/dev/null || missing="$missing trafficserver"
 /usr/bin/python3 -c 'import prometheus_client' 2>/dev/null || missing="$missing python3-prometheus-client"

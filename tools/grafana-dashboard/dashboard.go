@@ -140,7 +140,7 @@ func addConsumers(d *dashboard.DashboardBuilder) {
 	d.WithPanel(table.NewPanelBuilder().
 		Title("Consumers").
 		Description("Which set of keys each consumer holds, named by the time at which the set was made, its state, and since when.").
-		Datasource(source()).Span(16).Height(8).
+		Datasource(datasource()).Span(16).Height(8).
 		Unit(units.DatetimeISO).
 		WithTarget(row("State", `max by (consumer, kind, state) (sessapi_consumer_state_changed_timestamp_seconds{NODES}) * 1000`)).
 		WithTarget(row("Set", `max by (consumer, kind) (sessapi_consumer_generation{NODES})`)).
@@ -238,7 +238,7 @@ func addProcess(d *dashboard.DashboardBuilder) {
 		query(`time() - process_start_time_seconds{NODES}`, "{{instance}}")).Min(0))
 }
 
-func source() common.DataSourceRef {
+func datasource() common.DataSourceRef {
 	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
 }
 
@@ -252,7 +252,7 @@ func link(title, document string) cog.Builder[dashboard.DashboardLink] {
 }
 
 func variable(name, label, values string) cog.Builder[dashboard.VariableModel] {
-	return dashboard.NewQueryVariableBuilder(name).Label(label).Datasource(source()).
+	return dashboard.NewQueryVariableBuilder(name).Label(label).Datasource(datasource()).
 		Query(dashboard.StringOrMap{String: &values}).
 		Refresh(dashboard.VariableRefreshOnTimeRangeChanged).Sort(dashboard.VariableSortAlphabeticalAsc).
 		Multi(true).IncludeAll(true).AllValue(".+").
@@ -263,24 +263,24 @@ func variable(name, label, values string) cog.Builder[dashboard.VariableModel] {
 }
 
 func annotation(name, color, expr string) cog.Builder[dashboard.AnnotationQuery] {
-	return dashboard.NewAnnotationQueryBuilder().Name(name).Datasource(source()).IconColor(color).
+	return dashboard.NewAnnotationQueryBuilder().Name(name).Datasource(datasource()).IconColor(color).
 		Expr(nodes(expr)).TitleFormat(name).TextFormat("{{instance}}")
 }
 
 func query(expr, legend string) *prometheus.DataqueryBuilder {
-	return prometheus.NewDataqueryBuilder().Datasource(source()).Expr(nodes(expr)).LegendFormat(legend).Range()
+	return prometheus.NewDataqueryBuilder().Datasource(datasource()).Expr(nodes(expr)).LegendFormat(legend).Range()
 }
 
 // row is a query whose latest values are the column of a table.
 func row(refID, expr string) *prometheus.DataqueryBuilder {
-	return prometheus.NewDataqueryBuilder().Datasource(source()).Expr(nodes(expr)).RefId(refID).
+	return prometheus.NewDataqueryBuilder().Datasource(datasource()).Expr(nodes(expr)).RefId(refID).
 		LegendFormat(refID).Format(prometheus.PromQueryFormatTable).Instant()
 }
 
 func number(title, description, unit, expr string) *stat.PanelBuilder {
 	return stat.NewPanelBuilder().
 		Title(title).Description(description).Unit(unit).
-		Datasource(source()).Span(3).Height(4).
+		Datasource(datasource()).Span(3).Height(4).
 		GraphMode(common.BigValueGraphModeNone).Orientation(common.VizOrientationAuto).
 		ReduceOptions(common.NewReduceDataOptionsBuilder().Calcs([]string{"lastNotNull"})).
 		WithTarget(query(expr, title).RefId("A"))
@@ -289,7 +289,7 @@ func number(title, description, unit, expr string) *stat.PanelBuilder {
 func graph(title, description, unit string, width uint32, queries ...*prometheus.DataqueryBuilder) *timeseries.PanelBuilder {
 	p := timeseries.NewPanelBuilder().
 		Title(title).Description(description).Unit(unit).
-		Datasource(source()).Span(width).Height(8).
+		Datasource(datasource()).Span(width).Height(8).
 		FillOpacity(10).ShowPoints(common.VisibilityModeNever).
 		Legend(common.NewVizLegendOptionsBuilder().DisplayMode(common.LegendDisplayModeList).Placement(common.LegendPlacementBottom).ShowLegend(true)).
 		Tooltip(common.NewVizTooltipOptionsBuilder().Mode(common.TooltipDisplayModeMulti).Sort(common.SortOrderDescending))
@@ -310,7 +310,7 @@ func bars(p *timeseries.PanelBuilder) *timeseries.PanelBuilder {
 func timeline(title, description, unit string, width uint32, q *prometheus.DataqueryBuilder) *statetimeline.PanelBuilder {
 	return statetimeline.NewPanelBuilder().
 		Title(title).Description(description).Unit(unit).
-		Datasource(source()).Span(width).Height(8).
+		Datasource(datasource()).Span(width).Height(8).
 		MergeValues(true).ShowValue(common.VisibilityModeAuto).FillOpacity(70).LineWidth(1).
 		Legend(common.NewVizLegendOptionsBuilder().ShowLegend(false)).
 		WithTarget(q.RefId("A"))
