@@ -255,7 +255,7 @@ func variable(name, label, values string) cog.Builder[dashboard.VariableModel] {
 	return dashboard.NewQueryVariableBuilder(name).Label(label).Datasource(datasource()).
 		Query(dashboard.StringOrMap{String: &values}).
 		Refresh(dashboard.VariableRefreshOnTimeRangeChanged).Sort(dashboard.VariableSortAlphabeticalAsc).
-		Multi(true).IncludeAll(true).AllValue(".+").
+		Multi(true).IncludeAll(true).
 		Current(dashboard.VariableOption{
 			Text:  dashboard.StringOrArrayOfString{String: cog.ToPtr("All")},
 			Value: dashboard.StringOrArrayOfString{String: cog.ToPtr("$__all")},

@@ -19,9 +19,10 @@ import (
 
 // source is a while of a Prometheus.
 type source struct {
-	url  string
-	end  time.Time
-	span time.Duration
+	url   string
+	end   time.Time
+	span  time.Duration
+	nodes string // a pattern
 }
 
 // samples is how many values of a series the picture shows.
@@ -38,9 +39,20 @@ type series struct {
 func (s source) start() time.Time    { return s.end.Add(-s.span) }
 func (s source) step() time.Duration { return s.span / samples }
 
-// query asks for a query of the dashboard, with all jobs and nodes.
-func (s source) query(ctx context.Context, q *prometheus.Dataquery) ([]series, error) {
-	expr := strings.NewReplacer("$job", ".+", "$instance", ".+", "$__rate_interval", "20s").Replace(q.Expr)
+// findNodes selects all nodes, as the variables of the dashboard do.
+func (s *source) findNodes(ctx context.Context) error {
+	found, err := s.query(ctx, prometheus.Dataquery{Expr: "group by (instance) (sessapi_ticket_keys_generation)"})
+	var names []string
+	for _, node := range found {
+		names = append(names, regexp.QuoteMeta(node.labels["instance"]))
+	}
+	s.nodes = strings.ReplaceAll(strings.Join(names, "|"), `\`, `\\`)
+	return err
+}
+
+// query asks for a query of the dashboard.
+func (s source) query(ctx context.Context, q prometheus.Dataquery) ([]series, error) {
+	expr := strings.NewReplacer("$job", ".+", "$instance", s.nodes, "$__rate_interval", "30s").Replace(q.Expr)
 	at := func(t time.Time) string { return strconv.FormatFloat(float64(t.UnixMilli())/1000, 'f', 3, 64) }
 	parameters := url.Values{
 		"query": {expr}, "start": {at(s.start())}, "end": {at(s.end)},
@@ -104,7 +116,7 @@ func (s series) last() float64 {
 
 var labelPattern = regexp.MustCompile(`\{\{(\w+)\}\}`)
 
-func legend(q *prometheus.Dataquery, labels map[string]string) string {
+func legend(q prometheus.Dataquery, labels map[string]string) string {
 	if q.LegendFormat == nil {
 		return ""
 	}
@@ -145,6 +157,22 @@ func format(v float64, unit string) string {
 		return time.UnixMilli(int64(v)).UTC().Format("15:04:05")
 	}
 	return short(v, 1000, "", " K", " M")
+}
+
+// scaleOf is what a value is divided by before it is written, so that an axis has round
+// numbers.
+func scaleOf(v float64, unit string) float64 {
+	switch {
+	case unit == "bytes" && v >= 1024:
+		return math.Pow(1024, math.Floor(math.Log(v)/math.Log(1024)))
+	case unit == "s" && v >= 2*86400:
+		return 86400
+	case unit == "s" && v >= 7200:
+		return 3600
+	case unit == "s" && v >= 120:
+		return 60
+	}
+	return 1
 }
 
 // round leaves three digits.

@@ -36,7 +36,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	if *file != "" {
-		return picture(ctx, d, source{*server, time.Now(), *shown}, *file)
+		return picture(ctx, d, source{url: *server, end: time.Now(), span: *shown}, *file)
 	}
 	e := json.NewEncoder(stdout)
 	e.SetEscapeHTML(false)

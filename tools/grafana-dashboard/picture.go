@@ -39,7 +39,7 @@ func rgb(hex uint32) color.Color {
 var (
 	background = rgb(0x111217)
 	surface    = rgb(0x181b1f)
-	border     = rgb(0x2a2d33)
+	border     = rgb(0x303339)
 	strong     = rgb(0xe0e0ea)
 	weak       = rgb(0x9a9ca8)
 	named      = map[string]color.Color{
@@ -61,6 +61,9 @@ type painter struct {
 
 // picture draws the dashboard with the data into a file.
 func picture(ctx context.Context, d dashboard.Dashboard, data source, path string) error {
+	if err := data.findNodes(ctx); err != nil {
+		return err
+	}
 	var height uint32
 	for _, p := range d.Panels {
 		if p.Panel != nil {
@@ -69,7 +72,7 @@ func picture(ctx context.Context, d dashboard.Dashboard, data source, path strin
 	}
 	canvas := vgimg.NewWith(vgimg.UseWH(24*columnWidth+gap, vg.Length(height*rowHeight+gap)), vgimg.UseDPI(72), vgimg.UseBackgroundColor(background))
 	all := painter{Canvas: draw.New(canvas), data: data}
-	marks, err := data.query(ctx, &prometheus.Dataquery{Expr: *d.Annotations.List[0].Expr})
+	marks, err := data.query(ctx, prometheus.Dataquery{Expr: *d.Annotations.List[0].Expr})
 	if err != nil {
 		return err
 	}
@@ -93,7 +96,7 @@ func picture(ctx context.Context, d dashboard.Dashboard, data source, path strin
 		c.write(strong, 12, 8, c.height()-12, *p.Panel.Title)
 		var columns [][]series
 		for _, target := range p.Panel.Targets {
-			found, err := data.query(ctx, target.(*prometheus.Dataquery))
+			found, err := data.query(ctx, target.(prometheus.Dataquery))
 			if err != nil {
 				return err
 			}
@@ -292,9 +295,10 @@ func (c painter) axes(unit string) *plot.Plot {
 		return ticks
 	})
 	p.Y.Tick.Marker = plot.TickerFunc(func(from, to float64) (ticks []plot.Tick) {
-		for _, tick := range (plot.DefaultTicks{}).Ticks(from, to) {
+		scale := scaleOf(max(-from, to), unit)
+		for _, tick := range (plot.DefaultTicks{}).Ticks(from/scale, to/scale) {
 			if !tick.IsMinor() {
-				ticks = append(ticks, plot.Tick{Value: tick.Value, Label: format(tick.Value, unit)})
+				ticks = append(ticks, plot.Tick{Value: tick.Value * scale, Label: format(tick.Value*scale, unit)})
 			}
 		}
 		return ticks
