@@ -69,20 +69,20 @@ func addOverview(d *dashboard.DashboardBuilder) {
 	d.WithPanel(number("Nodes", "Nodes that answered the last scrape.", units.Short,
 		`count(sessapi_ticket_keys_generation{NODES})`).Thresholds(steps("text")))
 	d.WithPanel(number("Hit ratio", "Part of the lookups that found a session, in all nodes together.", units.PercentUnit,
-		`sum`+found+` / sum`+lookups).Decimals(1).Thresholds(steps("red", 0.5, "orange", 0.8, "green")))
+		`sum`+found+` / sum`+lookups).Decimals(1).Thresholds(steps("red", from(0.5, "orange"), from(0.8, "green"))))
 	d.WithPanel(number("Lookups", "Lookups of sessions per second, in all nodes together.", units.OpsPerSecond,
 		`sum`+lookups).Thresholds(steps("text")))
 	d.WithPanel(number("Sessions", "Sessions in the caches of all nodes.", units.Short,
 		`sum(sessapi_cache_entries{NODES})`).Thresholds(steps("text")))
 	d.WithPanel(number("Key sets in a fleet", "Different sets of ticket keys in the fleet that has most. More than 1 for longer than some seconds means that servers do not resume each other's tickets.", units.Short,
 		`max(count by (fleet) (count_values by (fleet) ("generation", sessapi_ticket_keys_generation{NODES} * on (job, instance) group_left (fleet) sessapi_fleet_info{NODES}))) or vector(1)`).
-		Thresholds(steps("green", 2, "red")))
+		Thresholds(steps("green", from(2, "red"))))
 	d.WithPanel(number("Age of the key", "Age of the oldest key that encrypts.", units.Seconds,
-		`max(time() - sessapi_ticket_keys_active_key_activated_timestamp_seconds{NODES})`).Decimals(1).Thresholds(steps("green", 2*86400, "red")))
+		`max(time() - sessapi_ticket_keys_active_key_activated_timestamp_seconds{NODES})`).Decimals(1).Thresholds(steps("green", from(2*86400, "red"))))
 	d.WithPanel(number("Next rotation in", "Time until the next automatic rotation. Negative if it is overdue.", units.Seconds,
-		`min(sessapi_ticket_keys_next_rotation_timestamp_seconds{NODES} > 0) - time()`).Decimals(1).NoValue("off").Thresholds(steps("red", 0, "green")))
+		`min(sessapi_ticket_keys_next_rotation_timestamp_seconds{NODES} > 0) - time()`).Decimals(1).NoValue("off").Thresholds(steps("red", from(0, "green"))))
 	d.WithPanel(number("Consumers behind", "Consumers that are stale, applying, failed or missing.", units.Short,
-		`sum(max by (state) (sessapi_consumers{NODES,state!="current"}))`).Thresholds(steps("green", 1, "red")))
+		`sum(max by (state) (sessapi_consumers{NODES,state!="current"}))`).Thresholds(steps("green", from(1, "red"))))
 }
 
 func addResumption(d *dashboard.DashboardBuilder) {
@@ -194,7 +194,7 @@ func addRedis(d *dashboard.DashboardBuilder) {
 	d.WithPanel(timeline("Connection to Redis", "Whether Redis answers each node.", units.Short, 8,
 		query(`sessapi_fleet_connected{NODES}`, "{{instance}}")).
 		Mappings([]dashboard.ValueMapping{{ValueMap: &dashboard.ValueMap{Type: dashboard.MappingTypeValueToText, Options: map[string]dashboard.ValueMappingResult{
-			"0": {Text: cog.ToPtr("down"), Color: cog.ToPtr("red")}, "1": {Text: cog.ToPtr("up"), Color: cog.ToPtr("green")},
+			"0": {Text: new("down"), Color: new("red")}, "1": {Text: new("up"), Color: new("green")},
 		}}}}))
 	d.WithPanel(graph("Duration of reads", "Duration of lookups in Redis, failed ones included.", units.Seconds, 8,
 		query(`histogram_quantile(0.5, sum by (instance) (rate(sessapi_fleet_read_duration_seconds{NODES}[$__rate_interval]))) or histogram_quantile(0.5, sum by (instance, le) (rate(sessapi_fleet_read_duration_seconds_bucket{NODES}[$__rate_interval])))`, "{{instance}} median"),
@@ -239,7 +239,7 @@ func addProcess(d *dashboard.DashboardBuilder) {
 }
 
 func datasource() common.DataSourceRef {
-	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
+	return common.DataSourceRef{Type: new("prometheus"), Uid: new("${datasource}")}
 }
 
 // nodes selects the nodes of the variables in an expression.
@@ -257,8 +257,8 @@ func variable(name, label, values string) cog.Builder[dashboard.VariableModel] {
 		Refresh(dashboard.VariableRefreshOnTimeRangeChanged).Sort(dashboard.VariableSortAlphabeticalAsc).
 		Multi(true).IncludeAll(true).
 		Current(dashboard.VariableOption{
-			Text:  dashboard.StringOrArrayOfString{String: cog.ToPtr("All")},
-			Value: dashboard.StringOrArrayOfString{String: cog.ToPtr("$__all")},
+			Text:  dashboard.StringOrArrayOfString{String: new("All")},
+			Value: dashboard.StringOrArrayOfString{String: new("$__all")},
 		})
 }
 
@@ -316,20 +316,14 @@ func timeline(title, description, unit string, width uint32, q *prometheus.Dataq
 		WithTarget(q.RefId("A"))
 }
 
-// steps are colours, each but the first behind the value from which it applies.
-func steps(first string, rest ...any) *dashboard.ThresholdsConfigBuilder {
-	thresholds := []dashboard.Threshold{{Color: first}}
-	for i := 0; i < len(rest); i += 2 {
-		var from float64
-		switch value := rest[i].(type) {
-		case int:
-			from = float64(value)
-		case float64:
-			from = value
-		}
-		thresholds = append(thresholds, dashboard.Threshold{Value: &from, Color: rest[i+1].(string)})
-	}
-	return dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).Steps(thresholds)
+// steps are colours: the first, and those that apply from a value on.
+func steps(first string, rest ...dashboard.Threshold) *dashboard.ThresholdsConfigBuilder {
+	return dashboard.NewThresholdsConfigBuilder().Mode(dashboard.ThresholdsModeAbsolute).
+		Steps(append([]dashboard.Threshold{{Color: first}}, rest...))
+}
+
+func from(value float64, color string) dashboard.Threshold {
+	return dashboard.Threshold{Value: &value, Color: color}
 }
 
 // colors gives texts their colours.

@@ -181,11 +181,9 @@ func style(color color.Color, size vg.Length) text.Style {
 	}
 }
 
-// write puts a text left of a point that is relative to the panel, and returns its width.
-func (c painter) write(color color.Color, size, x, y vg.Length, words string) vg.Length {
-	s := style(color, size)
-	c.FillText(s, vg.Point{X: c.Min.X + x, Y: c.Min.Y + y}, words)
-	return s.Width(words)
+// write puts a text right of a point that is relative to the panel.
+func (c painter) write(color color.Color, size, x, y vg.Length, words string) {
+	c.FillText(style(color, size), vg.Point{X: c.Min.X + x, Y: c.Min.Y + y}, words)
 }
 
 // seconds is the Unix time of the i-th value.
@@ -324,10 +322,10 @@ func (m marks) Plot(c draw.Canvas, p *plot.Plot) {
 // returns its height.
 func (c painter) legend(found []series) vg.Length {
 	const size, line = 10, 14
-	lines, x := 1, vg.Length(8)
+	lines := 1
 	for pass := range 2 {
 		y := vg.Length(lines-1)*line + 10
-		x = 8
+		x := vg.Length(8)
 		for n, s := range found {
 			width := style(weak, size).Width(s.name) + 26
 			if x+width > c.width() && x > 8 {
