@@ -107,7 +107,7 @@ bench-watchers: ## Measure clients that wait for new ticket keys.
 	cd bench && go run ./watchers -n 10000 && go run ./watchers -n 10000 -http2 -streams 16 && go run ./watchers -n 10000 -http2
 
 .PHONY: dashboard-picture
-dashboard-picture: ## Draw docs/dashboard.png from ten minutes of a real fleet.
+dashboard-picture: ## Draw docs/dashboard.png from eight minutes of a real fleet.
 	tools/test-deps.sh
 	cd test && go test -count=1 -timeout 30m -run TestDashboard ./e2e -dashboard-picture $(CURDIR)/docs/dashboard.png
 

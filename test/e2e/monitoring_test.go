@@ -42,7 +42,7 @@ const (
 
 var (
 	dashboardPicture = flag.String("dashboard-picture", "", "absolute `file` to draw the dashboard into")
-	dashboardTime    = flag.Duration("dashboard-time", 10*time.Minute, "how long the picture of the dashboard shows")
+	dashboardTime    = flag.Duration("dashboard-time", 8*time.Minute, "how long the picture of the dashboard shows")
 )
 
 // rule is an alert, or an expression that is recorded.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
@@ -133,10 +135,20 @@ func addTicketKeys(d *dashboard.DashboardBuilder) {
 		query(`sessapi_ticket_keys_waiting_requests{NODES}`, "{{instance}}")).Min(0))
 }
 
+var stateColors = map[string]string{"current": "green", "applying": "blue", "stale": "orange", "failed": "red", "missing": "purple"}
+
 func addConsumers(d *dashboard.DashboardBuilder) {
 	d.WithRow(dashboard.NewRowBuilder("Consumers"))
-	d.WithPanel(stacked(graph("Consumers by state", "Consumers of the ticket keys. Every node of a fleet knows all of them.", units.Short, 8,
-		query(`max by (state) (sessapi_consumers{NODES})`, "{{state}}"))))
+	byState := stacked(graph("Consumers by state", "Consumers of the ticket keys. Every node of a fleet knows all of them.", units.Short, 8,
+		query(`max by (state) (sessapi_consumers{NODES})`, "{{state}}")))
+	mapping := dashboard.NewValueMap()
+	for state, color := range stateColors {
+		mapping.Options[state] = dashboard.ValueMappingResult{Color: &color}
+	}
+	for _, state := range slices.Sorted(maps.Keys(stateColors)) {
+		byState.OverrideByName(state, []dashboard.DynamicConfigValue{{Id: "color", Value: map[string]string{"mode": "fixed", "fixedColor": stateColors[state]}}})
+	}
+	d.WithPanel(byState)
 	d.WithPanel(table.NewPanelBuilder().
 		Title("Consumers").
 		Description("Which set of keys each consumer holds, named by the time at which the set was made, its state, and since when.").
@@ -157,9 +169,7 @@ func addConsumers(d *dashboard.DashboardBuilder) {
 		OverrideByName("Last report", []dashboard.DynamicConfigValue{{Id: "unit", Value: units.DateTimeFromNow}}).
 		OverrideByName("State", []dashboard.DynamicConfigValue{
 			{Id: "custom.cellOptions", Value: map[string]any{"type": "color-text"}},
-			{Id: "mappings", Value: []dashboard.ValueMapping{colors(map[string]string{
-				"current": "green", "applying": "blue", "stale": "orange", "failed": "red", "missing": "purple",
-			})}},
+			{Id: "mappings", Value: []dashboard.ValueMapping{{ValueMap: mapping}}},
 		}).
 		SortBy([]cog.Builder[common.TableSortByFieldState]{common.NewTableSortByFieldStateBuilder().DisplayName("Set of keys")}))
 }
@@ -324,13 +334,4 @@ func steps(first string, rest ...dashboard.Threshold) *dashboard.ThresholdsConfi
 
 func from(value float64, color string) dashboard.Threshold {
 	return dashboard.Threshold{Value: &value, Color: color}
-}
-
-// colors gives texts their colours.
-func colors(of map[string]string) dashboard.ValueMapping {
-	options := make(map[string]dashboard.ValueMappingResult, len(of))
-	for text, color := range of {
-		options[text] = dashboard.ValueMappingResult{Color: &color}
-	}
-	return dashboard.ValueMapping{ValueMap: &dashboard.ValueMap{Type: dashboard.MappingTypeValueToText, Options: options}}
 }

@@ -107,7 +107,7 @@ func picture(ctx context.Context, d dashboard.Dashboard, data source, path strin
 		case "stat":
 			c.number(columns[0], p.Panel.FieldConfig.Defaults, unit)
 		case "timeseries":
-			c.graph(slices.Concat(columns...), p.Panel.FieldConfig.Defaults, unit)
+			c.graph(slices.Concat(columns...), *p.Panel.FieldConfig, unit)
 		case "state-timeline":
 			c.timeline(columns[0], p.Panel.FieldConfig.Defaults.Mappings, unit)
 		case "table":
@@ -212,16 +212,25 @@ func (c painter) number(found []series, defaults dashboard.FieldConfig, unit str
 }
 
 // graph draws lines, areas on one another, or bars.
-func (c painter) graph(found []series, defaults dashboard.FieldConfig, unit string) {
-	custom := defaults.Custom.(*timeseries.FieldConfig)
+func (c painter) graph(found []series, fields dashboard.FieldConfigSource, unit string) {
+	custom := fields.Defaults.Custom.(*timeseries.FieldConfig)
+	inks := make([]color.Color, len(found))
+	for n, s := range found {
+		inks[n] = palette[n%len(palette)]
+		for _, override := range fields.Overrides {
+			if name, ok := override.Matcher.Options.(*string); ok && *name == s.name {
+				inks[n] = named[override.Properties[0].Value.(map[string]string)["fixedColor"]]
+			}
+		}
+	}
 	isStacked := custom.Stacking != nil
 	isBars := custom.DrawStyle != nil && *custom.DrawStyle == "bars"
-	below := c.legend(found)
+	below := c.legend(found, inks)
 	p := c.axes(unit)
 	base := make([]float64, samples+1)
 	var layers []plot.Plotter
 	for n, s := range found {
-		ink := palette[n%len(palette)]
+		ink := inks[n]
 		var part plotter.XYs
 		flush := func() {
 			if len(part) > 0 {
@@ -320,7 +329,7 @@ func (m marks) Plot(c draw.Canvas, p *plot.Plot) {
 
 // legend writes the names of the series at the bottom, as many as there is room for, and
 // returns its height.
-func (c painter) legend(found []series) vg.Length {
+func (c painter) legend(found []series, inks []color.Color) vg.Length {
 	const size, line = 10, 14
 	lines := 1
 	for pass := range 2 {
@@ -335,7 +344,7 @@ func (c painter) legend(found []series) vg.Length {
 				x, y = 8, y-line
 			}
 			if pass == 1 {
-				c.FillPolygon(palette[n%len(palette)], []vg.Point{{X: c.Min.X + x, Y: c.Min.Y + y - 1}, {X: c.Min.X + x + 12, Y: c.Min.Y + y - 1}, {X: c.Min.X + x + 12, Y: c.Min.Y + y + 2}, {X: c.Min.X + x, Y: c.Min.Y + y + 2}})
+				c.FillPolygon(inks[n], []vg.Point{{X: c.Min.X + x, Y: c.Min.Y + y - 1}, {X: c.Min.X + x + 12, Y: c.Min.Y + y - 1}, {X: c.Min.X + x + 12, Y: c.Min.Y + y + 2}, {X: c.Min.X + x, Y: c.Min.Y + y + 2}})
 				c.write(weak, size, x+16, y, s.name)
 			}
 			x += width
@@ -410,7 +419,6 @@ func (c painter) consumers(columns [][]series) {
 	}
 	y := c.height() - 40
 	line(y, []color.Color{named["blue"]}, "Consumer", "Kind", "State", "Since", "Set of keys", "Last report")
-	states := map[string]string{"current": "green", "applying": "blue", "stale": "orange", "failed": "red", "missing": "purple"}
 	for _, s := range columns[0] {
 		since := s.values[samples]
 		if math.IsNaN(since) {
@@ -419,7 +427,7 @@ func (c painter) consumers(columns [][]series) {
 		y -= 25
 		consumer := s.labels["consumer"]
 		ago := c.data.end.Sub(time.UnixMilli(int64(latest(columns[2], consumer)))).Round(time.Second)
-		line(y, []color.Color{strong, strong, named[states[s.labels["state"]]], strong}, consumer, s.labels["kind"], s.labels["state"],
+		line(y, []color.Color{strong, strong, named[stateColors[s.labels["state"]]], strong}, consumer, s.labels["kind"], s.labels["state"],
 			format(since, "dateTimeAsIso"), format(latest(columns[1], consumer), "dateTimeAsIso"), strings.TrimSpace(ago.String()+" ago"))
 	}
 }
