@@ -41,6 +41,23 @@ cross: ## Compile for the other systems that are supported.
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build ./client/...; \
 	done
 
+# What a release has binaries for.
+RELEASED := linux/amd64 $(PLATFORMS)
+
+.PHONY: dist
+dist: ## Build a release into dist/: archives, packages, SBOMs, checksums.
+	rm -rf dist
+	tools/dist.sh dist $(RELEASED)
+
+.PHONY: release-check
+release-check: ## Build the release of HEAD twice, in two places, and compare.
+	tools/release-check.sh $(RELEASED)
+
+.PHONY: test-packages
+test-packages: ## Install the .deb in a new Debian, upgrade, remove and purge it; needs root and debootstrap.
+	tools/test-deps.sh debootstrap
+	tools/test-packages.sh
+
 .PHONY: test
 test: web/node_modules ## Vet and test all modules under the race detector.
 	tools/test-deps.sh

@@ -88,14 +88,9 @@ type commandLine struct {
 	Print    kong.VersionFlag `name:"version" env:"-" help:"Print the version."`
 }
 
-// run executes a command and returns its exit code. An error is one line.
-func run(args []string, env environment) int {
-	if len(args) == 0 || args[0] == "help" {
-		args = append(args[min(1, len(args)):], "--help")
-	}
-	var exited *int // set by --help and --version
-	var line commandLine
-	parser, err := kong.New(&line, append(config.Options(),
+// newParser returns the parser of the command line.
+func newParser(line *commandLine, env environment, options ...kong.Option) (*kong.Kong, error) {
+	return kong.New(line, append(append(config.Options(),
 		kong.Name("sessapi"),
 		kong.Description("Keeps TLS sessions and session ticket keys for a fleet of TLS servers."),
 		kong.Vars{
@@ -104,8 +99,17 @@ func run(args []string, env environment) int {
 			"readable_formats": formatNames(keys.Format.Readable),
 		},
 		kong.Writers(env.stdout, env.stderr),
-		kong.Exit(func(code int) { exited = &code }),
-	)...)
+	), options...)...)
+}
+
+// run executes a command and returns its exit code. An error is one line.
+func run(args []string, env environment) int {
+	if len(args) == 0 || args[0] == "help" {
+		args = append(args[min(1, len(args)):], "--help")
+	}
+	var exited *int // set by --help and --version
+	var line commandLine
+	parser, err := newParser(&line, env, kong.Exit(func(code int) { exited = &code }))
 	if err != nil {
 		panic(err) // the grammar is wrong
 	}

@@ -13,8 +13,19 @@ func (versionCommand) Run(env environment) error {
 	return err
 }
 
+// versionLine is the version with what it was built from, if that was a repository.
 func versionLine() string {
-	return fmt.Sprintf("sessapi %s (%s, %s/%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	commit := ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		setting := make(map[string]string)
+		for _, s := range info.Settings {
+			setting[s.Key] = s.Value
+		}
+		if revision := setting["vcs.revision"]; revision != "" {
+			commit = fmt.Sprintf(", commit %.12s, %s", revision, setting["vcs.time"])
+		}
+	}
+	return fmt.Sprintf("sessapi %s (%s, %s/%s%s)", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH, commit)
 }
 
 // version returns the module version that the build recorded: a tag, a pseudo-version
