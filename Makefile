@@ -55,7 +55,7 @@ release-check: ## Build the release of HEAD twice, in two places, and compare.
 
 .PHONY: test-packages
 test-packages: ## Install the .deb in a new Debian, upgrade, remove and purge it; needs root and debootstrap.
-	tools/test-deps.sh debootstrap
+	tools/test-deps.sh debootstrap rpm systemd-analyze=systemd
 	tools/test-packages.sh
 
 .PHONY: test

@@ -11,7 +11,7 @@ shift
 cd "$(dirname "$0")/.."
 
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-export SOURCE_DATE_EPOCH LC_ALL=C CGO_ENABLED=0
+export SOURCE_DATE_EPOCH LC_ALL=C CGO_ENABLED=0 GOFLAGS=-trimpath
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -28,7 +28,7 @@ for platform; do
 	export GOOS="${platform%/*}" GOARCH="${platform#*/}"
 	binary=sessapi
 	[ "$GOOS" != windows ] || binary=sessapi.exe
-	go build -trimpath -buildvcs=true -ldflags='-s -w' -o "$work/$binary" ./cmd/sessapi
+	go build -buildvcs=true -ldflags='-s -w' -o "$work/$binary" ./cmd/sessapi
 	VERSION=$(go version -m "$work/$binary" | awk '$1 == "mod" { print substr($3, 2) }')
 	export VERSION ARCH="$GOARCH"
 	unset GOOS GOARCH
@@ -63,4 +63,5 @@ for platform; do
 done
 
 cd "$dist"
-sha256sum -- *.tar.gz *.deb *.rpm *.cdx.json >SHA256SUMS
+sha256sum -- * >"$work/SHA256SUMS"
+mv "$work/SHA256SUMS" .
