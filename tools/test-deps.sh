@@ -4,9 +4,10 @@
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
 # Server, lighttpd, nghttpx, dnsdist), socat for HAProxy's socket, Redis for the fleet,
 # Prometheus for the alerts and the dashboard, curl as a client, gdb to dump the memory,
-# the Python client of Prometheus for its strict parser, and Chromium for the console
-# and the reference page. As root on Debian it installs what is missing, and starts no
-# service; elsewhere it says what that is, and fails in CI (CI=true).
+# the Python client of Prometheus for its strict parser, Chromium for the console and the
+# reference page, groff for the man pages, and zsh and fish for their completions. As root
+# on Debian it installs what is missing, and starts no service; elsewhere it says what that
+# is, and fails in CI (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
 # has another name.
 set -eu
@@ -28,6 +29,9 @@ command -v h2o >/dev/null || missing="$missing h2o"
 command -v lighttpd >/dev/null || missing="$missing lighttpd lighttpd-mod-openssl"
 command -v nghttpx >/dev/null || missing="$missing nghttp2-proxy"
 command -v dnsdist >/dev/null || missing="$missing dnsdist"
+command -v groff >/dev/null || missing="$missing groff"
+command -v zsh >/dev/null || missing="$missing zsh"
+command -v fish >/dev/null || missing="$missing fish"
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v promtool >/dev/null || missing="$missing prometheus"
 command -v gcore >/dev/null || missing="$missing gdb"

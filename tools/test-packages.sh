@@ -108,8 +108,12 @@ for unit in sessapi.service sessapi-agent.service; do
 	[ "$(inside systemctl is-enabled $unit)" = disabled ] || fail "$unit is enabled"
 done
 # The agent is root, with the capabilities that it needs for servers of other users.
-inside systemd-analyze security --offline=true --threshold=20 sessapi.service | tail -n 1
-inside systemd-analyze security --offline=true --threshold=30 sessapi-agent.service | tail -n 1
+exposure() {
+	inside systemd-analyze security --offline=true "--threshold=$2" "$1" >"$work/exposure" || fail "$(cat "$work/exposure")"
+	tail -n 1 "$work/exposure"
+}
+exposure sessapi.service 20
+exposure sessapi-agent.service 30
 
 # start runs the service with the configuration of the package, but on a socket: another
 # process may have its port.

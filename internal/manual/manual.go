@@ -3,7 +3,6 @@
 package manual
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,7 +32,7 @@ func page(node *kong.Node) string {
 	name, summary := pageName(node), strings.TrimSuffix(node.Help, ".")
 	fmt.Fprintf(&b, ".TH %s 1 \"\" %s \"User Commands\"\n", roff(strings.ToUpper(name)), root(node).Name)
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(summary))
-	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n%s\n", roff(node.FullPath()), roff(strings.TrimPrefix(node.Summary(), node.Path())))
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n%s\n", roff(node.FullPath()), roff(strings.TrimSpace(strings.TrimPrefix(node.Summary(), node.Path()))))
 	fmt.Fprintf(&b, ".SH DESCRIPTION\n%s\n", roff(node.Help))
 	if len(node.Positional) > 0 {
 		b.WriteString(".SH ARGUMENTS\n")
@@ -48,21 +47,17 @@ func page(node *kong.Node) string {
 			fmt.Fprintf(&b, "Environment: %s.\n", roff(strings.Join(flag.Envs, ", ")))
 		}
 	}
-	var others []string
+	others := []string{root(node).Name}
 	if node.Type == kong.ApplicationNode {
+		others = nil
 		b.WriteString(".SH COMMANDS\n")
 		for _, command := range node.Leaves(true) {
 			fmt.Fprintf(&b, ".TP\n.B %s\n%s\n", roff(command.FullPath()), roff(command.Help))
 			others = append(others, pageName(command))
 		}
-	} else {
-		others = append(others, root(node).Name)
 	}
 	b.WriteString(".SH EXIT STATUS\n.TP\n.B 0\nSuccess.\n.TP\n.B 1\nFailure.\n.TP\n.B 2\nWrong usage: flags, arguments or settings.\n")
-	b.WriteString(".SH SEE ALSO\n")
-	for i, other := range others {
-		fmt.Fprintf(&b, ".BR %s (1)%s\n", roff(other), cmp.Or(map[bool]string{true: ""}[i == len(others)-1], ","))
-	}
+	fmt.Fprintf(&b, ".SH SEE ALSO\n.nh\n.BR %s (1)\n", roff(strings.Join(others, " (1),\n.BR ")))
 	return b.String()
 }
 
