@@ -36,7 +36,7 @@ codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
 mirror=$(apt-get indextargets --format '$(RELEASE) $(SITE)' 'Created-By: Packages' 'Component: main' |
 	awk -v codename="$codename" '$1 == codename { print $2; exit }')
 [ -n "$mirror" ] || fail "apt has no source for $codename"
-timeout 900 debootstrap --variant=minbase --include=systemd "$codename" "$root" "$mirror" >"$work/debootstrap.log" ||
+timeout 900 debootstrap --variant=minbase --include=systemd,procps "$codename" "$root" "$mirror" >"$work/debootstrap.log" ||
 	fail "debootstrap: $(tail -n 3 "$work/debootstrap.log")"
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
 
@@ -45,7 +45,7 @@ inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C "$@
 # everything lists what is in the root beside what dpkg and the tools for users write of
 # each change.
 everything() {
-	inside find / -xdev ! -path '/proc/*' ! -path '/var/log/*' ! -path '/var/lib/dpkg/*-old' ! -path '/etc/*-' \
+	inside find / -xdev ! -path '/proc/*' ! -path '/run/*' ! -path '/var/log/*' ! -path '/var/lib/dpkg/*-old' ! -path '/etc/*-' \
 		! -name .pwd.lock ! -name '.updated' | sort
 	cat "$root/etc/passwd" "$root/etc/group"
 }
@@ -118,12 +118,14 @@ exposure sessapi-agent.service 30
 # start runs the service with the configuration of the package, but on a socket: another
 # process may have its port.
 listen=unix:/var/lib/sessapi/socket
-as_service() { inside setpriv --reuid=sessapi --regid=sessapi --clear-groups env SESSAPI_LISTEN=$listen "$@"; }
+as_service="setpriv --reuid=sessapi --regid=sessapi --clear-groups env SESSAPI_LISTEN=$listen"
+settings=/etc/sessapi/sessapi.yaml
 start() {
-	as_service sessapi serve --config /etc/sessapi/sessapi.yaml >"$work/log" 2>&1 &
+	# shellcheck disable=SC2086 # a command
+	(exec chroot "$root" $as_service /usr/bin/sessapi serve --config $settings) >"$work/log" 2>&1 &
 	service=$!
 	tries=0
-	until as_service sessapi healthcheck --config /etc/sessapi/sessapi.yaml 2>/dev/null; do
+	until inside env SESSAPI_LISTEN=$listen sessapi healthcheck --config $settings >/dev/null 2>&1; do
 		tries=$((tries + 1))
 		kill -0 "$service" 2>/dev/null && [ $tries -lt 120 ] || fail "serve: $(cat "$work/log")"
 		sleep 0.5
@@ -134,10 +136,11 @@ stop() {
 	wait "$service" || fail "serve: exit code $?: $(cat "$work/log")"
 	service=
 }
-key_names() { as_service sessapi keys list --server $listen; }
+key_names() { inside sessapi keys list --server $listen; }
 
 echo "# the service"
-as_service sessapi check-config --config /etc/sessapi/sessapi.yaml
+# shellcheck disable=SC2086 # a command
+inside $as_service sessapi check-config --config $settings
 start
 ! grep -i -e '"level":"warn"' -e '"level":"error"' "$work/log" || fail "the shipped configuration has warnings"
 key_names >"$work/keys"
