@@ -171,7 +171,7 @@ func Fish(app *kong.Application, known Values) string {
         switch "$at $word"
             case %[2]s
                 set at "$at $word"
-        end
+        end # switch
     end
     test "$at" = "$argv"
 end
