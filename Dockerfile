@@ -1,19 +1,18 @@
 FROM --platform=$BUILDPLATFORM golang:1.26 AS build
 WORKDIR /src
-# With .git: Go stamps the binary with the version and the commit it was built
+# With .git: the binary is stamped with the version and the commit it was built
 # from, so that `sessapi version` needs no build argument that may be wrong.
 COPY . .
 ARG TARGETOS TARGETARCH
 RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
-    CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
-    go build -trimpath -buildvcs=auto -o /out/sessapi ./cmd/sessapi
+    GOOS=$TARGETOS GOARCH=$TARGETARCH make build && mv bin/sessapi /bin/
 
 # The binary is all there is: no shell, no libraries, nothing to patch but it.
 FROM scratch
 # A user who cannot read the binary cannot read its process's memory, from its
 # first instruction on.
-COPY --from=build --chmod=0711 /out/sessapi /sessapi
+COPY --from=build --chmod=0711 /bin/sessapi /sessapi
 COPY LICENSE THIRD_PARTY_NOTICES /
 LABEL org.opencontainers.image.title="sessapi" \
       org.opencontainers.image.description="TLS sessions and session ticket keys for a fleet of servers" \

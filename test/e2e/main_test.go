@@ -180,7 +180,13 @@ type service struct {
 // serve runs the command on a free port.
 func serve(tb testing.TB, args ...string) *service {
 	tb.Helper()
-	p := start(tb, sessapiPath, append([]string{"serve", "--listen=127.0.0.1:0"}, args...)...)
+	return serveWith(tb, sessapiPath, args...)
+}
+
+// serveWith is serve with another version of the command.
+func serveWith(tb testing.TB, command string, args ...string) *service {
+	tb.Helper()
+	p := start(tb, command, append([]string{"serve", "--listen=127.0.0.1:0"}, args...)...)
 	addr := p.out.await(tb, `"name":"main","address":"([^"]+)"`)[1]
 	p.out.await(tb, `"msg":"serving"`)
 	target := &url.URL{Scheme: "http", Host: addr}
