@@ -399,7 +399,7 @@ func TestFreeze(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	command := buildPrevious(t, "-overlay", clockAhead(t))
+	command := buildPrevious(t, "-race=false", "-overlay="+clockAhead(t))
 	sealKey, state := filepath.Join(dir, "seal.key"), filepath.Join(dir, "state")
 	run(t, command, "seal-key", "new", "--out", sealKey)
 	args := []string{"--seal-key-file=" + sealKey, "--state-file=" + state, "--rotate-every=0", "--cache-memory=8MiB"}
