@@ -1,0 +1,53 @@
+package deploy_test
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The changelog has the form of Keep a Changelog, and its newest version is that of the
+// contract and of the images.
+func TestRelease(t *testing.T) {
+	var versions []string
+	title := regexp.MustCompile(`^\[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$`)
+	changelog := string(read(t, "../../CHANGELOG.md"))
+	for i, section := range strings.Split(changelog, "\n## ")[1:] {
+		heading, text, _ := strings.Cut(section, "\n")
+		version := title.FindStringSubmatch(heading)
+		switch {
+		case i == 0:
+			if heading != "[Unreleased]" {
+				t.Errorf("the first section is %q", heading)
+			}
+			version = []string{"", "Unreleased"}
+		case version == nil:
+			t.Fatalf("the title %q is no version with its date", heading)
+		default:
+			versions = append(versions, version[1])
+		}
+		if !strings.Contains(changelog, "\n["+version[1]+"]: https://") {
+			t.Errorf("%s has no link", version[1])
+		}
+		for line := range strings.Lines(text) {
+			kind, ok := strings.CutPrefix(strings.TrimSpace(line), "### ")
+			if ok && !slices.Contains([]string{"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}, kind) {
+				t.Errorf("%s has changes of the kind %q", version[1], kind)
+			}
+		}
+	}
+	if len(versions) == 0 {
+		t.Fatal("the changelog has no version")
+	}
+	if got := at(decode(t, read(t, "../../openapi.yaml"))[0], "info", "version"); got != versions[0] {
+		t.Errorf("openapi.yaml has version %v, the changelog %s", got, versions[0])
+	}
+	for _, folder := range []string{"sessapi", "nginx"} {
+		for _, image := range list(at(decode(t, read(t, deploy+"kustomize/"+folder+"/kustomization.yaml"))[0], "images")) {
+			if got := at(image, "newTag"); got != versions[0] {
+				t.Errorf("the image of kustomize/%s is %v, the changelog has %s", folder, got, versions[0])
+			}
+		}
+	}
+}

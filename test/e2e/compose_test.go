@@ -1,0 +1,168 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/goccy/go-yaml"
+
+	"github.com/sessapi/sessapi/internal/fleet/redistest"
+)
+
+// composed is what the test reads of a service in deploy/compose.yaml.
+type composed struct {
+	Entrypoint  []string
+	Command     []string
+	Environment map[string]string
+	NetworkMode string `yaml:"network_mode"`
+	Volumes     []struct{ Type, Source, Target string }
+}
+
+// demonstration runs the services of deploy/compose.yaml without containers: the commands
+// and files of each, in which the folders, names and ports are those of the test.
+type demonstration struct {
+	services map[string]composed
+	dir      string
+	names    []string          // for strings.NewReplacer, of hosts with ports
+	ports    map[string]string // of services, for ports of their own
+}
+
+// replacer replaces what differs without the container of the service.
+func (d *demonstration) replacer(t *testing.T, name string) *strings.Replacer {
+	t.Helper()
+	host := strings.TrimPrefix(d.services[name].NetworkMode, "service:")
+	if host == "" {
+		host = name
+	}
+	replace := slices.Clone(d.names)
+	for _, own := range []string{"8443", "8441"} {
+		if port, ok := d.ports[host+":"+own]; ok {
+			replace = append(replace, "listen "+own, "listen 127.0.0.1:"+port, "0.0.0.0:"+own, "127.0.0.1:"+port, "127.0.0.1:"+own, "127.0.0.1:"+port)
+		}
+	}
+	var bound []string
+	for _, volume := range d.services[name].Volumes {
+		path := filepath.Join(d.dir, volume.Source)
+		if volume.Type == "bind" {
+			path = filepath.Join(d.dir, name, filepath.Base(volume.Target))
+			bound = append(bound, volume.Source, path)
+		}
+		if err := os.MkdirAll(map[bool]string{true: filepath.Dir(path), false: path}[volume.Type == "bind"], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		replace = append(replace, volume.Target, path)
+	}
+	r := strings.NewReplacer(replace...)
+	for i := 0; i < len(bound); i += 2 {
+		if err := os.WriteFile(bound[i+1], []byte(r.Replace(string(readFile(t, filepath.Join("../../deploy", bound[i]))))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+// command is the command of a service; an image without an entrypoint of its own in the
+// file has image as the start of it.
+func (d *demonstration) command(t *testing.T, name string, image ...string) *exec.Cmd {
+	t.Helper()
+	s, r := d.services[name], d.replacer(t, name)
+	args := slices.Concat(image, s.Entrypoint, s.Command)
+	for i := range args {
+		args[i] = r.Replace(args[i])
+	}
+	command := exec.Command(args[0], args[1:]...)
+	command.Env = os.Environ()
+	for key, value := range s.Environment {
+		command.Env = append(command.Env, key+"="+r.Replace(value))
+	}
+	return command
+}
+
+// The demonstration of deploy/compose.yaml shows what it is for: two nginx with keys of
+// the service resume each other's sessions, and Prometheus sees everything.
+func TestDemonstration(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("it gives files to users of containers, as root")
+	}
+	for _, program := range []string{"nginx", "openssl", "prometheus", "redis-server"} {
+		need(t, program)
+	}
+	t.Parallel()
+	var file struct{ Services map[string]composed }
+	if err := yaml.Unmarshal(readFile(t, "../../deploy/compose.yaml"), &file); err != nil {
+		t.Fatal(err)
+	}
+	d := &demonstration{services: file.Services, dir: t.TempDir(), ports: make(map[string]string)}
+	for _, name := range []string{"redis:6379", "sessapi:8440", "nginx-1:8443", "nginx-1:8441", "nginx-2:8443", "nginx-2:8441", "prometheus:9090"} {
+		d.ports[name] = freePort(t)
+		d.names = append(d.names, name, "127.0.0.1:"+d.ports[name])
+	}
+
+	if out, err := d.command(t, "setup").CombinedOutput(); err != nil {
+		t.Fatalf("setup: %v\n%s", err, out)
+	}
+	again, err := d.command(t, "setup").CombinedOutput()
+	if err != nil || len(again) > 0 {
+		t.Errorf("setup, once more: %v\n%s", err, again)
+	}
+	redis := d.command(t, "redis")
+	redis.Args = append(redis.Args, "--port", d.ports["redis:6379"], "--bind", "127.0.0.1", "--dir", t.TempDir())
+	startCommand(t, redis)
+	awaitListening(t, "127.0.0.1:"+d.ports["redis:6379"])
+	sessapi := d.command(t, "sessapi", sessapiPath, "serve")
+	sessapi.Env = append(sessapi.Env, "SESSAPI_LISTEN=127.0.0.1:"+d.ports["sessapi:8440"])
+	startCommand(t, sessapi)
+	for _, i := range []string{"1", "2"} {
+		startCommand(t, d.command(t, "nginx-"+i))
+		startCommand(t, d.command(t, "agent-"+i, sessapiPath))
+	}
+	for _, i := range []string{"1", "2"} {
+		redistest.Await(t, "the agent of nginx-"+i, func() error {
+			response, err := http.Get("http://127.0.0.1:" + d.ports["nginx-"+i+":8441"] + "/readyz")
+			if err != nil {
+				return err
+			}
+			defer response.Body.Close()
+			if response.StatusCode != http.StatusOK {
+				body, _ := io.ReadAll(response.Body)
+				return fmt.Errorf("%d %s", response.StatusCode, body)
+			}
+			return nil
+		})
+	}
+	out, err := d.command(t, "doctor", sessapiPath).CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil || !strings.Contains(string(out), "Every node resumes the sessions of every node.") {
+		t.Errorf("doctor: %v\n%s", err, out)
+	}
+
+	prometheus := d.command(t, "prometheus", "prometheus", "--config.file=/etc/prometheus/prometheus.yml",
+		"--web.listen-address=prometheus:9090", "--storage.tsdb.path="+t.TempDir())
+	startCommand(t, prometheus)
+	redistest.Await(t, "Prometheus", func() error {
+		response, err := http.Get("http://127.0.0.1:" + d.ports["prometheus:9090"] + "/api/v1/query?query=sum(up)")
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		var answer struct {
+			Data struct{ Result []struct{ Value []any } }
+		}
+		if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+			return err
+		}
+		if len(answer.Data.Result) != 1 || answer.Data.Result[0].Value[1] != "3" {
+			return errors.New(fmt.Sprint(answer))
+		}
+		return nil
+	})
+}
