@@ -3,7 +3,7 @@ MODULES := . $(patsubst %/go.mod,%,$(wildcard test/go.mod bench/go.mod tools/gra
 ALL_MODULES := $(sort $(MODULES) $(patsubst %/go.mod,%,$(wildcard tools/*/go.mod)))
 
 # What `make generate` writes.
-GENERATED := internal/api internal/console/dist internal/handlers/docs deploy/grafana THIRD_PARTY_NOTICES
+GENERATED := internal/api internal/console/dist internal/handlers/docs deploy/grafana test/deploy/testdata THIRD_PARTY_NOTICES
 
 # Go builds a tool once and keeps it in its build cache.
 GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-lint
@@ -133,8 +133,9 @@ fuzz: ## Fuzz each target for FUZZTIME (30s).
 	tools/fuzz.sh $(FUZZTIME)
 
 .PHONY: generate
-generate: tools/redoc/node_modules web/node_modules ## Generate internal/api, the dashboard and THIRD_PARTY_NOTICES, build the console, and copy the reference page's renderer.
+generate: tools/redoc/node_modules web/node_modules ## Generate internal/api, the dashboard and THIRD_PARTY_NOTICES, build the console, and copy schemas and the reference page's renderer.
 	go generate ./...
+	cd test && go generate ./...
 	cd web && npm run --silent build
 	cd tools/grafana-dashboard && go run . >../../deploy/grafana/sessapi.json
 	sed 's|https://cdn.redoc.ly/redoc/logo-mini.svg|data:,|' $</redoc/bundles/redoc.standalone.js \
