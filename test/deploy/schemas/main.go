@@ -6,7 +6,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"log"
 	"maps"
 	"os"
 	"os/exec"
@@ -26,23 +25,18 @@ const (
 // kinds are what manifests may hold: the type of each API version and kind, and the file
 // of the OpenAPI document of Kubernetes that has it.
 var kinds = map[string][2]string{
-	"v1/ConfigMap":                             {"io.k8s.api.core.v1.ConfigMap", "api__v1"},
-	"v1/Namespace":                             {"io.k8s.api.core.v1.Namespace", "api__v1"},
-	"v1/Secret":                                {"io.k8s.api.core.v1.Secret", "api__v1"},
-	"v1/Service":                               {"io.k8s.api.core.v1.Service", "api__v1"},
-	"v1/ServiceAccount":                        {"io.k8s.api.core.v1.ServiceAccount", "api__v1"},
-	"apps/v1/Deployment":                       {"io.k8s.api.apps.v1.Deployment", "apis__apps__v1"},
-	"apps/v1/StatefulSet":                      {"io.k8s.api.apps.v1.StatefulSet", "apis__apps__v1"},
-	"networking.k8s.io/v1/NetworkPolicy":       {"io.k8s.api.networking.v1.NetworkPolicy", "apis__networking.k8s.io__v1"},
-	"policy/v1/PodDisruptionBudget":            {"io.k8s.api.policy.v1.PodDisruptionBudget", "apis__policy__v1"},
-	"rbac.authorization.k8s.io/v1/Role":        {"io.k8s.api.rbac.v1.Role", "apis__rbac.authorization.k8s.io__v1"},
-	"rbac.authorization.k8s.io/v1/RoleBinding": {"io.k8s.api.rbac.v1.RoleBinding", "apis__rbac.authorization.k8s.io__v1"},
+	"v1/ConfigMap":                       {"io.k8s.api.core.v1.ConfigMap", "api__v1"},
+	"v1/Service":                         {"io.k8s.api.core.v1.Service", "api__v1"},
+	"apps/v1/Deployment":                 {"io.k8s.api.apps.v1.Deployment", "apis__apps__v1"},
+	"apps/v1/StatefulSet":                {"io.k8s.api.apps.v1.StatefulSet", "apis__apps__v1"},
+	"networking.k8s.io/v1/NetworkPolicy": {"io.k8s.api.networking.v1.NetworkPolicy", "apis__networking.k8s.io__v1"},
+	"policy/v1/PodDisruptionBudget":      {"io.k8s.api.policy.v1.PodDisruptionBudget", "apis__policy__v1"},
 }
 
 func main() {
-	log.SetFlags(0)
 	if err := run("testdata"); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
