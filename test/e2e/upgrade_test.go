@@ -225,11 +225,15 @@ func (l *traffic) client(ctx context.Context, t *testing.T, b *balancer, number 
 		}
 		switch i % 4 {
 		case 1:
-			// A retry may come after a node that deleted it and did not answer any more.
-			if status, _ := do(http.MethodDelete, id, nil); ctx.Err() == nil && status != http.StatusNoContent && status != http.StatusNotFound {
+			switch status, _ := do(http.MethodDelete, id, nil); {
+			case status == http.StatusNoContent, status == http.StatusNotFound: // 404 after a retry: it is deleted
+				l.keep(id, nil)
+			case ctx.Err() == nil:
 				t.Errorf("DELETE %s: %d", id, status)
+				fallthrough
+			default:
+				l.forget(id)
 			}
-			l.keep(id, nil)
 		case 2:
 			replacement := slices.Clone(session)
 			slices.Reverse(replacement)
@@ -285,11 +289,12 @@ func (l *traffic) check(t *testing.T, nodes []*service) {
 }
 
 // A node without Redis keeps its ticket keys, sessions and consumers over an upgrade, and
-// over a return to the previous version.
+// over a return to the previous version. An agent of the other version serves with it.
 func testUpgradeOfNode(t *testing.T, previous string) {
-	args := []string{"--seal-key-file=" + newSealKey(t), "--state-file=" + filepath.Join(t.TempDir(), "state"), "--cache-memory=8MiB"}
-	session := record()
+	dir, session := t.TempDir(), record()
+	args := []string{"--seal-key-file=" + newSealKey(t), "--state-file=" + filepath.Join(dir, "state"), "--cache-memory=8MiB"}
 	var keys api.TicketKeys
+	var consumers []string
 	for i, command := range []string{previous, sessapiPath, previous} {
 		s := serveWith(t, command, args...)
 		now := description(t, s)
@@ -301,14 +306,31 @@ func testUpgradeOfNode(t *testing.T, previous string) {
 		if got := expect(t, s, "ab", http.StatusOK); !bytes.Equal(got, session) {
 			t.Errorf("start %d: the session is another", i)
 		}
-		if got := listed(t, s); len(got) != i {
-			t.Errorf("start %d: the consumers are %v", i, got)
+		if got := listed(t, s); !slices.Equal(got, consumers) {
+			t.Errorf("start %d: the consumers are %v, not %v", i, got, consumers)
 		}
 		if a := s.ask(t, http.MethodPost, "/ticket-keys/rotate", nil); a.status != http.StatusOK {
 			t.Errorf("POST /ticket-keys/rotate: %d %s", a.status, a.body)
 		}
 		keys = description(t, s)
+
+		agent, other := filepath.Join(dir, "agent.yaml"), sessapiPath
+		if command == sessapiPath {
+			other = previous
+		}
+		if err := os.WriteFile(agent, fmt.Appendf(nil, `
+service: {addresses: ["http://%s"]}
+targets: [{kind: file, format: openssl, file: "{key}.key", keys: 2}]
+`, s.addr), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(t, other, "agent", "--config", agent, "--once")
+		want := s.ask(t, http.MethodGet, "/ticket-keys?format=openssl&key=0", nil, "Accept", "application/octet-stream")
+		if !bytes.Equal(readFile(t, filepath.Join(dir, "0.key")), want.body) {
+			t.Errorf("start %d: the agent of the other version writes another key", i)
+		}
 		reportCurrent(t, s, fmt.Sprintf("edge/%d", i), keys.Generation)
+		consumers = listed(t, s)
 		s.stop(t, syscall.SIGTERM)
 	}
 }
