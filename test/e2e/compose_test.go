@@ -32,46 +32,51 @@ type composed struct {
 type demonstration struct {
 	services map[string]composed
 	dir      string
-	names    []string          // for strings.NewReplacer, of hosts with ports
-	ports    map[string]string // of services, for ports of their own
+	ports    map[string]string // of the test, for each HOST:PORT
 }
 
-// replacer replaces what differs without the container of the service.
+// replacer replaces what differs without the container of the service, and makes the
+// folders and files that the container would have.
 func (d *demonstration) replacer(t *testing.T, name string) *strings.Replacer {
 	t.Helper()
+	var replace []string
+	for address, port := range d.ports {
+		replace = append(replace, address, "127.0.0.1:"+port)
+	}
 	host := strings.TrimPrefix(d.services[name].NetworkMode, "service:")
 	if host == "" {
 		host = name
 	}
-	replace := slices.Clone(d.names)
 	for _, own := range []string{"8443", "8441"} {
 		if port, ok := d.ports[host+":"+own]; ok {
 			replace = append(replace, "listen "+own, "listen 127.0.0.1:"+port, "0.0.0.0:"+own, "127.0.0.1:"+port, "127.0.0.1:"+own, "127.0.0.1:"+port)
 		}
 	}
-	var bound []string
+	files := make(map[string]string) // the file of deploy/ for each path
 	for _, volume := range d.services[name].Volumes {
 		path := filepath.Join(d.dir, volume.Source)
+		folder := path
 		if volume.Type == "bind" {
-			path = filepath.Join(d.dir, name, filepath.Base(volume.Target))
-			bound = append(bound, volume.Source, path)
+			folder = filepath.Join(d.dir, name)
+			path = filepath.Join(folder, filepath.Base(volume.Target))
+			files[path] = filepath.Join("../../deploy", volume.Source)
 		}
-		if err := os.MkdirAll(map[bool]string{true: filepath.Dir(path), false: path}[volume.Type == "bind"], 0o755); err != nil {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		replace = append(replace, volume.Target, path)
 	}
 	r := strings.NewReplacer(replace...)
-	for i := 0; i < len(bound); i += 2 {
-		if err := os.WriteFile(bound[i+1], []byte(r.Replace(string(readFile(t, filepath.Join("../../deploy", bound[i]))))), 0o644); err != nil {
+	for path, file := range files {
+		if err := os.WriteFile(path, []byte(r.Replace(string(readFile(t, file)))), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return r
 }
 
-// command is the command of a service; an image without an entrypoint of its own in the
-// file has image as the start of it.
+// command is the command of a service. It begins with image, if the entrypoint is that of
+// the image.
 func (d *demonstration) command(t *testing.T, name string, image ...string) *exec.Cmd {
 	t.Helper()
 	s, r := d.services[name], d.replacer(t, name)
@@ -102,9 +107,8 @@ func TestDemonstration(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := &demonstration{services: file.Services, dir: t.TempDir(), ports: make(map[string]string)}
-	for _, name := range []string{"redis:6379", "sessapi:8440", "nginx-1:8443", "nginx-1:8441", "nginx-2:8443", "nginx-2:8441", "prometheus:9090"} {
-		d.ports[name] = freePort(t)
-		d.names = append(d.names, name, "127.0.0.1:"+d.ports[name])
+	for _, address := range []string{"redis:6379", "sessapi:8440", "nginx-1:8443", "nginx-1:8441", "nginx-2:8443", "nginx-2:8441", "prometheus:9090"} {
+		d.ports[address] = freePort(t)
 	}
 
 	if out, err := d.command(t, "setup").CombinedOutput(); err != nil {
@@ -140,7 +144,6 @@ func TestDemonstration(t *testing.T) {
 		})
 	}
 	out, err := d.command(t, "doctor", sessapiPath).CombinedOutput()
-	t.Logf("%s", out)
 	if err != nil || !strings.Contains(string(out), "Every node resumes the sessions of every node.") {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}
