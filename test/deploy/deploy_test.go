@@ -92,6 +92,12 @@ func TestCompose(t *testing.T) {
 			}
 		}
 	}
+	for name, service := range services {
+		shared, _ := at(service, "pid").(string)
+		if server, ok := strings.CutPrefix(shared, "service:"); ok && at(services[server], "init") != true {
+			t.Errorf("%s is process 1 of its container, which %s cannot signal", server, name)
+		}
+	}
 	services["sessapi"].(map[string]any)["imagee"] = "sessapi"
 	if schema.Validate(file) == nil {
 		t.Error("the schema takes a key that does not exist")
