@@ -21,7 +21,6 @@ import (
 	"github.com/sessapi/sessapi/internal/config"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
-	"github.com/sessapi/sessapi/internal/server"
 	"github.com/sessapi/sessapi/internal/state"
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
@@ -216,7 +215,7 @@ func (k *checker) addresses() {
 func (k *checker) address(flag string, a config.Address) {
 	var err error
 	if a.Network == "unix" {
-		if err = server.CheckSocket(a.Address); errors.Is(err, fs.ErrNotExist) {
+		if err = files.CheckSocket(a.Address); errors.Is(err, fs.ErrNotExist) {
 			err = writable(filepath.Dir(a.Address))
 		}
 	} else {

@@ -35,10 +35,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/sessapi/sessapi/internal/auth"
+	"github.com/sessapi/sessapi/internal/files"
 )
 
 const (
@@ -140,46 +140,17 @@ func (s *Server) Stop(ctx context.Context) error {
 	return s.listener.Close() // which Shutdown does only when it is served
 }
 
-// listen binds the address. A socket that a dead process left behind is replaced,
-// one that a live process serves is not.
+// listen binds the address.
 func listen(c Config) (net.Listener, error) {
-	listener, err := net.Listen(c.Network, c.Address)
-	if c.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) {
-		if err = CheckSocket(c.Address); err == nil {
-			if err := os.Remove(c.Address); err != nil {
-				return nil, err
-			}
-			listener, err = net.Listen(c.Network, c.Address)
-		}
+	var listener net.Listener
+	var err error
+	if c.Network == "unix" {
+		listener, err = files.Listen(c.Address, files.Attributes{Mode: c.SocketMode, UID: -1, GID: -1})
+	} else {
+		listener, err = net.Listen(c.Network, c.Address)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	if c.Network == "unix" {
-		// Connecting needs write permission; the umask lets nobody else in until here.
-		if err := os.Chmod(c.Address, c.SocketMode); err != nil {
-			return nil, errors.Join(err, listener.Close())
-		}
-	}
 	return listener, nil
-}
-
-// CheckSocket returns nil for a socket that nobody listens at, which a service replaces.
-// Else it says what is in the way: [syscall.EADDRINUSE] is a socket of a live process.
-func CheckSocket(path string) error {
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Type() != os.ModeSocket {
-		return fmt.Errorf("%s exists and is not a socket", path)
-	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		_ = conn.Close()
-	}
-	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", path, syscall.EADDRINUSE)
 }
