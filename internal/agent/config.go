@@ -349,46 +349,67 @@ func (t *Target) check() error {
 	fail := func(key, format string, args ...any) error {
 		return fmt.Errorf("target %s: %s: %s", t.Name, key, fmt.Sprintf(format, args...))
 	}
+	check := t.kind.check
+	if check == nil {
+		check = (*Target).checkFiles
+	}
+	if err := check(t, fail); err != nil {
+		return err
+	}
 	t.Timeout = cmp.Or(t.Timeout, Duration(defaultTimeout))
 	if t.Timeout < Duration(time.Second) || t.Timeout > Duration(maxTimeout) {
 		return fail("timeout", "must be from 1s to %v", maxTimeout)
 	}
-	if t.kind == &kubernetesObject {
-		return t.checkObject(fail)
+	if t.Probe != "" {
+		if _, _, err := net.SplitHostPort(t.Probe); err != nil {
+			return fail("probe", "%q must be HOST:PORT", t.Probe)
+		}
 	}
-	return t.checkServer(fail)
+	uid, gid, err := files.ParseOwner(t.Owner)
+	if err != nil {
+		return fail("owner", "%v", err)
+	}
+	t.attributes = files.Attributes{Mode: fs.FileMode(cmp.Or(t.Mode, 0o600)), UID: uid, GID: gid}
+	return nil
 }
 
 // failure makes the error of a setting.
 type failure func(key, format string, args ...any) error
 
-// firstGiven returns the first of the settings that are given, by their names; "" for none.
-func firstGiven(settings map[string]bool) string {
-	for _, key := range slices.Sorted(maps.Keys(settings)) {
-		if settings[key] {
-			return key
+// only checks that no settings are given but these and those of all kinds.
+func (t *Target) only(fail failure, settings ...string) error {
+	given := map[string]bool{
+		"configmap": t.ConfigMap != "", "context": t.Context != "", "entries": len(t.Entries) > 0, "file": t.File != "",
+		"format": t.Format != "", "keys": t.Keys != 0, "kubeconfig": t.Kubeconfig != "", "layout": t.Layout != "",
+		"mode": t.Mode != 0, "namespace": t.Namespace != "", "owner": t.Owner != "", "probe": t.Probe != "",
+		"reload": t.Reload != nil, "secret": t.Secret != "", "socket": t.Socket != "", "test": len(t.Test) > 0,
+	}
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		if given[key] && !slices.Contains(settings, key) {
+			return fail(key, "does not go with kind %s", t.Kind)
 		}
 	}
-	return ""
+	return nil
 }
 
-// checkServer fills in the defaults and checks the target of a server on this host.
-func (t *Target) checkServer(fail failure) error {
-	if key := firstGiven(map[string]bool{
-		"kubeconfig": t.Kubeconfig != "", "context": t.Context != "", "namespace": t.Namespace != "", "secret": t.Secret != "",
-		"configmap": t.ConfigMap != "", "layout": t.Layout != "", "entries": len(t.Entries) > 0,
-	}); key != "" {
-		return fail(key, "goes with kind kubernetes only")
+// checkFiles fills in the defaults and checks the settings of a target that has files.
+func (t *Target) checkFiles(fail failure) error {
+	settings := []string{"file", "keys", "mode", "owner", "probe", "reload", "test"}
+	if t.kind.anyFormat {
+		settings = append(settings, "format")
+	}
+	if t.kind.sockets {
+		settings = append(settings, "socket")
+	}
+	if err := t.only(fail, settings...); err != nil {
+		return err
 	}
 	t.format = t.kind.format
-	switch {
-	case t.kind.anyFormat:
+	if t.kind.anyFormat {
 		var err error
 		if t.format, err = keys.ParseFormat(t.Format); err != nil {
 			return fail("format", "%q is none; see sessapi keys convert --help", t.Format)
 		}
-	case t.Format != "":
-		return fail("format", "goes with kind file only; %s has its own", t.Kind)
 	}
 	if t.kind.keys > 0 {
 		t.Keys = cmp.Or(t.Keys, t.kind.keys)
@@ -404,34 +425,18 @@ func (t *Target) checkServer(fail failure) error {
 		return fail("keys", "goes with %s in file: give both or neither", KeyPlaceholder)
 	case t.Keys < 0 || t.Keys > keys.MaxKeys:
 		return fail("keys", "must be 1 to %d", keys.MaxKeys)
-	}
-	if t.Socket != "" && !t.kind.sockets {
-		return fail("socket", "goes with kind haproxy only")
-	}
-	if t.kind.needsReload && t.Reload == nil && t.Socket == "" {
+	case t.kind.needsReload && t.Reload == nil && t.Socket == "":
 		return fail("reload", "%s", t.kind.reloadHint)
-	}
-	if len(t.Test) > 0 && t.Reload == nil {
+	case len(t.Test) > 0 && t.Reload == nil:
 		return fail("test", "goes with reload")
+	case t.Probe != "" && t.format == keys.Go:
+		return fail("probe", "tickets of Go servers do not show their key")
 	}
 	if t.Reload != nil {
 		if err := t.Reload.check(); err != nil {
 			return fail("reload", "%v", err)
 		}
 	}
-	if t.Probe != "" {
-		if _, _, err := net.SplitHostPort(t.Probe); err != nil {
-			return fail("probe", "%q must be HOST:PORT", t.Probe)
-		}
-		if t.format == keys.Go {
-			return fail("probe", "tickets of Go servers do not show their key")
-		}
-	}
-	uid, gid, err := files.ParseOwner(t.Owner)
-	if err != nil {
-		return fail("owner", "%v", err)
-	}
-	t.attributes = files.Attributes{Mode: fs.FileMode(cmp.Or(t.Mode, 0o600)), UID: uid, GID: gid}
 	return nil
 }
 

@@ -31,7 +31,10 @@ type kind struct {
 	render func(set keys.Set, n int) []byte
 	// holder, if it is not nil, makes the holder of a target, instead of fileHolder.
 	holder func(t *Target, files *fileHolder, ask asker) holder
-	// sockets means that a target may have a socket.
+	// check, if it is not nil, fills in the defaults and checks the settings of a target,
+	// instead of checkFiles.
+	check func(t *Target, fail failure) error
+	// sockets means that a target with files may have a socket, too.
 	sockets bool
 }
 

@@ -17,10 +17,11 @@ import (
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
-// object is a Secret or a ConfigMap of Kubernetes, from which the servers of a cluster
-// take their keys. It is written by server-side apply. All agents have the same field
-// manager, so that two with the same target write the same.
+// kubernetesObject is a Secret or a ConfigMap of Kubernetes, from which the servers of a
+// cluster take their keys. It is written by server-side apply. All agents have the same
+// field manager, so that two with the same target write the same.
 var kubernetesObject = kind{
+	check: (*Target).checkObject,
 	holder: func(t *Target, _ *fileHolder, _ asker) holder {
 		return &objectHolder{client: kubernetes.New(t.cluster), object: t.object(), layout: t.layout, timeout: time.Duration(t.Timeout)}
 	},
@@ -112,13 +113,10 @@ var (
 	entryName = regexp.MustCompile(`^[-._a-zA-Z0-9]{1,253}$`)
 )
 
-// checkObject fills in the defaults and checks the target of kind kubernetes.
+// checkObject fills in the defaults and checks the settings of a target of kind kubernetes.
 func (t *Target) checkObject(fail failure) error {
-	if key := firstGiven(map[string]bool{
-		"file": t.File != "", "keys": t.Keys != 0, "mode": t.Mode != 0, "owner": t.Owner != "", "format": t.Format != "", "socket": t.Socket != "",
-		"test": len(t.Test) > 0, "reload": t.Reload != nil, "probe": t.Probe != "",
-	}); key != "" {
-		return fail(key, "does not go with kind kubernetes")
+	if err := t.only(fail, "configmap", "context", "entries", "kubeconfig", "layout", "namespace", "secret"); err != nil {
+		return err
 	}
 	switch {
 	case (t.Secret == "") == (t.ConfigMap == ""):

@@ -63,7 +63,7 @@ func TestObjectConfigErrors(t *testing.T) {
 	}
 	for _, key := range []string{"secret: a", "namespace: a", "layout: cilium", "kubeconfig: a", "entries: {a: {format: ats}}"} {
 		_, err := parseConfig([]byte("service: {addresses: [unix:/s]}\nname: a\ntargets:\n  - {kind: h2o, file: /f, "+key+"}\n"), "/")
-		if err == nil || !strings.Contains(err.Error(), "goes with kind kubernetes only") {
+		if err == nil || !strings.Contains(err.Error(), "does not go with kind h2o") {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
