@@ -4,6 +4,7 @@ WORKDIR /src
 # from, so that `sessapi version` needs no build argument that may be wrong.
 COPY . .
 ARG TARGETOS TARGETARCH
+ARG TAGS
 RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
     GOOS=$TARGETOS GOARCH=$TARGETARCH make build && mv bin/sessapi /bin/

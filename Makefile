@@ -10,6 +10,9 @@ GOLANGCI_LINT := go tool -modfile=$(CURDIR)/tools/golangci-lint/go.mod golangci-
 # Prints the path of the program.
 KUBE_APISERVER := go tool -modfile=$(CURDIR)/tools/kube-apiserver/go.mod -n kube-apiserver
 
+# Parts of a build that are not in each: envoysds is kind envoy-sds of the agent.
+TAGS ?=
+
 FUZZTIME ?= 30s
 HISTORIES ?= 200
 ROTATIONS ?= 20
@@ -27,8 +30,8 @@ run: build ## Build and run the service; needs Go alone.
 	@[ ! -t 0 ] || set -m; bin/sessapi serve; exit $$? # Ctrl-C is for the service alone, or make would fail
 
 .PHONY: build
-build: ## Build the static binary bin/sessapi, its version stamped from git.
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -ldflags='-s -w' -o bin/sessapi ./cmd/sessapi
+build: ## Build the static binary bin/sessapi, its version stamped from git; TAGS=envoysds adds that kind of target.
+	CGO_ENABLED=0 go build -tags '$(TAGS)' -trimpath -buildvcs=auto -ldflags='-s -w' -o bin/sessapi ./cmd/sessapi
 
 # Systems beside Linux on amd64. On Windows only the commands that speak to a service work.
 PLATFORMS := linux/arm64 darwin/arm64 freebsd/amd64 windows/amd64
@@ -38,6 +41,7 @@ cross: ## Compile for the other systems that are supported.
 	set -e; for platform in $(PLATFORMS); do \
 		echo $$platform; \
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -o /dev/null ./cmd/sessapi; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build -tags envoysds -o /dev/null ./cmd/sessapi; \
 		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build ./client/...; \
 	done
 
@@ -62,7 +66,9 @@ test-packages: ## Install the .deb in a new Debian, upgrade, remove and purge it
 test: web/node_modules ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
+	go vet -tags envoysds ./internal/agent/... ./cmd/...
 	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 6 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
+	go test -race -count=1 -tags envoysds ./internal/agent
 	go test -run Allocations ./internal/handlers ./internal/seal # which the race detector changes
 
 .PHONY: test-consistency
@@ -89,6 +95,7 @@ test-kubernetes: ## Run agents with a real API server of Kubernetes; building it
 lint: tools/openapi-lint/node_modules web/node_modules ## Lint the code, the modules, the console's types and openapi.yaml.
 	cd web && npm run --silent check
 	set -e; for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) run ./...); done
+	$(GOLANGCI_LINT) run --build-tags envoysds ./internal/agent/...
 	set -e; for module in $(ALL_MODULES); do (cd $$module && go mod tidy -diff); done
 	REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
 		$</.bin/redocly lint --config tools/openapi-lint/redocly.yaml openapi.yaml
@@ -159,7 +166,7 @@ IMAGE_LABELS = --label org.opencontainers.image.version=$(VERSION) \
 .PHONY: image
 image: ## Build the container image IMAGE (sessapi:latest) with docker, or without network with buildah.
 	case $(ENGINE) in \
-	docker) docker build --tag $(IMAGE) $(IMAGE_LABELS) $(IMAGE_FLAGS) . ;; \
+	docker) docker build --tag $(IMAGE) --build-arg TAGS='$(TAGS)' $(IMAGE_LABELS) $(IMAGE_FLAGS) . ;; \
 	buildah) $(MAKE) build && buildah build --format docker --build-context build=. --tag $(IMAGE) $(IMAGE_LABELS) $(IMAGE_FLAGS) . ;; \
 	*) echo "ENGINE is docker or buildah" >&2; exit 2 ;; \
 	esac

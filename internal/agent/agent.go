@@ -12,8 +12,8 @@
 //   - A server never gets an empty, partial or older set. While the service is away,
 //     the servers keep the keys that they have. The agent keeps no copy on disk.
 //   - A target that fails delays no other. Each is retried until it succeeds.
-//   - A target is current only after its keys have been read back and, with a probe,
-//     a handshake has shown the current key.
+//   - A target is current only after its keys have been read back, or Envoy has accepted
+//     them, and, with a probe, a handshake has shown the current key.
 //   - Every command, connection and request has a deadline.
 //   - No secret is in a log, an error or a report.
 package agent

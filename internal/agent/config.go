@@ -61,7 +61,7 @@ type Target struct {
 	Keys    int      `yaml:"keys"`
 	Mode    Mode     `yaml:"mode"`
 	Owner   string   `yaml:"owner"`
-	Socket  string   `yaml:"socket"` // of kind haproxy
+	Socket  string   `yaml:"socket"` // of the kinds haproxy and envoy-sds
 	Test    words    `yaml:"test"`
 	Reload  *Reload  `yaml:"reload"`
 	Probe   string   `yaml:"probe"`
@@ -165,9 +165,18 @@ func (d *Duration) UnmarshalYAML(node ast.Node) error {
 // decimal number.
 type Mode fs.FileMode
 
+// groupSocket is the mode of a socket to which the group may connect. Connecting takes the
+// permission to write.
+const groupSocket = 0o660
+
 // UnmarshalYAML is part of the YAML library's NodeUnmarshaler.
 func (m *Mode) UnmarshalYAML(node ast.Node) error {
-	n, err := files.ParseMode(node.GetToken().Value)
+	text := node.GetToken().Value
+	if n, err := strconv.ParseUint(text, 8, 9); err == nil && n == groupSocket {
+		*m = groupSocket // which checkFiles rejects
+		return nil
+	}
+	n, err := files.ParseMode(text)
 	*m = Mode(n)
 	if err != nil {
 		return &yamlfile.Error{Line: node.GetToken().Position.Line, Text: "mode: " + err.Error()}
@@ -310,8 +319,11 @@ func (t *Target) oneFile() bool { return !t.format.OneKey() || t.kind.render != 
 
 // places says what the target writes.
 func (t *Target) places() []string {
-	if t.cluster != nil {
+	switch {
+	case t.cluster != nil:
 		return []string{fmt.Sprintf("%s of %s", t.object(), t.cluster.Server)}
+	case t.File == "":
+		return []string{"file " + t.Socket}
 	}
 	places := t.paths()
 	for i, path := range places {
@@ -425,6 +437,8 @@ func (t *Target) checkFiles(fail failure) error {
 		return fail("keys", "goes with %s in file: give both or neither", KeyPlaceholder)
 	case t.Keys < 0 || t.Keys > keys.MaxKeys:
 		return fail("keys", "must be 1 to %d", keys.MaxKeys)
+	case t.Mode == groupSocket:
+		return fail("mode", "0660 is for the socket of kind envoy-sds; the group may read a file at most: 0640")
 	case t.kind.needsReload && t.Reload == nil && t.Socket == "":
 		return fail("reload", "%s", t.kind.reloadHint)
 	case len(t.Test) > 0 && t.Reload == nil:

@@ -89,6 +89,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{target("{kind: nginx, file: /f, keys: 2, reload: [a]}"), "keys: goes with {key} in file"},
 		{target("{kind: nginx, file: \"/f.{key}\", keys: 65, reload: [a]}"), "must be 1 to 64"},
 		{target("{kind: h2o, file: /f, mode: 0644}"), "line 4: mode: "},
+		{target("{kind: h2o, file: /f, mode: 0660}"), "mode: 0660 is for the socket of kind envoy-sds"},
 		{target("{kind: h2o, file: /f, owner: no-such-user}"), "owner: "},
 		{target("{kind: h2o, file: /f, test: [a]}"), "test: goes with reload"},
 		{target("{kind: h2o, file: /f, reload: a}"), "line 4: reload: must be a list in brackets"},

@@ -26,7 +26,7 @@ var haproxy = kind{
 	reloadHint:  "there is neither a socket nor a reload; add socket: PATH of a stats socket of level admin",
 	sockets:     true,
 	spacing:     5 * time.Second, // it loses a signal that arrives during a reload
-	holder: func(t *Target, h *fileHolder, ask asker) holder {
+	holder: func(t *Target, h *fileHolder, ask asker, _ func()) holder {
 		if t.Socket == "" {
 			return h
 		}

@@ -29,8 +29,9 @@ type kind struct {
 	// render, if it is not nil, renders the one file instead of the format. n is the
 	// target's number of keys.
 	render func(set keys.Set, n int) []byte
-	// holder, if it is not nil, makes the holder of a target, instead of fileHolder.
-	holder func(t *Target, files *fileHolder, ask asker) holder
+	// holder, if it is not nil, makes the holder of a target, instead of fileHolder. It
+	// calls wake when Holds may have another result.
+	holder func(t *Target, files *fileHolder, ask asker, wake func()) holder
 	// check, if it is not nil, fills in the defaults and checks the settings of a target,
 	// instead of checkFiles.
 	check func(t *Target, fail failure) error
@@ -57,6 +58,21 @@ type holder interface {
 	Apply(context.Context, *wanted) error
 }
 
+// servingHolder serves the keys itself, from the first Apply to Close.
+type servingHolder interface {
+	holder
+	Close()
+}
+
+// unconfirmedError is the error of Holds for a server that has been given the keys, and
+// has not said yet that it holds them. Applying them again would not help.
+type unconfirmedError struct {
+	detail   string
+	rejected bool // it will not hold them
+}
+
+func (e *unconfirmedError) Error() string { return e.detail }
+
 // asker sends a line, with its end, to a socket and returns the whole answer, which the
 // caller wipes.
 type asker func(ctx context.Context, socket string, line []byte) ([]byte, error)
@@ -65,6 +81,7 @@ var kinds = map[string]*kind{
 	"ats":        &ats,
 	"dnsdist":    &dnsdist,
 	"envoy":      &envoy,
+	"envoy-sds":  &envoySDS,
 	"file":       &file,
 	"h2o":        &h2o,
 	"haproxy":    &haproxy,

@@ -22,7 +22,7 @@ import (
 // field manager, so that two with the same target write the same.
 var kubernetesObject = kind{
 	check: (*Target).checkObject,
-	holder: func(t *Target, _ *fileHolder, _ asker) holder {
+	holder: func(t *Target, _ *fileHolder, _ asker, _ func()) holder {
 		return &objectHolder{client: kubernetes.New(t.cluster), object: t.object(), layout: t.layout, timeout: time.Duration(t.Timeout)}
 	},
 }

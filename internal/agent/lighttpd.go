@@ -20,7 +20,7 @@ var lighttpd = kind{
 	format: keys.Lighttpd,
 	single: true,
 	settle: 80 * time.Second,
-	holder: func(t *Target, h *fileHolder, _ asker) holder {
+	holder: func(t *Target, h *fileHolder, _ asker, _ func()) holder {
 		if t.Reload == nil {
 			return h
 		}

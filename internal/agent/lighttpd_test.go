@@ -43,7 +43,7 @@ func TestLighttpdReloads(t *testing.T) {
 		h := lighttpd.holder(&target, &fileHolder{
 			paths: target.paths(), attributes: target.attributes, reload: target.Reload,
 			run: func(context.Context, []string) error { reloads++; return reloadErr },
-		}, nil)
+		}, nil, nil)
 		reloads, reloadErr = 0, step.err
 		if step.foreign >= 0 {
 			if err := os.WriteFile(path, keys.Lighttpd.Append(nil, keys.Set{Keys: all[step.foreign : step.foreign+1]}), 0o600); err != nil {

@@ -66,7 +66,7 @@ type target struct {
 	log    *slog.Logger
 	// changed is called when the status has changed.
 	changed func()
-	wake    chan struct{} // of size 1; there are new keys
+	wake    chan struct{} // of size 1; there are new keys, or the holder has news
 
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -97,7 +97,7 @@ func newTarget(t *Target, by reach, log *slog.Logger, changed func()) *target {
 		status: Status{Name: t.Name, Report: Report{Kind: t.Kind, State: Applying}, Since: time.Now()},
 	}
 	if t.kind.holder != nil {
-		r.holder = t.kind.holder(t, h, by.ask)
+		r.holder = t.kind.holder(t, h, by.ask, r.wakeUp)
 	}
 	if t.Probe != "" {
 		r.probe = func(ctx context.Context) (keys.Name, error) { return by.probe(ctx, t.Probe) }
@@ -111,6 +111,11 @@ func (t *target) Want(w *wanted) {
 	t.next.wipe()
 	t.next = w
 	t.mu.Unlock()
+	t.wakeUp()
+}
+
+// wakeUp has run take the next step now.
+func (t *target) wakeUp() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
@@ -143,6 +148,9 @@ func (t *target) takeNext() *wanted {
 func (t *target) run(ctx context.Context) {
 	var w *wanted
 	defer func() { w.wipe() }()
+	if server, ok := t.holder.(servingHolder); ok {
+		defer server.Close()
+	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -178,12 +186,17 @@ func (t *target) step(ctx context.Context, w *wanted) time.Duration {
 	if err == nil {
 		err = t.prove(ctx, w)
 	}
+	unconfirmed, _ := errors.AsType[*unconfirmedError](err)
 	switch {
 	case ctx.Err() != nil:
 		return 0
 	case err == nil:
 		t.failures = 0
 		t.set(Current, t.kind.note, w.generation)
+		return jittered(checkEvery)
+	case unconfirmed != nil && !unconfirmed.rejected:
+		t.failures = 0
+		t.set(Applying, unconfirmed.detail, 0)
 		return jittered(checkEvery)
 	case errors.Is(err, errSettling):
 		if t.Status().Generation != w.generation {
@@ -200,8 +213,8 @@ func (t *target) step(ctx context.Context, w *wanted) time.Duration {
 // hold makes the target hold the keys, if it does not.
 func (t *target) hold(ctx context.Context, w *wanted) error {
 	holds, err := t.holder.Holds(ctx, w)
-	if err == nil && holds && !t.reapply {
-		return nil
+	if isUnconfirmed(err) || err == nil && holds && !t.reapply {
+		return err
 	}
 	if s := t.Status(); err == nil && s.State == Current && s.Generation == w.generation {
 		t.log.Warn("something else changed the keys or their files; applying them again")
@@ -214,22 +227,32 @@ func (t *target) hold(ctx context.Context, w *wanted) error {
 	}
 	t.reapply = false
 	holds, err = t.holder.Holds(ctx, w)
-	if err != nil {
+	switch {
+	case isUnconfirmed(err):
+	case err != nil:
 		return fmt.Errorf("read back: %w", err)
-	}
-	if !holds {
+	case !holds:
 		return errors.New("the server does not hold the keys that the agent just gave it; something else changes them")
 	}
 	t.mu.Lock()
 	t.status.Changes++
 	t.mu.Unlock()
-	return nil
+	return err
+}
+
+func isUnconfirmed(err error) bool {
+	_, ok := errors.AsType[*unconfirmedError](err)
+	return ok
 }
 
 // holdOnce is hold for a server that may not run yet.
 func (t *target) holdOnce(ctx context.Context, w *wanted) error {
 	if w.err != nil {
 		return w.err
+	}
+	if _, serves := t.holder.(servingHolder); serves {
+		t.log.Info("the agent serves these keys only while it runs; nothing to do once")
+		return nil
 	}
 	if !t.Script && len(t.files.paths) > 0 {
 		if prepared, err := t.files.prepare(w); prepared || err != nil {

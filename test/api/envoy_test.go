@@ -17,10 +17,12 @@ import (
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3" // the bootstrap names its messages
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/goccy/go-yaml"
 	statuspb "google.golang.org/genproto/googleapis/rpc/status"
@@ -43,29 +45,13 @@ func TestEnvoyPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := regexp.MustCompile("(?ms)^```yaml\n((?:# /etc/envoy/envoy.yaml|sds_config:)\n.*?)^```$").FindAllSubmatch(page, -1)
-	if len(blocks) != 2 {
-		t.Fatalf("%d blocks of YAML, want the bootstrap and the sds_config of the file", len(blocks))
+	if len(blocks) != 3 {
+		t.Fatalf("%d blocks of YAML, want the bootstraps for REST and gRPC, and the sds_config of the file", len(blocks))
 	}
 
-	var bootstrap bootstrapv3.Bootstrap
-	decodeYAML(t, string(blocks[0][1]), &bootstrap)
-	if err := bootstrap.ValidateAll(); err != nil {
-		t.Fatal(err)
-	}
-	chain := bootstrap.GetStaticResources().GetListeners()[0].GetFilterChains()[0]
-	var manager hcmv3.HttpConnectionManager
-	unpack(t, chain.GetFilters()[0].GetTypedConfig(), &manager)
-	if err := manager.ValidateAll(); err != nil {
-		t.Error(err)
-	}
-	var downstream tlsv3.DownstreamTlsContext
-	unpack(t, chain.GetTransportSocket().GetTypedConfig(), &downstream)
-	if err := downstream.ValidateAll(); err != nil {
-		t.Error(err)
-	}
+	cluster, downstream := readBootstrap(t, string(blocks[0][1]))
 	source := downstream.GetSessionTicketKeysSdsSecretConfig()
 	rest := source.GetSdsConfig().GetApiConfigSource()
-	cluster := bootstrap.GetStaticResources().GetClusters()[0]
 	var upstream tlsv3.UpstreamTlsContext
 	unpack(t, cluster.GetTransportSocket().GetTypedConfig(), &upstream)
 	if err := upstream.ValidateAll(); err != nil {
@@ -74,8 +60,26 @@ func TestEnvoyPage(t *testing.T) {
 	if rest.GetApiType() != corev3.ApiConfigSource_REST || !slices.Equal(rest.GetClusterNames(), []string{cluster.GetName()}) || cluster.GetName() != upstream.GetSni() {
 		t.Errorf("%v asks %q, which is %q", rest, cluster.GetName(), upstream.GetSni())
 	}
+
+	local, downstreamGRPC := readBootstrap(t, string(blocks[1][1]))
+	agentSource := downstreamGRPC.GetSessionTicketKeysSdsSecretConfig()
+	service := agentSource.GetSdsConfig().GetApiConfigSource()
+	var options httpv3.HttpProtocolOptions
+	unpack(t, local.GetTypedExtensionProtocolOptions()["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"], &options)
+	if err := options.ValidateAll(); err != nil || options.GetExplicitHttpConfig().GetHttp2ProtocolOptions() == nil {
+		t.Errorf("gRPC needs HTTP/2: %v, %v", &options, err)
+	}
+	if service.GetApiType() != corev3.ApiConfigSource_GRPC || len(service.GetGrpcServices()) != 1 ||
+		service.GetGrpcServices()[0].GetEnvoyGrpc().GetClusterName() != local.GetName() || agentSource.GetName() != source.GetName() {
+		t.Errorf("%q of %v, which asks %q", agentSource.GetName(), service, local.GetName())
+	}
+	socket := local.GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetPipe().GetPath()
+	if !bytes.Contains(page, []byte("\n- {kind: envoy-sds, socket: "+socket+",")) {
+		t.Errorf("no target of the agent serves at %q", socket)
+	}
+
 	file := &tlsv3.SdsSecretConfig{}
-	decodeYAML(t, string(blocks[1][1]), file)
+	decodeYAML(t, string(blocks[2][1]), file)
 	file.Name = source.GetName()
 	downstream.SessionTicketKeysType = &tlsv3.DownstreamTlsContext_SessionTicketKeysSdsSecretConfig{SessionTicketKeysSdsSecretConfig: file}
 	if err := downstream.ValidateAll(); err != nil {
@@ -91,6 +95,29 @@ func TestEnvoyPage(t *testing.T) {
 	if after := writeSecret(t, s, source.GetName()); before == after { // Envoy would keep the old keys
 		t.Error("the file is the same after a rotation")
 	}
+}
+
+// readBootstrap reads the configuration of an Envoy, and returns its cluster, and the TLS of
+// its listener.
+func readBootstrap(tb testing.TB, document string) (*clusterv3.Cluster, *tlsv3.DownstreamTlsContext) {
+	tb.Helper()
+	var bootstrap bootstrapv3.Bootstrap
+	decodeYAML(tb, document, &bootstrap)
+	if err := bootstrap.ValidateAll(); err != nil {
+		tb.Fatal(err)
+	}
+	chain := bootstrap.GetStaticResources().GetListeners()[0].GetFilterChains()[0]
+	var manager hcmv3.HttpConnectionManager
+	unpack(tb, chain.GetFilters()[0].GetTypedConfig(), &manager)
+	if err := manager.ValidateAll(); err != nil {
+		tb.Error(err)
+	}
+	downstream := &tlsv3.DownstreamTlsContext{}
+	unpack(tb, chain.GetTransportSocket().GetTypedConfig(), downstream)
+	if err := downstream.ValidateAll(); err != nil {
+		tb.Error(err)
+	}
+	return bootstrap.GetStaticResources().GetClusters()[0], downstream
 }
 
 // writeSecret has the script and the agent write the file of the keys that the service
