@@ -47,14 +47,19 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	sessapiPath = filepath.Join(dir, "sessapi")
-	build := exec.Command("go", "build", "-race", "-buildvcs=false", "-o", sessapiPath, "./cmd/sessapi")
-	build.Dir = "../.."
-	if output, err := build.CombinedOutput(); err != nil {
+	if output, err := build(sessapiPath); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
 		return 1
 	}
 	_ = os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin") // where Debian has servers
 	return m.Run()
+}
+
+// build builds the command, with more arguments of go build.
+func build(path string, args ...string) (output []byte, err error) {
+	build := exec.Command("go", append([]string{"build", "-race", "-buildvcs=false", "-o", path}, append(args, "./cmd/sessapi")...)...)
+	build.Dir = "../.."
+	return build.CombinedOutput()
 }
 
 // need is the path of a program that the test runs beside the service. Without
