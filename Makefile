@@ -69,7 +69,8 @@ test: web/node_modules ## Vet and test all modules under the race detector.
 	go vet -tags envoysds ./internal/agent/... ./cmd/...
 	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 6 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
 	go test -race -count=1 -tags envoysds ./internal/agent
-	go test -run Allocations ./internal/handlers ./internal/seal # which the race detector changes
+	go test -run Allocations ./internal/handlers ./internal/seal ./internal/tracing # which the race detector changes
+	go test -tags otlp -run Allocations ./internal/handlers ./internal/tracing
 
 .PHONY: test-consistency
 test-consistency: ## Run HISTORIES (200) fault histories of fleets from SEED on (0 is any) and check them.
@@ -96,6 +97,7 @@ lint: tools/openapi-lint/node_modules web/node_modules ## Lint the code, the mod
 	cd web && npm run --silent check
 	set -e; for module in $(MODULES); do (cd $$module && $(GOLANGCI_LINT) run ./...); done
 	$(GOLANGCI_LINT) run --build-tags envoysds ./internal/agent/...
+	$(GOLANGCI_LINT) run --build-tags otlp ./internal/tracing
 	set -e; for module in $(ALL_MODULES); do (cd $$module && go mod tidy -diff); done
 	REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
 		$</.bin/redocly lint --config tools/openapi-lint/redocly.yaml openapi.yaml

@@ -25,7 +25,7 @@ part "The Go standard library and runtime (https://go.dev)"
 licence "$(go env GOROOT)/LICENSE"
 
 packages=$(for platform in linux/amd64 linux/arm64 darwin/arm64; do
-	GOOS=${platform%/*} GOARCH=${platform#*/} go list -deps -tags envoysds \
+	GOOS=${platform%/*} GOARCH=${platform#*/} go list -deps -tags envoysds,otlp \
 		-f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}} {{$.Dir}}{{end}}{{end}}' ./cmd/sessapi
 done)
 # A directory between a package and the root of its module may have a licence of its own.

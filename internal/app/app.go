@@ -95,6 +95,7 @@ func New(c config.Config, version string, log *slog.Logger) (*App, error) {
 		AllowedHosts:    allowedHosts(c),
 	}
 	for _, open := range []func(*App) (part, error){
+		openTracing, // stops last, so that it exports the spans of the other parts
 		openAudit,
 		openSealKeys,
 		openState,

@@ -413,7 +413,7 @@ func TestInvalidState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Save([]byte("not a state")), f.Close()); err != nil {
+	if err := errors.Join(f.Save(t.Context(), []byte("not a state")), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	_, err = New(c, "", slog.New(slog.DiscardHandler))

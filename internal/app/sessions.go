@@ -14,6 +14,7 @@ import (
 	"github.com/sessapi/sessapi/internal/metrics"
 	"github.com/sessapi/sessapi/internal/seal"
 	"github.com/sessapi/sessapi/internal/state"
+	"github.com/sessapi/sessapi/internal/tracing"
 )
 
 func openSealKeys(a *App) (_ part, err error) {
@@ -105,4 +106,8 @@ type flushing struct {
 }
 
 // Flush is part of [handlers.Sessions].
-func (s flushing) Flush() (int, error) { return s.file.FlushSessions(s.Sessions.Flush) }
+func (s flushing) Flush(ctx context.Context) (removed int, err error) {
+	ctx, span := tracing.Start(ctx, "flush sessions")
+	defer func() { span.End(err) }()
+	return s.file.FlushSessions(func() (int, error) { return s.Sessions.Flush(ctx) })
+}

@@ -23,6 +23,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/go-playground/validator/v10"
 
+	"github.com/sessapi/sessapi/internal/tracing"
 	"github.com/sessapi/sessapi/internal/yamlfile"
 )
 
@@ -76,6 +77,8 @@ type Config struct {
 	LogLevel  string `default:"info" enum:"debug,info,warn,error" help:"Minimum level to log: ${enum}."`
 	LogFormat string `default:"auto" enum:"auto,text,json" help:"Log format: ${enum}. auto is text on a terminal and json otherwise."`
 	AccessLog Switch `default:"off" help:"Log each request: on or off."`
+
+	OTLPEndpoint string `name:"otlp-endpoint" placeholder:"URL" help:"Collector of traces: the base URL for OTLP over HTTP, such as http://127.0.0.1:4318. OTEL_* variables set the rest. Only in a build with the tag otlp."`
 
 	source *source // nil if kong did not fill it
 }
@@ -155,6 +158,11 @@ func (c *Config) Problems() error {
 	c.validateRedis(wrong)
 	c.validateTransport(wrong)
 	c.validateFiles(wrong)
+	if c.OTLPEndpoint != "" {
+		if err := tracing.CheckEndpoint(c.OTLPEndpoint); err != nil {
+			wrong("otlp-endpoint", "--otlp-endpoint %v", err)
+		}
+	}
 	v := validator.New(validator.WithRequiredStructEnabled())
 	v.RegisterTagNameFunc(flagName)
 	var invalid validator.ValidationErrors

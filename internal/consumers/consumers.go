@@ -9,6 +9,7 @@
 package consumers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -139,7 +140,7 @@ type Store interface {
 	// Update replaces the record with the result of change, and returns it. change gets
 	// the zero Record if there is none. It may be called several times. Its error ends
 	// the update.
-	Update(name string, change func(old Record) (Record, error)) (Record, error)
+	Update(ctx context.Context, name string, change func(old Record) (Record, error)) (Record, error)
 	// Known reports whether the table has everything that the others have reported.
 	Known() bool
 }
@@ -165,11 +166,11 @@ func New(now func() time.Time, store Store) *Table {
 
 // Put stores a report. The error is [ErrOwned], [ErrTooMany], an [*InvalidError] or one
 // of the store. After an error, nothing has changed.
-func (t *Table) Put(name, identity string, r Report) error {
+func (t *Table) Put(ctx context.Context, name, identity string, r Report) error {
 	if err := r.check(); err != nil {
 		return err
 	}
-	return t.update(name, func(old Record) (Record, error) {
+	return t.update(ctx, name, func(old Record) (Record, error) {
 		now := t.wall()
 		live := old.live(now)
 		if live && old.Identity != identity {
@@ -191,8 +192,8 @@ func (t *Table) Has(name string) bool {
 }
 
 // Delete forgets a consumer. The error is [ErrNotFound] or one of the store.
-func (t *Table) Delete(name string) error {
-	return t.update(name, func(old Record) (Record, error) {
+func (t *Table) Delete(ctx context.Context, name string) error {
+	return t.update(ctx, name, func(old Record) (Record, error) {
 		now := t.wall()
 		if !old.known(now) {
 			return Record{}, ErrNotFound
@@ -214,7 +215,7 @@ func after(now time.Time, old Record) time.Time {
 }
 
 // update changes a record, first in the store.
-func (t *Table) update(name string, change func(old Record) (Record, error)) error {
+func (t *Table) update(ctx context.Context, name string, change func(old Record) (Record, error)) error {
 	if t.store == nil {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -234,7 +235,7 @@ func (t *Table) update(name string, change func(old Record) (Record, error)) err
 	if err != nil {
 		return err
 	}
-	fresh, err := t.store.Update(name, func(old Record) (Record, error) {
+	fresh, err := t.store.Update(ctx, name, func(old Record) (Record, error) {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if known := t.records[name]; known.ReportedAt.After(old.ReportedAt) { // the store lost it

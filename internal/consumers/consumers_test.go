@@ -1,6 +1,7 @@
 package consumers
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func reportOf(generation uint64) Report {
 
 func put(t *testing.T, table *Table, name string, generation uint64) {
 	t.Helper()
-	if err := table.Put(name, "edge", reportOf(generation)); err != nil {
+	if err := table.Put(t.Context(), name, "edge", reportOf(generation)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -74,12 +75,12 @@ func runModel(t *testing.T, random *rand.Rand) {
 		switch random.IntN(8) {
 		case 0:
 			time.Sleep(time.Millisecond) // else its generation is not the time
-			if _, err := ring.Rotate(keys.Update{}); err != nil {
+			if _, err := ring.Rotate(t.Context(), keys.Update{}); err != nil {
 				t.Fatal(err)
 			}
 			generations = append(generations, ring.Generation())
 		case 1:
-			if err := table.Delete(name); errors.Is(err, ErrNotFound) == isKnown {
+			if err := table.Delete(t.Context(), name); errors.Is(err, ErrNotFound) == isKnown {
 				t.Fatalf("Delete %s: %v", name, err)
 			}
 			delete(model, name)
@@ -103,7 +104,7 @@ func runModel(t *testing.T, random *rand.Rand) {
 				State: State(pick("current", "current", "applying", "failed")), Detail: pick("", "why"),
 				ExpiresIn: time.Duration(10+random.IntN(3591)) * time.Second,
 			}
-			err := table.Put(name, identity, r)
+			err := table.Put(t.Context(), name, identity, r)
 			if want := live && known.identity != identity; errors.Is(err, ErrOwned) != want || err != nil && !want {
 				t.Fatalf("Put %s by %q: %v, want refused: %v", name, identity, err, want)
 			}
@@ -173,7 +174,7 @@ func TestLimit(t *testing.T) {
 		for i := range Max {
 			put(t, table, fmt.Sprintf("host/%d", i), 1)
 		}
-		if err := table.Put("host/more", "edge", reportOf(1)); !errors.Is(err, ErrTooMany) {
+		if err := table.Put(t.Context(), "host/more", "edge", reportOf(1)); !errors.Is(err, ErrTooMany) {
 			t.Error(err)
 		}
 		put(t, table, "host/7", 2)
@@ -185,7 +186,7 @@ func TestLimit(t *testing.T) {
 // sharing is a store that loses records on request.
 type sharing map[string]Record
 
-func (s sharing) Update(name string, change func(Record) (Record, error)) (Record, error) {
+func (s sharing) Update(_ context.Context, name string, change func(Record) (Record, error)) (Record, error) {
 	fresh, err := change(s[name])
 	if err == nil {
 		s[name] = fresh
@@ -216,10 +217,10 @@ func TestMerge(t *testing.T) {
 		t.Errorf("%d and %d", generation(ahead), generation(behind))
 	}
 	clear(store) // the owner stays the same
-	if err := ahead.Put("a/1", "other", reportOf(3)); !errors.Is(err, ErrOwned) {
+	if err := ahead.Put(t.Context(), "a/1", "other", reportOf(3)); !errors.Is(err, ErrOwned) {
 		t.Error(err)
 	}
-	if err := ahead.Delete("a/1"); err != nil {
+	if err := ahead.Delete(t.Context(), "a/1"); err != nil {
 		t.Error(err)
 	}
 	behind.Merge("a/1", store["a/1"])
@@ -265,7 +266,7 @@ func TestSaveWhenChanged(t *testing.T) {
 		full.Store(false)
 		wait(3)
 		wait(3)
-		if err := table.Delete("a/1"); err != nil {
+		if err := table.Delete(t.Context(), "a/1"); err != nil {
 			t.Fatal(err)
 		}
 		wait(4)
@@ -300,7 +301,7 @@ func TestRestore(t *testing.T) {
 
 func FuzzRestore(f *testing.F) {
 	table := New(time.Now, nil)
-	if err := table.Put("a/1", "edge", reportOf(1)); err != nil {
+	if err := table.Put(f.Context(), "a/1", "edge", reportOf(1)); err != nil {
 		f.Fatal(err)
 	}
 	whole, _ := table.encode()

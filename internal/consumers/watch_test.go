@@ -44,7 +44,7 @@ func TestWatch(t *testing.T) {
 		}
 		report := func(name string, generation uint64, state State) {
 			t.Helper()
-			if err := table.Put(name, "", Report{Kind: "nginx", Generation: generation, State: state, ExpiresIn: 30 * time.Second}); err != nil {
+			if err := table.Put(t.Context(), name, "", Report{Kind: "nginx", Generation: generation, State: state, ExpiresIn: 30 * time.Second}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(2 * watchGap)
@@ -61,12 +61,12 @@ func TestWatch(t *testing.T) {
 		want("another generation", "a/web failed")
 		report("a/web", ring.Generation(), Current)
 		want("another state", "a/web current")
-		if _, err := ring.Rotate(keys.Update{}); err != nil {
+		if _, err := ring.Rotate(t.Context(), keys.Update{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * watchGap)
 		want("a rotation", "a/known stale", "a/web stale")
-		if err := table.Delete("a/known"); err != nil {
+		if err := table.Delete(t.Context(), "a/known"); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * watchGap)

@@ -73,10 +73,10 @@ func (s *consumerStore) open(name, value string) consumers.Record {
 }
 
 // Update implements [consumers.Store]. The error is that of change, or [ErrUnavailable].
-func (s *consumerStore) Update(name string, change func(old consumers.Record) (consumers.Record, error)) (consumers.Record, error) {
+func (s *consumerStore) Update(ctx context.Context, name string, change func(old consumers.Record) (consumers.Record, error)) (consumers.Record, error) {
 	n, key := s.node, s.node.consumerPrefix()+name
 	for range maxSwaps {
-		old, err := n.get(writeTimeout, key)
+		old, err := n.get(ctx, writeTimeout, key)
 		if err != nil {
 			return consumers.Record{}, unavailable(err)
 		}
@@ -85,7 +85,7 @@ func (s *consumerStore) Update(name string, change func(old consumers.Record) (c
 			return consumers.Record{}, err
 		}
 		value := rueidis.BinaryString(n.cfg.Seal.Seal(nil, fresh.Encode(), n.consumerBinding(name)))
-		done, err := n.replace(key, old, value, time.Now().Add(fresh.Until().Sub(n.Now())))
+		done, err := n.replace(ctx, key, old, value, time.Now().Add(fresh.Until().Sub(n.Now())))
 		if err != nil {
 			return consumers.Record{}, err
 		}
@@ -176,7 +176,7 @@ func (s *consumerStore) Known() bool {
 
 // fetch merges the record of a consumer in Redis, and returns it.
 func (s *consumerStore) fetch(name string) (consumers.Record, error) {
-	value, err := s.node.get(writeTimeout, s.node.consumerPrefix()+name)
+	value, err := s.node.get(context.Background(), writeTimeout, s.node.consumerPrefix()+name)
 	if isRefusal(err) { // it is no string, and holds up no other
 		s.node.counts.refusedConsumers.Add(1)
 		return consumers.Record{}, nil
@@ -214,7 +214,7 @@ func (s *consumerStore) compare() error {
 		if !r.ReportedAt.After(found[name]) {
 			continue
 		}
-		_, err := s.Update(name, func(old consumers.Record) (consumers.Record, error) {
+		_, err := s.Update(context.Background(), name, func(old consumers.Record) (consumers.Record, error) {
 			if !r.ReportedAt.After(old.ReportedAt) {
 				return old, errNewer
 			}

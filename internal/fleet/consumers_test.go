@@ -34,7 +34,7 @@ func reportOf(generation uint64) consumers.Report {
 // report reports until the store takes it.
 func report(t *testing.T, table *consumers.Table, name string, generation uint64) {
 	t.Helper()
-	redistest.Await(t, "a report", func() error { return table.Put(name, "edge", reportOf(generation)) })
+	redistest.Await(t, "a report", func() error { return table.Put(t.Context(), name, "edge", reportOf(generation)) })
 }
 
 // listed is the names and generations of a table.
@@ -76,18 +76,18 @@ func TestConsumers(t *testing.T) {
 			report(t, b, "edge-0/web", 2)
 			want := "edge-0/web=2 edge-1/web=1 edge-2/web=1 edge-3/web=1 edge-4/web=1 edge-5/web=1 edge-6/web=1 edge-7/web=1"
 			awaitList(t, want, a, b)
-			if err := b.Put("edge-1/web", "other", reportOf(3)); !errors.Is(err, consumers.ErrOwned) {
+			if err := b.Put(t.Context(), "edge-1/web", "other", reportOf(3)); !errors.Is(err, consumers.ErrOwned) {
 				t.Error(err)
 			}
-			if err := b.Delete("edge-1/web"); err != nil {
+			if err := b.Delete(t.Context(), "edge-1/web"); err != nil {
 				t.Error(err)
 			}
-			if err := b.Delete("edge-1/web"); !errors.Is(err, consumers.ErrNotFound) {
+			if err := b.Delete(t.Context(), "edge-1/web"); !errors.Is(err, consumers.ErrNotFound) {
 				t.Error(err)
 			}
 			late := startTable(t, url, k)
 			awaitList(t, strings.Replace(want, "edge-1/web=1 ", "", 1), a, b, late)
-			if err := b.Put("edge-1/web", "other", reportOf(3)); err != nil {
+			if err := b.Put(t.Context(), "edge-1/web", "other", reportOf(3)); err != nil {
 				t.Error(err)
 			}
 			awaitList(t, strings.Replace(want, "edge-1/web=1", "edge-1/web=3", 1), a, b, late)
@@ -114,7 +114,7 @@ func TestRedisLosesConsumers(t *testing.T) {
 			awaitList(t, "edge/api=1 edge/gone=1 edge/web=1", a, b)
 			server.Do("SAVE")
 			report(t, a, "edge/web", 2)
-			if err := a.Delete("edge/gone"); err != nil {
+			if err := a.Delete(t.Context(), "edge/gone"); err != nil {
 				t.Fatal(err)
 			}
 			awaitList(t, "edge/api=1 edge/web=2", a, b)
@@ -137,7 +137,7 @@ func TestConsumersWithoutRedis(t *testing.T) {
 	awaitList(t, "edge/api=1 edge/web=1", a, b)
 	proxy.Cut()
 	redistest.Await(t, "a report to fail", func() error {
-		err := a.Put("edge/web", "edge", reportOf(2))
+		err := a.Put(t.Context(), "edge/web", "edge", reportOf(2))
 		if err == nil {
 			return errors.New("it did not")
 		}
@@ -146,11 +146,11 @@ func TestConsumersWithoutRedis(t *testing.T) {
 		}
 		return nil
 	})
-	if err := a.Delete("edge/web"); !errors.Is(err, ErrUnavailable) {
+	if err := a.Delete(t.Context(), "edge/web"); !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
 	}
 	report(t, b, "edge/new", 3)
-	if err := b.Delete("edge/api"); err != nil {
+	if err := b.Delete(t.Context(), "edge/api"); err != nil {
 		t.Error(err)
 	}
 	if got := listed(a); !strings.Contains(got, "edge/api=1") || !strings.Contains(got, "edge/web=") || strings.Contains(got, "edge/new") {
@@ -169,7 +169,7 @@ func TestConsumersOutliveOutage(t *testing.T) {
 	table := startTable(t, "redis://"+proxy.Addr(), newSeal(t))
 	short := reportOf(1)
 	short.ExpiresIn = consumers.MinExpiry
-	redistest.Await(t, "a report", func() error { return table.Put("edge/web", "edge", short) })
+	redistest.Await(t, "a report", func() error { return table.Put(t.Context(), "edge/web", "edge", short) })
 	expires := table.List(keys.Description{})[0].ExpiresAt
 	proxy.Cut()
 	redistest.Await(t, "the report to expire", func() error {

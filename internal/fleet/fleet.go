@@ -43,6 +43,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/tracing"
 )
 
 const (
@@ -461,23 +462,31 @@ func (n *Node) invalidated(changed []rueidis.RedisMessage) {
 	}
 }
 
-// do sends a command and returns its result. The error is ErrNotConnected when Redis did
-// not answer lately. A slice that the command was made from must not be changed
-// any more: it may be sent later.
-func (n *Node) do(timeout time.Duration, command func(rueidis.Client, context.Context) rueidis.RedisResult) (rueidis.RedisMessage, error) {
+// do sends a command and returns its result. The span of the command has the name. The
+// error is ErrNotConnected when Redis did not answer lately. A slice that the command was
+// made from must not be changed any more: it may be sent later.
+func (n *Node) do(ctx context.Context, name string, timeout time.Duration, command func(rueidis.Client, context.Context) rueidis.RedisResult) (rueidis.RedisMessage, error) {
 	c := n.client.Load()
 	if c == nil || !n.up.Load() {
 		return rueidis.RedisMessage{}, ErrNotConnected
 	}
+	span := tracing.StartRedis(ctx, name)
+	// A client that hangs up does not end the command: others may wait for its result.
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	return command(*c, ctx).ToMessage()
+	m, err := command(*c, ctx).ToMessage()
+	if rueidis.IsRedisNil(err) {
+		span.End(nil)
+	} else {
+		span.End(err)
+	}
+	return m, err
 }
 
 // write is do for a command that writes, with the time that is for that. The error
 // is [ErrUnavailable], or that of a nil reply.
-func (n *Node) write(command func(rueidis.Client, context.Context) rueidis.RedisResult) (rueidis.RedisMessage, error) {
-	m, err := n.do(writeTimeout, command)
+func (n *Node) write(ctx context.Context, name string, command func(rueidis.Client, context.Context) rueidis.RedisResult) (rueidis.RedisMessage, error) {
+	m, err := n.do(ctx, name, writeTimeout, command)
 	switch {
 	case err == nil, rueidis.IsRedisNil(err):
 		if n.refused.Load() != 0 && n.refused.Swap(0) != 0 {

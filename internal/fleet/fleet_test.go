@@ -99,7 +99,7 @@ func lasting(d time.Duration) cache.PutOptions {
 
 func put(t testing.TB, n *Node, i int, data string) (replaced bool) {
 	t.Helper()
-	replaced, err := n.sessions.Put(id(i), []byte(data), lasting(time.Hour))
+	replaced, err := n.sessions.Put(t.Context(), id(i), []byte(data), lasting(time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,7 @@ func put(t testing.TB, n *Node, i int, data string) (replaced bool) {
 }
 
 func get(n *Node, i int) string {
-	data, _, _ := n.sessions.Get(nil, id(i))
+	data, _, _ := n.sessions.Get(context.Background(), nil, id(i))
 	return string(data)
 }
 
@@ -157,11 +157,11 @@ func testSessions(t *testing.T, url string) {
 	if got := get(b, 1); got != "one" {
 		t.Fatalf("at the other node: %q", got)
 	}
-	data, entry, ok := b.sessions.Get([]byte("before "), id(1))
+	data, entry, ok := b.sessions.Get(t.Context(), []byte("before "), id(1))
 	if string(data) != "before one" || !ok || entry.Size != 3 || entry.Mark != 1 {
 		t.Errorf("%q %+v %v", data, entry, ok)
 	}
-	_, other, _ := a.sessions.Get(nil, id(1))
+	_, other, _ := a.sessions.Get(t.Context(), nil, id(1))
 	for _, e := range []*cache.Entry{&entry, &other} {
 		if tag := cache.TagOf([]byte("one")); e.TagOf([]byte("one")) != tag {
 			t.Errorf("the tag is %+v, want %+v", e.Tag, tag)
@@ -188,7 +188,7 @@ func testSessions(t *testing.T, url string) {
 	conditional := func(n *Node, i int, data string, cond cache.Condition) error {
 		o := lasting(time.Hour)
 		o.If = cond
-		_, err := n.sessions.Put(id(i), []byte(data), o)
+		_, err := n.sessions.Put(t.Context(), id(i), []byte(data), o)
 		return err
 	}
 	if err := conditional(a, 1, "x", absent); !errors.Is(err, cache.ErrPrecondition) {
@@ -205,19 +205,19 @@ func testSessions(t *testing.T, url string) {
 		t.Error(err)
 	}
 	await(t, a, 2, "four")
-	if err := a.sessions.Delete(id(2), is(tag)); !errors.Is(err, cache.ErrPrecondition) {
+	if err := a.sessions.Delete(t.Context(), id(2), is(tag)); !errors.Is(err, cache.ErrPrecondition) {
 		t.Error(err)
 	}
-	if err := a.sessions.Delete(id(2), is(cache.TagOf([]byte("four")))); err != nil {
+	if err := a.sessions.Delete(t.Context(), id(2), is(cache.TagOf([]byte("four")))); err != nil {
 		t.Error(err)
 	}
 	await(t, b, 2, "")
 	for _, cond := range []cache.Condition{nil, is(tag)} {
-		if err := b.sessions.Delete(id(2), cond); !errors.Is(err, cache.ErrNotFound) {
+		if err := b.sessions.Delete(t.Context(), id(2), cond); !errors.Is(err, cache.ErrNotFound) {
 			t.Error(err)
 		}
 	}
-	if err := b.sessions.Delete(id(1), nil); err != nil {
+	if err := b.sessions.Delete(t.Context(), id(1), nil); err != nil {
 		t.Error(err)
 	}
 	await(t, a, 1, "")
@@ -231,11 +231,11 @@ func testSessions(t *testing.T, url string) {
 		{make([]byte, 16<<10+1), time.Hour, cache.ErrTooLarge},
 		{[]byte("x"), -time.Second, cache.ErrExpired},
 	} {
-		if _, err := a.sessions.Put(id(3), test.data, lasting(test.end)); !errors.Is(err, test.want) {
+		if _, err := a.sessions.Put(t.Context(), id(3), test.data, lasting(test.end)); !errors.Is(err, test.want) {
 			t.Errorf("%v, want %v", err, test.want)
 		}
 	}
-	if _, err := a.sessions.Put(id(3), []byte("short"), lasting(50*time.Millisecond)); err != nil {
+	if _, err := a.sessions.Put(t.Context(), id(3), []byte("short"), lasting(50*time.Millisecond)); err != nil {
 		t.Error(err)
 	}
 	await(t, b, 3, "")
@@ -244,7 +244,7 @@ func testSessions(t *testing.T, url string) {
 	for i := range many {
 		put(t, a, 100+i, "x")
 	}
-	if removed, err := b.sessions.Flush(); removed != many || err != nil {
+	if removed, err := b.sessions.Flush(t.Context()); removed != many || err != nil {
 		t.Errorf("flushed %d, %v", removed, err)
 	}
 	for i := range many {
@@ -312,7 +312,7 @@ func TestCutOff(t *testing.T) {
 
 	proxy.Cut()
 	began := time.Now()
-	if err := a.sessions.Delete(id(1), nil); err != nil {
+	if err := a.sessions.Delete(t.Context(), id(1), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := get(b, 1); got != "one" {
@@ -321,7 +321,7 @@ func TestCutOff(t *testing.T) {
 	if got, took := get(b, 2), time.Since(began); got != "" || took > time.Second {
 		t.Errorf("what only Redis has: %q after %v", got, took)
 	}
-	if _, err := b.sessions.Put(id(3), []byte("x"), lasting(time.Hour)); !errors.Is(err, ErrUnavailable) {
+	if _, err := b.sessions.Put(t.Context(), id(3), []byte("x"), lasting(time.Hour)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a write: %v", err)
 	}
 	await(t, b, 1, "")
@@ -334,10 +334,10 @@ func TestCutOff(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := b.sessions.Put(id(3), []byte("x"), lasting(time.Hour)); !errors.Is(err, ErrNotConnected) {
+	if _, err := b.sessions.Put(t.Context(), id(3), []byte("x"), lasting(time.Hour)); !errors.Is(err, ErrNotConnected) {
 		t.Errorf("a write: %v", err)
 	}
-	if _, err := b.sessions.Flush(); !errors.Is(err, ErrUnavailable) {
+	if _, err := b.sessions.Flush(t.Context()); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a flush: %v", err)
 	}
 
@@ -366,7 +366,7 @@ func TestConnectionLost(t *testing.T) {
 		var both sync.WaitGroup
 		both.Go(proxy.Reset)
 		both.Go(func() {
-			if err := a.sessions.Delete(id(round), nil); err != nil {
+			if err := a.sessions.Delete(t.Context(), id(round), nil); err != nil {
 				t.Error(err)
 			}
 		})
@@ -423,7 +423,7 @@ func TestRefused(t *testing.T) {
 	for _, cond := range []cache.Condition{nil, func(_ cache.Tag, exists bool) bool { return !exists }} {
 		o := lasting(time.Hour)
 		o.If = cond
-		if _, err := n.sessions.Put(id(5), []byte("right"), o); err != nil || get(n, 5) != "right" {
+		if _, err := n.sessions.Put(t.Context(), id(5), []byte("right"), o); err != nil || get(n, 5) != "right" {
 			t.Errorf("in the place of one that does not open: %v", err)
 		}
 		write(5, cut)
@@ -458,10 +458,10 @@ func TestModel(t *testing.T) {
 		switch random.IntN(12) {
 		case 0, 1, 2:
 			data := fmt.Sprintf("%d-%d", step, random.Uint64())
-			replaced, err := n.sessions.Put(id(i), []byte(data), lasting(time.Hour))
+			replaced, err := n.sessions.Put(t.Context(), id(i), []byte(data), lasting(time.Hour))
 			if errors.Is(err, ErrUnavailable) && n == nodes[2] {
 				// It may have been made.
-				if nodes[0].sessions.Delete(id(i), nil) != nil && exists {
+				if nodes[0].sessions.Delete(t.Context(), id(i), nil) != nil && exists {
 					t.Fatalf("step %d: session %d is gone", step, i)
 				}
 				delete(model, i)
@@ -472,16 +472,16 @@ func TestModel(t *testing.T) {
 			}
 			model[i] = data
 		case 3:
-			err := n.sessions.Delete(id(i), nil)
+			err := n.sessions.Delete(t.Context(), id(i), nil)
 			if errors.Is(err, ErrUnavailable) && n == nodes[2] {
-				_ = nodes[0].sessions.Delete(id(i), nil)
+				_ = nodes[0].sessions.Delete(t.Context(), id(i), nil)
 			} else if errors.Is(err, cache.ErrNotFound) == exists || err != nil && exists {
 				t.Fatalf("step %d: delete %v, exists %v", step, err, exists)
 			}
 			delete(model, i)
 		case 4:
 			if random.IntN(20) == 0 {
-				if removed, err := nodes[random.IntN(2)].sessions.Flush(); err != nil || removed != len(model) {
+				if removed, err := nodes[random.IntN(2)].sessions.Flush(t.Context()); err != nil || removed != len(model) {
 					t.Fatalf("step %d: flushed %d of %d, %v", step, removed, len(model), err)
 				}
 				clear(model)
@@ -518,7 +518,7 @@ func TestRace(t *testing.T) {
 			for writer := range 2 {
 				all.Go(func() {
 					for i := range 10 {
-						if _, err := n.sessions.Put(id(1), fmt.Appendf(nil, "%d-%d-%d", round, writer, i), lasting(time.Hour)); err != nil {
+						if _, err := n.sessions.Put(t.Context(), id(1), fmt.Appendf(nil, "%d-%d-%d", round, writer, i), lasting(time.Hour)); err != nil {
 							t.Error(err)
 						}
 						get(n, 1)
@@ -533,7 +533,7 @@ func TestRace(t *testing.T) {
 		}
 		all.Wait()
 		// The last write is that which Redis has.
-		record, err := a.get(time.Second, a.sessionName(id(1)))
+		record, err := a.get(t.Context(), time.Second, a.sessionName(id(1)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -543,7 +543,7 @@ func TestRace(t *testing.T) {
 		}
 		await(t, a, 1, string(data))
 		await(t, b, 1, string(data))
-		if err := a.sessions.Delete(id(1), nil); err != nil {
+		if err := a.sessions.Delete(t.Context(), id(1), nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := get(a, 1); got != "" {
@@ -673,7 +673,7 @@ func TestTicketKeys(t *testing.T) {
 		})
 	}
 	agree(0)
-	d, err := rings[0].Rotate(keys.Update{})
+	d, err := rings[0].Rotate(t.Context(), keys.Update{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -687,7 +687,7 @@ func TestTicketKeys(t *testing.T) {
 	for _, ring := range rings {
 		all.Go(func() {
 			for range 30 {
-				d, err := ring.Replace(keys.Generate(128, 2), keys.Update{Source: keys.SourceAPI})
+				d, err := ring.Replace(t.Context(), keys.Generate(128, 2), keys.Update{Source: keys.SourceAPI})
 				if err != nil {
 					t.Error(err)
 					return
@@ -710,7 +710,7 @@ func TestTicketKeys(t *testing.T) {
 	wins := 0
 	for _, ring := range rings {
 		all.Go(func() {
-			_, err := ring.Rotate(keys.Update{If: func(g uint64) bool { return g == base }})
+			_, err := ring.Rotate(t.Context(), keys.Update{If: func(g uint64) bool { return g == base }})
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -736,12 +736,12 @@ func TestTicketKeys(t *testing.T) {
 	if old == "" {
 		t.Fatal("nothing there")
 	}
-	if _, err := rings[1].Rotate(keys.Update{}); err != nil {
+	if _, err := rings[1].Rotate(t.Context(), keys.Update{}); err != nil {
 		t.Fatal(err)
 	}
 	agree(0)
 	server.Do("COPY", links[0].keysName(), "saved")
-	d, err = rings[2].Rotate(keys.Update{})
+	d, err = rings[2].Rotate(t.Context(), keys.Update{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -758,7 +758,7 @@ func TestTicketKeys(t *testing.T) {
 				return err
 			}
 			store := late.KeyStore(nil)
-			if record, err := late.get(time.Second, late.keysName()); err != nil || record == "" {
+			if record, err := late.get(t.Context(), time.Second, late.keysName()); err != nil || record == "" {
 				return fmt.Errorf("%q %w", record, err)
 			}
 			ring, err := keys.JoinRing(t.Context(), late.Now, keys.Lifecycle{}, store, nil)
@@ -781,7 +781,7 @@ func TestTicketKeys(t *testing.T) {
 		}
 		return nil
 	})
-	if _, err := rings[0].Rotate(keys.Update{}); !errors.Is(err, keys.ErrUnavailable) {
+	if _, err := rings[0].Rotate(t.Context(), keys.Update{}); !errors.Is(err, keys.ErrUnavailable) {
 		t.Errorf("over a record that does not open: %v", err)
 	}
 	if out := server.Do("GET", links[0].keysName()); out != "nonsense" {
@@ -813,7 +813,7 @@ func TestLocalKeys(t *testing.T) {
 	second := join(t, settings(server.URL(), sealKeys), nil)
 	var other *keys.Ring
 	redistest.Await(t, "the fleet to be seeded", func() error {
-		if record, err := second.get(time.Second, second.keysName()); err != nil || record == "" {
+		if record, err := second.get(t.Context(), time.Second, second.keysName()); err != nil || record == "" {
 			return fmt.Errorf("%q %w", record, err)
 		}
 		return nil
@@ -824,7 +824,7 @@ func TestLocalKeys(t *testing.T) {
 	if got := other.Description(); got.Generation != want.Generation || got.Keys[0].Fingerprint != want.Keys[0].Fingerprint {
 		t.Errorf("%+v, want %+v", got, want)
 	}
-	d, err := other.Rotate(keys.Update{})
+	d, err := other.Rotate(t.Context(), keys.Update{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -862,13 +862,13 @@ type memoryStore struct {
 	state []byte
 }
 
-func (s *memoryStore) Load() ([]byte, error) {
+func (s *memoryStore) Load(context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return bytes.Clone(s.state), nil
 }
 
-func (s *memoryStore) Save(state []byte) error {
+func (s *memoryStore) Save(_ context.Context, state []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.state = bytes.Clone(state)
@@ -899,7 +899,7 @@ func TestRefusedWrites(t *testing.T) {
 	for _, cond := range []cache.Condition{nil, always} {
 		o := lasting(time.Hour)
 		o.If = cond
-		if _, err := n.sessions.Put(id(2), []byte("x"), o); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrRefused) {
+		if _, err := n.sessions.Put(t.Context(), id(2), []byte("x"), o); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrRefused) {
 			t.Error(err)
 		}
 		if !n.Stats().Refusing {
@@ -913,7 +913,7 @@ func TestRefusedWrites(t *testing.T) {
 	if got := get(n, 1); got != "one" {
 		t.Errorf("a lookup: %q", got)
 	}
-	_, _ = n.sessions.Put(id(2), []byte("x"), lasting(time.Hour)) // is refused
+	_, _ = n.sessions.Put(t.Context(), id(2), []byte("x"), lasting(time.Hour)) // is refused
 	server.Do("CONFIG", "SET", "maxmemory", "0")
 	if put(t, n, 2, "two"); n.Stats().Refusing {
 		t.Error("it shows for good")

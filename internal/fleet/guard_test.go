@@ -135,7 +135,7 @@ func TestHostileReplies(t *testing.T) {
 				n.Sessions(local, nil, func(time.Duration) {})
 				redistest.Await(t, "a violation", func() error {
 					_ = n.Connect(t.Context())
-					if data, _, ok := n.sessions.Get(nil, id(1)); ok {
+					if data, _, ok := n.sessions.Get(t.Context(), nil, id(1)); ok {
 						t.Fatalf("found %q", data)
 					}
 					if n.Stats().Violations == 0 {
@@ -198,14 +198,14 @@ func TestLargeValue(t *testing.T) {
 		o.If = cond
 		// Redis may have been busy with the value for so long that it counts as away.
 		redistest.Await(t, "another in its place", func() error {
-			_, err := n.sessions.Put(id(i), []byte("two"), o)
+			_, err := n.sessions.Put(t.Context(), id(i), []byte("two"), o)
 			return err
 		})
 		await(t, n, i, "two")
 	}
 	server.Do("SETRANGE", n.keysName(), "400000000", "x")
 	redistest.Await(t, "a refusal", func() error {
-		if _, err := n.KeyStore(nil).Load(); !errors.Is(err, errUnreadable) {
+		if _, err := n.KeyStore(nil).Load(t.Context()); !errors.Is(err, errUnreadable) {
 			return fmt.Errorf("loaded: %w", err)
 		}
 		return nil

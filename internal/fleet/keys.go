@@ -146,17 +146,17 @@ return 1`)
 })
 
 // run runs keysScript.
-func (s *KeyStore) run(op, expected, value string) (rueidis.RedisMessage, error) {
+func (s *KeyStore) run(ctx context.Context, op, expected, value string) (rueidis.RedisMessage, error) {
 	n := s.node
 	command := func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return keysScript().Exec(ctx, c, []string{n.keysName(), n.markName()},
 			[]string{op, milliseconds(s.gracePeriod()), expected, value, strconv.Itoa(maxRecord)})
 	}
 	if op == opLook { // which Redis may answer when it refuses writes
-		m, err := n.do(writeTimeout, command)
+		m, err := n.do(ctx, "ticket keys "+op, writeTimeout, command)
 		return m, unavailable(err)
 	}
-	return n.write(command)
+	return n.write(ctx, "ticket keys "+op, command)
 }
 
 // gracePeriod is how long all nodes that run may take to put back what they have: each
@@ -168,7 +168,7 @@ func (s *KeyStore) Copy() ([]byte, error) {
 	if s.local == nil {
 		return nil, nil
 	}
-	state, err := s.local.Load()
+	state, err := s.local.Load(context.Background())
 	if copied := keys.PeekState(state); copied.Shared {
 		s.copied = copied
 	}
@@ -176,8 +176,8 @@ func (s *KeyStore) Copy() ([]byte, error) {
 }
 
 // Load returns the state in Redis; nil if there is none.
-func (s *KeyStore) Load() ([]byte, error) {
-	record, err := s.look()
+func (s *KeyStore) Load(ctx context.Context) ([]byte, error) {
+	record, err := s.look(ctx)
 	if err != nil || record != "" {
 		s.found.Store(true)
 	}
@@ -193,15 +193,15 @@ func (s *KeyStore) Load() ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", errUnreadable, err)
 	}
 	if record != s.seen {
-		s.copy(state)
+		s.copy(ctx, state)
 	}
 	s.seen = record
 	return state, nil
 }
 
 // look returns the record that Redis has.
-func (s *KeyStore) look() (record string, err error) {
-	m, err := s.run(opLook, "", "")
+func (s *KeyStore) look(ctx context.Context) (record string, err error) {
+	m, err := s.run(ctx, opLook, "", "")
 	if err != nil {
 		return "", err
 	}
@@ -261,12 +261,14 @@ func (s *KeyStore) Settled() error {
 
 // Save replaces the state that was read or written last. If Redis has another one, the
 // error is [keys.ErrConflict]; in a grace period, [keys.ErrUnsettled].
-func (s *KeyStore) Save(state []byte) error { return s.replace(opUpdate, state) }
+func (s *KeyStore) Save(ctx context.Context, state []byte) error {
+	return s.replace(ctx, opUpdate, state)
+}
 
 // Restore is Save for a state that Redis has lost. It works in a grace period, and else
 // begins one.
-func (s *KeyStore) Restore(state []byte) error {
-	err := s.replace(opRestore, state)
+func (s *KeyStore) Restore(ctx context.Context, state []byte) error {
+	err := s.replace(ctx, opRestore, state)
 	if err == nil {
 		s.found.Store(true)
 		s.node.counts.restoredKeys.Add(1)
@@ -277,9 +279,9 @@ func (s *KeyStore) Restore(state []byte) error {
 	return err
 }
 
-func (s *KeyStore) replace(op string, state []byte) error {
+func (s *KeyStore) replace(ctx context.Context, op string, state []byte) error {
 	record := string(s.node.cfg.Seal.Seal(nil, state, s.node.keysBinding()))
-	m, err := s.run(op, s.seen, record)
+	m, err := s.run(ctx, op, s.seen, record)
 	if err != nil {
 		return err
 	}
@@ -294,13 +296,13 @@ func (s *KeyStore) replace(op string, state []byte) error {
 		return keys.ErrConflict
 	}
 	s.seen = record
-	s.copy(state)
+	s.copy(ctx, state)
 	return nil
 }
 
 // copy keeps the state in the node, too, unless that has a newer one. It can do
 // without.
-func (s *KeyStore) copy(state []byte) {
+func (s *KeyStore) copy(ctx context.Context, state []byte) {
 	has := keys.PeekState(state)
 	if !s.joined && s.copied.Shared && s.copied.OtherFleet(has) {
 		s.node.cfg.Log.Warn("the state file has the ticket keys of another fleet or of an earlier version; using those in Redis",
@@ -311,7 +313,7 @@ func (s *KeyStore) copy(state []byte) {
 	if s.local == nil || has.Generation < s.copied.Generation {
 		return
 	}
-	if err := s.local.Save(state); err != nil {
+	if err := s.local.Save(ctx, state); err != nil {
 		s.node.cfg.Log.Error("cannot save the ticket keys of the fleet in the state file", slog.String("error", err.Error()))
 		return
 	}

@@ -69,7 +69,7 @@ func awaitSet(t *testing.T, want keys.Description, all ...*member) {
 func rotate(t *testing.T, m *member) (d keys.Description) {
 	t.Helper()
 	redistest.Await(t, "a rotation", func() (err error) {
-		d, err = m.ring.Rotate(keys.Update{})
+		d, err = m.ring.Rotate(t.Context(), keys.Update{})
 		if err != nil && !errors.Is(err, keys.ErrUnavailable) {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func rotate(t *testing.T, m *member) (d keys.Description) {
 func awaitRefusal(t *testing.T, m *member) {
 	t.Helper()
 	redistest.Await(t, "an update to be refused", func() error {
-		_, err := m.ring.Rotate(keys.Update{})
+		_, err := m.ring.Rotate(t.Context(), keys.Update{})
 		if err == nil {
 			t.Fatal("a node updated what it found in a Redis that had lost updates")
 		}
@@ -172,7 +172,7 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 	rotate(t, a)
 	server.Do("COPY", "test:ticket-keys", "older")
 	revoked := a.ring.Description().Keys[0].Name
-	want, err := a.ring.Revoke(revoked, keys.Update{})
+	want, err := a.ring.Revoke(t.Context(), revoked, keys.Update{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +182,7 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 	server.Do("COPY", "older", "test:ticket-keys", "REPLACE")
 	var log logtest.Buffer
 	for _, local := range []*memoryStore{a.local, b.local} {
-		copied, _ := local.Load()
+		copied, _ := local.Load(t.Context())
 		if state := keys.PeekState(copied); state.Generation != want.Generation || !state.Shared {
 			t.Fatalf("the copy is %+v, want generation %d", state, want.Generation)
 		}
@@ -199,7 +199,7 @@ func TestRevokedKeyStaysAway(t *testing.T) {
 		if err != nil || ring.Generation() != want.Generation {
 			t.Fatalf("generation %d, want %d; %v", ring.Generation(), want.Generation, err)
 		}
-		copied, _ = local.Load()
+		copied, _ = local.Load(t.Context())
 		if state := keys.PeekState(copied); state.Generation != want.Generation {
 			t.Errorf("the copy is %+v, want generation %d", state, want.Generation)
 		}
@@ -238,7 +238,7 @@ func TestRefusingRedisIsRead(t *testing.T) {
 			if got := b.ring.Description(); got.Generation != want.Generation {
 				t.Errorf("generation %d, want %d", got.Generation, want.Generation)
 			}
-			if _, err := b.ring.Rotate(keys.Update{}); !errors.Is(err, keys.ErrUnavailable) {
+			if _, err := b.ring.Rotate(t.Context(), keys.Update{}); !errors.Is(err, keys.ErrUnavailable) {
 				t.Errorf("an update: %v", err)
 			}
 			if err := b.ring.Refresh(); err != nil || !b.node.Stats().Refusing {
@@ -281,21 +281,21 @@ func TestScriptRefusesUpdates(t *testing.T) {
 		t.Fatal(err)
 	}
 	older, newer := n.KeyStore(nil), n.KeyStore(nil)
-	state, err := older.Load()
-	if _, newerErr := newer.Load(); err != nil || newerErr != nil {
+	state, err := older.Load(t.Context())
+	if _, newerErr := newer.Load(t.Context()); err != nil || newerErr != nil {
 		t.Fatal(err, newerErr)
 	}
 	if err := errors.Join(older.Settled(), newer.Settled()); err != nil {
 		t.Fatal(err)
 	}
 	server.Do("COPY", n.keysName(), "older")
-	if err := newer.Save(state); err != nil {
+	if err := newer.Save(t.Context(), state); err != nil {
 		t.Fatal(err)
 	}
 	server.Do("COPY", "older", n.keysName(), "REPLACE")
 	server.Do("DEL", n.markName())
 	for _, s := range []*KeyStore{older, newer} {
-		if err := s.Save(state); !errors.Is(err, keys.ErrUnsettled) {
+		if err := s.Save(t.Context(), state); !errors.Is(err, keys.ErrUnsettled) {
 			t.Errorf("saved: %v", err)
 		}
 		err := s.Settled()
@@ -359,7 +359,7 @@ func TestStateFileOfAnotherFleet(t *testing.T) {
 	if err != nil || ring.Description().Keys[0] != first.Keys[0] {
 		t.Fatalf("%+v, want %+v; %v", ring.Description(), first, err)
 	}
-	if copied, _ := a.local.Load(); keys.PeekState(copied).Generation != first.Generation {
+	if copied, _ := a.local.Load(t.Context()); keys.PeekState(copied).Generation != first.Generation {
 		t.Errorf("the copy is %+v, want generation %d", keys.PeekState(copied), first.Generation)
 	}
 	if !strings.Contains(log.String(), "level=WARN") || n.Stats().RestoredKeys != 0 {
@@ -381,13 +381,13 @@ func TestEndIsAbsolute(t *testing.T) {
 		server.Do("CLIENT", "PAUSE", "600", "WRITE")
 		o := lasting(300 * time.Millisecond)
 		o.If = cond
-		if _, err := n.sessions.Put(id(1), []byte("short"), o); err != nil {
+		if _, err := n.sessions.Put(t.Context(), id(1), []byte("short"), o); err != nil {
 			t.Fatal(err)
 		}
 		if got := get(n, 1); got != "" {
 			t.Fatalf("it is there after its end: %q", got)
 		}
-		if err := n.sessions.Delete(id(1), nil); !errors.Is(err, cache.ErrNotFound) {
+		if err := n.sessions.Delete(t.Context(), id(1), nil); !errors.Is(err, cache.ErrNotFound) {
 			t.Errorf("deleted after its end: %v", err)
 		}
 	}

@@ -92,7 +92,7 @@ func (r *Roster) update(present bool) error {
 		*text = (*text)[:min(len(*text), maxMemberText)]
 	}
 	for range maxSwaps {
-		old, err := n.get(writeTimeout, key)
+		old, err := n.get(context.Background(), writeTimeout, key)
 		if err != nil {
 			return err
 		}
@@ -115,7 +115,7 @@ func (r *Roster) update(present bool) error {
 		if err != nil {
 			return err
 		}
-		done, err := n.replace(key, old, rueidis.BinaryString(n.cfg.Seal.Seal(nil, record, binding)), time.Now().Add(forgottenAfter))
+		done, err := n.replace(context.Background(), key, old, rueidis.BinaryString(n.cfg.Seal.Seal(nil, record, binding)), time.Now().Add(forgottenAfter))
 		if err != nil {
 			return err
 		}

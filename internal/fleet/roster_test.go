@@ -66,7 +66,7 @@ func TestRoster(t *testing.T) {
 		t.Fatal(err)
 	}
 	sealed := k.Seal(nil, record, seal.Binding{Kind: rosterKind, Namespace: "test"})
-	if _, err := a.node.set("test:nodes", string(sealed), time.Now().Add(time.Hour)); err != nil {
+	if _, err := a.node.set(t.Context(), "test:nodes", string(sealed), time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	awaitRoster(t, a, "a :8440 7; c :8440 0 missing; ")

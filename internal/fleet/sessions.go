@@ -13,6 +13,7 @@ import (
 
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/tracing"
 )
 
 const (
@@ -119,7 +120,7 @@ func (n *Node) open(dst []byte, id cache.ID, record string) (data []byte, e cach
 
 // Get is [cache.Cache.Get] for the fleet. If Redis does not answer in time, it is a
 // miss.
-func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
+func (s *Sessions) Get(ctx context.Context, dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
 	if s.node.fresh() {
 		if data, e, ok = s.local.Get(dst, id); ok {
 			return data, e, true
@@ -127,7 +128,7 @@ func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok 
 	}
 	f, first := s.table.join(id)
 	if first {
-		data, e, ok = s.fetch(dst, id)
+		data, e, ok = s.fetch(ctx, dst, id)
 		s.table.land(id, f, data[len(dst):], e, ok)
 	} else {
 		s.node.counts.coalesced.Add(1)
@@ -142,13 +143,13 @@ func (s *Sessions) Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok 
 }
 
 // fetch reads a session from Redis.
-func (s *Sessions) fetch(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
+func (s *Sessions) fetch(ctx context.Context, dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool) {
 	n := s.node
 	if n.timeouts.Load() >= maxTimeouts {
 		return dst, cache.Entry{}, false
 	}
 	began := time.Now()
-	record, err := n.get(n.cfg.ReadTimeout, n.sessionName(id))
+	record, err := n.get(ctx, n.cfg.ReadTimeout, n.sessionName(id))
 	switch {
 	case errors.Is(err, ErrNotConnected):
 		return dst, cache.Entry{}, false
@@ -171,8 +172,8 @@ func (s *Sessions) fetch(dst []byte, id cache.ID) (data []byte, e cache.Entry, o
 }
 
 // get reads the first bytes of a key, one more than a record has at most; "" is none.
-func (n *Node) get(timeout time.Duration, key string) (string, error) {
-	m, err := n.do(timeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+func (n *Node) get(ctx context.Context, timeout time.Duration, key string) (string, error) {
+	m, err := n.do(ctx, "get", timeout, func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return c.Do(ctx, c.B().Getrange().Key(key).Start(0).End(maxRecord).Build())
 	})
 	if err != nil {
@@ -183,7 +184,7 @@ func (n *Node) get(timeout time.Duration, key string) (string, error) {
 
 // Put is [cache.Cache.Put] for the fleet. Redis has stored the session when it returns
 // nil; the error may also be [ErrUnavailable].
-func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error) {
+func (s *Sessions) Put(ctx context.Context, id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error) {
 	if err := s.local.Check(id, len(data), o.ExpiresAt); err != nil {
 		return false, err
 	}
@@ -206,9 +207,9 @@ func (s *Sessions) Put(id cache.ID, data []byte, o cache.PutOptions) (replaced b
 		s.table.end(id, data, e)
 	}()
 	if o.If == nil {
-		replaced, err = s.node.set(s.node.sessionName(id), record, end)
+		replaced, err = s.node.set(ctx, s.node.sessionName(id), record, end)
 	} else {
-		replaced, err = s.swap(id, record, end, o.If)
+		replaced, err = s.swap(ctx, id, record, end, o.If)
 	}
 	switch {
 	case err != nil:
@@ -231,8 +232,8 @@ func (n *Node) endOf(end time.Time) string {
 }
 
 // set sets a key until end and reports whether there was one.
-func (n *Node) set(key, value string, end time.Time) (replaced bool, err error) {
-	m, err := n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+func (n *Node) set(ctx context.Context, key, value string, end time.Time) (replaced bool, err error) {
+	m, err := n.write(ctx, "set", func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return setScript().Exec(ctx, c, []string{key}, []string{value, n.endOf(end)})
 	})
 	if err != nil {
@@ -253,8 +254,8 @@ return existed`)
 // replace sets a key until end if its value is the expected one, as get returns it, and
 // deletes it when the new value is "". It reports whether that was so. Redis runs a
 // script as one step.
-func (n *Node) replace(key, expected, value string, end time.Time) (bool, error) {
-	m, err := n.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+func (n *Node) replace(ctx context.Context, key, expected, value string, end time.Time) (bool, error) {
+	m, err := n.write(ctx, "replace", func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return replaceScript().Exec(ctx, c, []string{key}, []string{expected, value, n.endOf(end), strconv.Itoa(maxRecord)})
 	})
 	if err != nil {
@@ -279,7 +280,7 @@ return 1`)
 
 // Delete is [cache.Cache.Delete] for the fleet. Redis has removed the session when it
 // returns nil; the error may also be [ErrUnavailable].
-func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
+func (s *Sessions) Delete(ctx context.Context, id cache.ID, cond cache.Condition) (err error) {
 	s.table.begin(id)
 	defer func() {
 		s.table.end(id, nil, cache.Entry{})
@@ -288,13 +289,13 @@ func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 		}
 	}()
 	if cond != nil {
-		replaced, err := s.swap(id, "", time.Time{}, cond)
+		replaced, err := s.swap(ctx, id, "", time.Time{}, cond)
 		if err == nil && !replaced {
 			return cache.ErrNotFound
 		}
 		return err
 	}
-	m, err := s.node.write(func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
+	m, err := s.node.write(ctx, "delete", func(c rueidis.Client, ctx context.Context) rueidis.RedisResult {
 		return c.Do(ctx, c.B().Del().Key(s.node.sessionName(id)).Build())
 	})
 	if err != nil {
@@ -308,10 +309,10 @@ func (s *Sessions) Delete(id cache.ID, cond cache.Condition) (err error) {
 
 // swap puts record in the place of what the condition holds for, "" to delete it,
 // and reports whether there was a session.
-func (s *Sessions) swap(id cache.ID, record string, end time.Time, cond cache.Condition) (existed bool, err error) {
+func (s *Sessions) swap(ctx context.Context, id cache.ID, record string, end time.Time, cond cache.Condition) (existed bool, err error) {
 	key := s.node.sessionName(id)
 	for range maxSwaps {
-		old, err := s.node.get(writeTimeout, key)
+		old, err := s.node.get(ctx, writeTimeout, key)
 		if err != nil {
 			return false, unavailable(err)
 		}
@@ -328,7 +329,7 @@ func (s *Sessions) swap(id cache.ID, record string, end time.Time, cond cache.Co
 		if !cond(e.Tag, existed) {
 			return false, cache.ErrPrecondition
 		}
-		done, err := s.node.replace(key, old, record, end)
+		done, err := s.node.replace(ctx, key, old, record, end)
 		if err != nil {
 			return false, err
 		}
@@ -348,7 +349,9 @@ func (s *Sessions) List(after cache.ID, limit int) (page []cache.Listed, more bo
 // Flush removes the sessions of the whole fleet and returns how many it removed.
 // Sessions stored meanwhile may stay. After an error, some sessions may have been
 // removed.
-func (s *Sessions) Flush() (removed int, err error) {
+func (s *Sessions) Flush(ctx context.Context) (removed int, err error) {
+	span := tracing.StartRedis(ctx, "flush")
+	defer func() { span.End(err) }()
 	n := s.node
 	// Redis does not tell a connection of what it did itself.
 	defer func() {

@@ -126,7 +126,7 @@ func TestSlowClientsHoldNoSlot(t *testing.T) {
 			if status := <-put; status != http.StatusCreated {
 				t.Errorf("PUT: %d", status)
 			}
-			if _, err := a.cfg.Ring.Rotate(keys.Update{}); err != nil {
+			if _, err := a.cfg.Ring.Rotate(t.Context(), keys.Update{}); err != nil {
 				t.Fatal(err)
 			}
 			waiters.Wait()

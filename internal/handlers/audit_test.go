@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -19,9 +20,9 @@ import (
 // storeFunc is an empty [keys.Store].
 type storeFunc func() error
 
-func (storeFunc) Load() ([]byte, error) { return nil, nil }
+func (storeFunc) Load(context.Context) ([]byte, error) { return nil, nil }
 
-func (save storeFunc) Save([]byte) error { return save() }
+func (save storeFunc) Save(context.Context, []byte) error { return save() }
 
 // A change that could not be stored is withdrawn in the log, even if its sender is no
 // longer permitted to make it.

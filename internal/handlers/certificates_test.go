@@ -70,7 +70,7 @@ func TestTrustEndsWhileWaiting(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	trusted.Store(false)
-	if _, err := a.cfg.Ring.Rotate(keys.Update{}); err != nil {
+	if _, err := a.cfg.Ring.Rotate(t.Context(), keys.Update{}); err != nil {
 		t.Fatal(err)
 	}
 	<-answered

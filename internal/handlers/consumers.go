@@ -100,7 +100,7 @@ func (a *API) reportConsumer(w http.ResponseWriter, r *http.Request, host, targe
 	if err := a.admit(w); err != nil {
 		return err
 	}
-	return a.cfg.Consumers.Put(name, identity, report)
+	return a.cfg.Consumers.Put(r.Context(), name, identity, report)
 }
 
 // ForgetConsumer implements [api.ServerInterface].
@@ -124,7 +124,7 @@ func (a *API) forgetConsumer(w http.ResponseWriter, r *http.Request, host, targe
 	if err := a.recordEvent(w, r, audit.Event{Outcome: audit.Applied, Detail: name}); err != nil {
 		return err
 	}
-	if err = a.cfg.Consumers.Delete(name); err != nil {
+	if err = a.cfg.Consumers.Delete(r.Context(), name); err != nil {
 		err = errors.Join(err, a.recordEvent(w, r, audit.Event{Outcome: audit.Failed, Detail: name}))
 	}
 	return err

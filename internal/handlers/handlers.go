@@ -8,6 +8,7 @@
 package handlers
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"log/slog"
@@ -83,6 +84,9 @@ type Config struct {
 	AccessLog bool
 	// Recorder is notified of each answered request.
 	Recorder Recorder
+	// Trace begins the span of a request, and returns the request with it and what ends
+	// it; nil traces nothing.
+	Trace func(*http.Request) (*http.Request, func(method, route string, status int))
 	// Metrics serves GET /metrics.
 	Metrics http.Handler
 	// MaxInFlight limits the requests being served; 0 means [DefaultMaxInFlight].
@@ -93,24 +97,36 @@ type Config struct {
 	Now func() time.Time
 }
 
-// Sessions stores sessions. The methods are those of [cache.Cache]. Their other errors
-// are [Unavailable].
+// Sessions stores sessions. The methods are those of [cache.Cache], with a context that
+// carries the trace of the request. Their other errors are [Unavailable].
 type Sessions interface {
-	Get(dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool)
-	Put(id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error)
-	Delete(id cache.ID, cond cache.Condition) error
+	Get(ctx context.Context, dst []byte, id cache.ID) (data []byte, e cache.Entry, ok bool)
+	Put(ctx context.Context, id cache.ID, data []byte, o cache.PutOptions) (replaced bool, err error)
+	Delete(ctx context.Context, id cache.ID, cond cache.Condition) error
 	// List lists the sessions of this node.
 	List(after cache.ID, limit int) (page []cache.Listed, more bool)
 	// Flush removes all sessions permanently, and returns their number.
-	Flush() (removed int, err error)
+	Flush(ctx context.Context) (removed int, err error)
 }
 
-// Local returns the sessions of a node that shares them with no other.
+// Local returns the sessions of a node that shares them with no other. They have no spans.
 func Local(c *cache.Cache) Sessions { return local{c} }
 
 type local struct{ *cache.Cache }
 
-func (l local) Flush() (int, error) { return l.Cache.Flush(), nil }
+func (l local) Get(_ context.Context, dst []byte, id cache.ID) ([]byte, cache.Entry, bool) {
+	return l.Cache.Get(dst, id)
+}
+
+func (l local) Put(_ context.Context, id cache.ID, data []byte, o cache.PutOptions) (bool, error) {
+	return l.Cache.Put(id, data, o)
+}
+
+func (l local) Delete(_ context.Context, id cache.ID, cond cache.Condition) error {
+	return l.Cache.Delete(id, cond)
+}
+
+func (l local) Flush(context.Context) (int, error) { return l.Cache.Flush(), nil }
 
 // Check is a named health check.
 type Check struct {

@@ -26,9 +26,16 @@ func (a *API) observe(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		resp := &response{ResponseWriter: w}
 		began := a.cfg.Now()
+		var endSpan func(method, route string, status int)
+		if a.cfg.Trace != nil && !healthPaths[r.URL.Path] {
+			r, endSpan = a.cfg.Trace(r)
+		}
 		defer func() {
 			route, took := chi.RouteContext(r.Context()).RoutePattern(), a.cfg.Now().Sub(began)
 			a.cfg.Recorder.Request(route, r.Method, resp.status, took)
+			if endSpan != nil {
+				endSpan(r.Method, route, resp.status)
+			}
 			if a.cfg.AccessLog {
 				a.cfg.Log.LogAttrs(r.Context(), slog.LevelInfo, "request",
 					slog.String("request_id", requestID(w, r)),

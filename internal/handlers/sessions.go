@@ -82,7 +82,7 @@ func (a *API) serveSession(w http.ResponseWriter, r *http.Request, rawID string,
 	}
 	buf := a.buffers.get()
 	defer a.buffers.put(buf)
-	data, entry, ok := a.cfg.Sessions.Get(*buf, id)
+	data, entry, ok := a.cfg.Sessions.Get(r.Context(), *buf, id)
 	*buf = data
 	if !ok {
 		a.fail(w, r, cache.ErrNotFound)
@@ -274,7 +274,7 @@ func (a *API) PutSession(w http.ResponseWriter, r *http.Request, rawID api.Sessi
 	}
 	defer clear(upload.data)
 	tag := cache.TagOf(upload.data)
-	replaced, err := a.cfg.Sessions.Put(id, upload.data, cache.PutOptions{
+	replaced, err := a.cfg.Sessions.Put(r.Context(), id, upload.data, cache.PutOptions{
 		ExpiresAt: upload.end, Mark: uint8(upload.format), Tag: tag, If: condition,
 	})
 	if err != nil {
@@ -394,7 +394,7 @@ func (a *API) DeleteSession(w http.ResponseWriter, r *http.Request, rawID api.Se
 		a.fail(w, r, err)
 		return
 	}
-	if err := a.cfg.Sessions.Delete(id, condition); err != nil {
+	if err := a.cfg.Sessions.Delete(r.Context(), id, condition); err != nil {
 		a.fail(w, r, err)
 		return
 	}
@@ -415,7 +415,7 @@ func (a *API) FlushSessions(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	removed, err := a.cfg.Sessions.Flush()
+	removed, err := a.cfg.Sessions.Flush(r.Context())
 	if err != nil {
 		failed := audit.Event{Outcome: audit.Failed, Detail: "the flush before this line was not made, or not of all sessions"}
 		a.fail(w, r, errors.Join(fmt.Errorf("%w: %w", errNotFlushed, err), a.recordEvent(w, r, failed)))

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -187,11 +188,11 @@ func (a *API) ReplaceTicketKeys(w http.ResponseWriter, r *http.Request, params a
 		a.fail(w, r, err)
 		return
 	}
-	a.update(w, r, keys.Update{Source: keys.SourceAPI, If: condition}, func(u keys.Update) (keys.Description, error) {
+	a.update(w, r, keys.Update{Source: keys.SourceAPI, If: condition}, func(ctx context.Context, u keys.Update) (keys.Description, error) {
 		if mediaType == mediaJSON {
-			return a.replaceWithJSON(body, u)
+			return a.replaceWithJSON(ctx, body, u)
 		}
-		return a.cfg.Ring.Load(format, body, u)
+		return a.cfg.Ring.Load(ctx, format, body, u)
 	})
 }
 
@@ -209,7 +210,7 @@ var errTooManyKeys = &problem{
 }
 
 // replaceWithJSON replaces the set with the one in a JSON body.
-func (a *API) replaceWithJSON(body []byte, update keys.Update) (keys.Description, error) {
+func (a *API) replaceWithJSON(ctx context.Context, body []byte, update keys.Update) (keys.Description, error) {
 	var request api.TicketKeyUpload
 	defer wipeUpload(&request)
 	err := decodeJSON(body, &request)
@@ -236,7 +237,7 @@ func (a *API) replaceWithJSON(body []byte, update keys.Update) (keys.Description
 		}
 		set.Next = &next
 	}
-	return a.cfg.Ring.Replace(set, update)
+	return a.cfg.Ring.Replace(ctx, set, update)
 }
 
 func invalidKey(field, reason string) *problem {
@@ -307,8 +308,8 @@ func (a *API) RevokeTicketKey(w http.ResponseWriter, r *http.Request, rawName st
 		a.fail(w, r, err)
 		return
 	}
-	a.update(w, r, keys.Update{If: condition}, func(u keys.Update) (keys.Description, error) {
-		return a.cfg.Ring.Revoke(name, u)
+	a.update(w, r, keys.Update{If: condition}, func(ctx context.Context, u keys.Update) (keys.Description, error) {
+		return a.cfg.Ring.Revoke(ctx, name, u)
 	})
 }
 
@@ -337,9 +338,9 @@ func generationCondition(ifMatch *string) (keys.Condition, error) {
 
 // update makes and records an update. It answers with the set that is active then, or
 // with the error.
-func (a *API) update(w http.ResponseWriter, r *http.Request, u keys.Update, do func(keys.Update) (keys.Description, error)) {
+func (a *API) update(w http.ResponseWriter, r *http.Request, u keys.Update, do func(context.Context, keys.Update) (keys.Description, error)) {
 	u.Record = a.recordChange(w, r)
-	description, err := do(u)
+	description, err := do(r.Context(), u)
 	if err != nil {
 		a.fail(w, r, err)
 		return

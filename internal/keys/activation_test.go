@@ -95,7 +95,7 @@ func TestActivateAfterByHand(t *testing.T) {
 		before := r.Description()
 		refused := func() *HeldError {
 			t.Helper()
-			_, err := r.Rotate(Update{})
+			_, err := r.Rotate(t.Context(), Update{})
 			held, ok := errors.AsType[*HeldError](err)
 			if !ok || !errors.Is(err, ErrHeld) || r.Generation() != before.Generation {
 				t.Fatalf("%v, generation %d, was %d", err, r.Generation(), before.Generation)
@@ -109,7 +109,7 @@ func TestActivateAfterByHand(t *testing.T) {
 			t.Errorf("%+v, at first %v", held, until)
 		}
 		c.set()
-		d, err := r.Rotate(Update{})
+		d, err := r.Rotate(t.Context(), Update{})
 		if err != nil || d.Keys[0].Name != before.Keys[1].Name {
 			t.Fatal(err)
 		}
@@ -121,19 +121,19 @@ func TestActivateAfterByHand(t *testing.T) {
 			t.Errorf("another key has the time of the last one: %v", until)
 		}
 		time.Sleep(time.Hour)
-		if d, err = r.Rotate(Update{}); err != nil || d.Keys[0].Name != before.Keys[1].Name || r.Activation().Timeouts != 1 {
+		if d, err = r.Rotate(t.Context(), Update{}); err != nil || d.Keys[0].Name != before.Keys[1].Name || r.Activation().Timeouts != 1 {
 			t.Errorf("%v %+v", err, r.Activation())
 		}
-		if d, err := r.Revoke(d.Keys[0].Name, Update{}); err != nil || d.Keys[0].Name != r.Description().Keys[0].Name {
+		if d, err := r.Revoke(t.Context(), d.Keys[0].Name, Update{}); err != nil || d.Keys[0].Name != r.Description().Keys[0].Name {
 			t.Error(err)
 		}
-		if _, err := r.Replace(Generate(256, 1), Update{}); err != nil {
+		if _, err := r.Replace(t.Context(), Generate(256, 1), Update{}); err != nil {
 			t.Error(err)
 		}
-		if _, err := r.Rotate(Update{}); err != nil { // adds a next
+		if _, err := r.Rotate(t.Context(), Update{}); err != nil { // adds a next
 			t.Error(err)
 		}
-		if _, err := r.Rotate(Update{}); !errors.Is(err, ErrHeld) {
+		if _, err := r.Rotate(t.Context(), Update{}); !errors.Is(err, ErrHeld) {
 			t.Error(err)
 		}
 	})
@@ -160,7 +160,7 @@ func TestActivateAfterTriedAgain(t *testing.T) {
 		r.ActivateAfter(c.ask, time.Hour, slog.New(slog.NewTextHandler(&log, nil)))
 		step := func(u Update, want error) {
 			t.Helper()
-			if _, err := r.Rotate(u); !errors.Is(err, want) {
+			if _, err := r.Rotate(t.Context(), u); !errors.Is(err, want) {
 				t.Errorf("%v, want %v", err, want)
 			}
 		}

@@ -2,6 +2,7 @@ package keys_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -18,7 +19,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	pushed, err := ring.Load(keys.ATS, file, keys.Update{Source: keys.SourceAPI})
+	pushed, err := ring.Load(context.Background(), keys.ATS, file, keys.Update{Source: keys.SourceAPI})
 	if err != nil {
 		panic(err)
 	}
@@ -28,10 +29,10 @@ func Example() {
 
 	// The first step hands out the key that the second makes current.
 	unchanged := func(generation uint64) bool { return generation == pushed.Generation }
-	if _, err := ring.Rotate(keys.Update{If: unchanged}); err != nil {
+	if _, err := ring.Rotate(context.Background(), keys.Update{If: unchanged}); err != nil {
 		panic(err)
 	}
-	if _, err := ring.Rotate(keys.Update{If: unchanged}); errors.Is(err, keys.ErrPrecondition) {
+	if _, err := ring.Rotate(context.Background(), keys.Update{If: unchanged}); errors.Is(err, keys.ErrPrecondition) {
 		fmt.Println("rotated by someone else in the meantime")
 	}
 

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -109,7 +110,7 @@ func (f *File) take() (changed bool, err error) {
 		if f.failed.content == sum && time.Now().Before(f.failed.again) {
 			return false, f.failed.err
 		}
-		d, err := f.ring.Load(ATS, data, Update{Source: SourceFile, Record: f.record, file: &sum})
+		d, err := f.ring.Load(context.Background(), ATS, data, Update{Source: SourceFile, Record: f.record, file: &sum})
 		if errors.Is(err, ErrUnavailable) {
 			if errors.Is(err, ErrUnsettled) {
 				err = fmt.Errorf("%w: %w", files.ErrPostponed, ErrUnsettled)

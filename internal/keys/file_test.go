@@ -100,7 +100,7 @@ func waitForKeys(t *testing.T, f *File, want string) {
 
 func push(t *testing.T, r *Ring, numbers ...int) {
 	t.Helper()
-	if _, err := r.Replace(testSet(size128, numbers...), Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(t.Context(), testSet(size128, numbers...), Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -294,7 +294,7 @@ func TestBadInput(t *testing.T) {
 			t.Run(f.String()+"/"+name, func(t *testing.T) {
 				r := ringWith(t, testSet(size128, 9))
 				before := r.Description()
-				_, err := r.Load(f, data, Update{Source: SourceAPI})
+				_, err := r.Load(t.Context(), f, data, Update{Source: SourceAPI})
 				if len(issuesOf(t, err)) == 0 {
 					t.Error("taken")
 				}
@@ -303,7 +303,7 @@ func TestBadInput(t *testing.T) {
 				}
 			})
 		}
-		if _, err := ringWith(t, testSet(size128, 9)).Load(f, good, Update{Source: SourceAPI}); err != nil {
+		if _, err := ringWith(t, testSet(size128, 9)).Load(t.Context(), f, good, Update{Source: SourceAPI}); err != nil {
 			t.Errorf("%s: the good body: %v", f, err)
 		}
 	}
@@ -317,7 +317,7 @@ func TestLoadWhatIsActive(t *testing.T) {
 			unchanged := func(what string, data []byte) {
 				t.Helper()
 				before := r.Description()
-				d, err := r.Load(f, data, Update{Source: SourceAPI})
+				d, err := r.Load(t.Context(), f, data, Update{Source: SourceAPI})
 				if err != nil || !same(before, d) {
 					t.Errorf("%s of %d: %s changed the set: %v", f, 8*size, what, err)
 				}
@@ -325,7 +325,7 @@ func TestLoadWhatIsActive(t *testing.T) {
 			data := written(f, active)
 			if !f.Readable() {
 				before := r.Description()
-				if _, err := r.Load(f, data, Update{Source: SourceAPI}); !errors.Is(err, ErrNotReadable) {
+				if _, err := r.Load(t.Context(), f, data, Update{Source: SourceAPI}); !errors.Is(err, ErrNotReadable) {
 					t.Errorf("%s: %v", f, err)
 				}
 				if !same(before, r.Description()) {
@@ -345,7 +345,7 @@ func TestLoadWhatIsActive(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				d, err := r.Load(f, file, Update{Source: SourceAPI})
+				d, err := r.Load(t.Context(), f, file, Update{Source: SourceAPI})
 				if err != nil || len(d.Keys) != 1 || d.Keys[0].Name != ordered(active)[i].Name() {
 					t.Errorf("%s: file %d: %v, %v", f, i, d.Keys, err)
 				}
@@ -358,7 +358,7 @@ func TestLoadWhatIsActive(t *testing.T) {
 // A set that a format cannot express is replaced by one in that format.
 func TestLoadOverWhatCannotBeCarried(t *testing.T) {
 	r := NewRing(clock(), twiceADay)
-	if d, err := r.Load(HAProxy, written(HAProxy, fullSet(size128)), Update{Source: SourceAPI}); err != nil || len(d.Keys) != 4 {
+	if d, err := r.Load(t.Context(), HAProxy, written(HAProxy, fullSet(size128)), Update{Source: SourceAPI}); err != nil || len(d.Keys) != 4 {
 		t.Errorf("%v, %v", d.Keys, err)
 	}
 }
@@ -426,7 +426,7 @@ func TestHAProxyFilesUp(t *testing.T) {
 		}
 		r := ringWith(t, test.set)
 		before := r.Description()
-		if d, err := r.Load(HAProxy, data, Update{Source: SourceAPI}); err != nil || !same(before, d) {
+		if d, err := r.Load(t.Context(), HAProxy, data, Update{Source: SourceAPI}); err != nil || !same(before, d) {
 			t.Errorf("pushing what was written of %v makes %v, %v", test.set, d, err)
 		}
 	}

@@ -145,7 +145,7 @@ func TestKeyRedacts(t *testing.T) {
 	k := testKey(1, size256)
 	set := withNext(testSet(size256, 1, 2), testKey(1, size256))
 	ring := NewRing(clock(), twiceADay)
-	if _, err := ring.Replace(testSet(size256, 1, 2), Update{Source: SourceAPI}); err != nil {
+	if _, err := ring.Replace(t.Context(), testSet(size256, 1, 2), Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 	type outer struct {

@@ -35,17 +35,17 @@ func TestObserver(t *testing.T) {
 			t.Fatal("no error")
 		}
 	}
-	must(r.Rotate(Update{}))
-	fails(r.Load(ATS, make([]byte, 47), Update{Source: SourceFile}))
-	fails(r.Rotate(Update{If: func(uint64) bool { return false }}))
+	must(r.Rotate(t.Context(), Update{}))
+	fails(r.Load(t.Context(), ATS, make([]byte, 47), Update{Source: SourceFile}))
+	fails(r.Rotate(t.Context(), Update{If: func(uint64) bool { return false }}))
 	set := make([]byte, 48)
 	_, _ = rand.Read(set)
-	must(r.Load(ATS, set, Update{Source: SourceAPI}))
-	must(r.Load(ATS, set, Update{Source: SourceAPI})) // nothing changes
+	must(r.Load(t.Context(), ATS, set, Update{Source: SourceAPI}))
+	must(r.Load(t.Context(), ATS, set, Update{Source: SourceAPI})) // nothing changes
 	set[47]++
-	fails(r.Load(ATS, set, Update{Source: SourceAPI}))
-	must(r.Revoke(r.Description().Keys[0].Name, Update{}))
-	fails(r.Load(ATS, set, Update{Source: SourceAPI, Record: func(Description, Description, error) error { return errors.New("no") }}))
+	fails(r.Load(t.Context(), ATS, set, Update{Source: SourceAPI}))
+	must(r.Revoke(t.Context(), r.Description().Keys[0].Name, Update{}))
+	fails(r.Load(t.Context(), ATS, set, Update{Source: SourceAPI, Record: func(Description, Description, error) error { return errors.New("no") }}))
 	if want := []string{"rotation", "file length", "rotation precondition", "api", "api conflicting_secrets", "api"}; !slices.Equal(told, want) {
 		t.Errorf("told %q, want %q", told, want)
 	}

@@ -1,12 +1,15 @@
 package keys
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/tracing"
 )
 
 var (
@@ -124,7 +127,8 @@ func (r Rejection) Reason() string {
 }
 
 // Ring holds the active set of ticket keys and replaces it. The active set is always valid.
-// All methods are safe for concurrent use. Reads never wait for the [Store].
+// All methods are safe for concurrent use. Reads never wait for the [Store]. The context of
+// an update carries its trace; its end does not end the update.
 type Ring struct {
 	now   func() time.Time
 	life  Lifecycle
@@ -189,13 +193,13 @@ func (r *Ring) Observe(o Observer) { r.observer = o }
 // [Ring.Replace], or [ErrNotReadable]. If data is the output of the format for the active
 // set, Load changes nothing, even if the format cannot express all of the set. In the same
 // way, a key that is the output of the format for an active key is that key.
-func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
+func (r *Ring) Load(ctx context.Context, format Format, data []byte, u Update) (Description, error) {
 	set, err := format.Parse(data)
 	if err != nil {
 		return Description{}, r.refuse(err, u)
 	}
 	defer set.Wipe()
-	return r.replace(set, u, func(active *Set) bool { return format.writes(data, *active) }, format.writesKey)
+	return r.replace(ctx, set, u, func(active *Set) bool { return format.writes(data, *active) }, format.writesKey)
 }
 
 // Replace replaces the active set with a copy of set and returns the description of the
@@ -204,18 +208,18 @@ func (r *Ring) Load(format Format, data []byte, u Update) (Description, error) {
 // After an [*InvalidError], [ErrPrecondition] or [ErrUnavailable], the active set stays. A
 // key with the name of an active key and other secrets is rejected: one of the two was read
 // in the wrong format, and nodes that have different secrets under one name never resume.
-func (r *Ring) Replace(set Set, u Update) (Description, error) {
-	return r.replace(set, u, func(*Set) bool { return false }, Key.Equal)
+func (r *Ring) Replace(ctx context.Context, set Set, u Update) (Description, error) {
+	return r.replace(ctx, set, u, func(*Set) bool { return false }, Key.Equal)
 }
 
 // replace is Replace for a set in a format. isActive reports whether the sent data is
 // the output of the format for the active set; isKey reports the same for an active
 // key.
-func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey func(k, active Key) bool) (Description, error) {
+func (r *Ring) replace(ctx context.Context, set Set, u Update, isActive func(active *Set) bool, isKey func(k, active Key) bool) (Description, error) {
 	if err := set.Validate(); err != nil {
 		return Description{}, r.refuse(err, u)
 	}
-	return r.update(u, func(active *Set) (*Set, bool, error) {
+	return r.update(ctx, u, func(active *Set) (*Set, bool, error) {
 		if set.equal(active) || isActive(active) {
 			return active, r.pushed, nil
 		}
@@ -240,9 +244,9 @@ func (r *Ring) replace(set Set, u Update, isActive func(active *Set) bool, isKey
 // higher, and all keys of tickets that have not expired, up to [MaxKeys]. It drops the
 // oldest previous keys. The error is [ErrPrecondition], [ErrUnavailable] or, after
 // [Ring.ActivateAfter], [ErrHeld].
-func (r *Ring) Rotate(u Update) (Description, error) {
+func (r *Ring) Rotate(ctx context.Context, u Update) (Description, error) {
 	u.Source = SourceRotation
-	return r.update(u, func(*Set) (*Set, bool, error) {
+	return r.update(ctx, u, func(*Set) (*Set, bool, error) {
 		if err := r.held(); err != nil {
 			return nil, false, err
 		}
@@ -257,9 +261,9 @@ func (r *Ring) Rotate(u Update) (Description, error) {
 //
 // The source of the set becomes [SourceAPI]. The error is [ErrKeyNotFound],
 // [ErrPrecondition] or [ErrUnavailable].
-func (r *Ring) Revoke(name Name, u Update) (Description, error) {
+func (r *Ring) Revoke(ctx context.Context, name Name, u Update) (Description, error) {
 	u.Source = SourceAPI
-	return r.update(u, func(active *Set) (*Set, bool, error) {
+	return r.update(ctx, u, func(active *Set) (*Set, bool, error) {
 		set := &Set{Keys: slices.Clone(active.Keys), Next: active.Next}
 		i := slices.IndexFunc(set.Keys, func(k Key) bool { return k.Name() == name })
 		isNext := set.Next != nil && set.Next.Name() == name
@@ -285,16 +289,18 @@ func (r *Ring) Revoke(name Name, u Update) (Description, error) {
 // update replaces the active set with the set that step makes of it. step also returns
 // whether the new set is pushed. The new set may share keys with the active one. If
 // step returns the active set itself, nothing changes.
-func (r *Ring) update(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (d Description, err error) {
+func (r *Ring) update(ctx context.Context, u Update, step func(active *Set) (set *Set, pushed bool, err error)) (d Description, err error) {
+	ctx, span := tracing.Start(ctx, "update ticket keys")
+	defer func() { span.End(err) }()
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	err = r.afterOthers(func() error {
+	err = r.afterOthers(ctx, func(ctx context.Context) error {
 		// An update that is rejected or changes nothing saves nothing, so it would not
 		// notice a conflict.
-		if err := r.current(); err != nil {
+		if err := r.current(ctx); err != nil {
 			return err
 		}
-		d, err = r.updateOnce(u, step)
+		d, err = r.updateOnce(ctx, u, step)
 		return err
 	})
 	return d, err
@@ -305,20 +311,20 @@ const maxConflicts = 64
 
 // afterOthers calls update. After a conflict, it loads the state of the store and calls
 // update again. The ring is being updated.
-func (r *Ring) afterOthers(update func() error) error {
-	err := update()
+func (r *Ring) afterOthers(ctx context.Context, update func(context.Context) error) error {
+	err := update(ctx)
 	for range maxConflicts {
 		if !errors.Is(err, ErrConflict) {
 			return err
 		}
-		if err = unavailable(r.take()); err == nil {
-			err = update()
+		if err = unavailable(r.take(ctx)); err == nil {
+			err = update(ctx)
 		}
 	}
 	return err
 }
 
-func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed bool, err error)) (Description, error) {
+func (r *Ring) updateOnce(ctx context.Context, u Update, step func(active *Set) (set *Set, pushed bool, err error)) (Description, error) {
 	if u.If != nil && !u.If(r.description.Generation) {
 		r.reject(Rejection{Source: u.Source})
 		return Description{}, ErrPrecondition
@@ -337,9 +343,9 @@ func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed boo
 	if set != &r.set {
 		c := r.prepare(set, u.Source)
 		c.pushed = pushed
-		err = r.commit(c, taken, u.Record)
+		err = r.commit(ctx, c, taken, u.Record)
 	} else if taken != r.taken {
-		err = r.save(r.active(), taken)
+		err = r.save(ctx, r.active(), taken)
 	}
 	if err != nil {
 		return Description{}, err
@@ -350,9 +356,9 @@ func (r *Ring) updateOnce(u Update, step func(active *Set) (set *Set, pushed boo
 
 // commit records, stores and then installs a set. If that fails, it wipes the set
 // except for keys of the active set. The ring is being updated.
-func (r *Ring) commit(c change, taken [sha256.Size]byte, record Record) error {
+func (r *Ring) commit(ctx context.Context, c change, taken [sha256.Size]byte, record Record) error {
 	err := recorded(record, r.describe(), c.description, func() error {
-		err := r.save(c, taken)
+		err := r.save(ctx, c, taken)
 		if err != nil {
 			r.burnt = c.description.Generation
 		}

@@ -37,7 +37,7 @@ func never(uint64) bool { return false }
 func ringWith(t testing.TB, set Set) *Ring {
 	t.Helper()
 	r := NewRing(clock(), twiceADay)
-	if _, err := r.Replace(set, Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(t.Context(), set, Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -114,7 +114,7 @@ func TestRotate(t *testing.T) {
 			for i, want := range test.want {
 				before := r.Description()
 				old := held(r)
-				d, err := r.Rotate(Update{})
+				d, err := r.Rotate(t.Context(), Update{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -165,7 +165,7 @@ func TestRevoke(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			r := ringWith(t, test.set)
 			before, old := r.Description(), held(r)
-			d, err := r.Revoke(testKey(test.revoke, size256).Name(), Update{})
+			d, err := r.Revoke(t.Context(), testKey(test.revoke, size256).Name(), Update{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +180,7 @@ func TestRevoke(t *testing.T) {
 	}
 	r := ringWith(t, testSet(size128, 1))
 	before := r.Description()
-	if _, err := r.Revoke(testKey(2, size128).Name(), Update{}); !errors.Is(err, ErrKeyNotFound) {
+	if _, err := r.Revoke(t.Context(), testKey(2, size128).Name(), Update{}); !errors.Is(err, ErrKeyNotFound) {
 		t.Errorf("revoking an unknown key: %v", err)
 	}
 	if got := r.Description(); got.Generation != before.Generation {
@@ -192,7 +192,7 @@ func TestReplaceCopiesAndWipes(t *testing.T) {
 	r := NewRing(clock(), twiceADay)
 	old := held(r)
 	set := withNext(testSet(size128, 1, 2), testKey(3, size128))
-	if _, err := r.Replace(set, Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(t.Context(), set, Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 	checkWiped(t, r, old)
@@ -212,7 +212,7 @@ func TestReplaceCopiesAndWipes(t *testing.T) {
 
 	// A remaining key gets new memory; the old memory is wiped.
 	old = held(r)
-	if _, err := r.Replace(testSet(size128, 4, 1), Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(t.Context(), testSet(size128, 4, 1), Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 	checkWiped(t, r, old)
@@ -222,7 +222,7 @@ func TestSameSetChangesNothing(t *testing.T) {
 	set := withNext(testSet(size128, 1, 2), testKey(3, size128))
 	r := ringWith(t, set)
 	before, stats := r.Description(), r.Stats()
-	d, err := r.Replace(set, Update{Source: SourceFile})
+	d, err := r.Replace(t.Context(), set, Update{Source: SourceFile})
 	if err != nil || !same(d, before) {
 		t.Errorf("the same set: %v, %v, before %v", d, err, before)
 	}
@@ -240,7 +240,7 @@ func TestSameSetChangesNothing(t *testing.T) {
 		withNext(testSet(size256, 4, 5), testKey(1, size128)),
 	} {
 		r := ringWith(t, set)
-		if d, err := r.Replace(other, Update{Source: SourceFile}); err != nil || d.Generation != following(before, d) || d.Source != SourceFile {
+		if d, err := r.Replace(t.Context(), other, Update{Source: SourceFile}); err != nil || d.Generation != following(before, d) || d.Source != SourceFile {
 			t.Errorf("%v, %v", d, err)
 		}
 	}
@@ -265,7 +265,7 @@ func TestTimes(t *testing.T) {
 		t.Errorf("pushed as previous and active at %v", k.ActivatedAt)
 	}
 	replace := func(set Set) Description {
-		d, err := r.Replace(set, Update{Source: SourceAPI})
+		d, err := r.Replace(t.Context(), set, Update{Source: SourceAPI})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -307,7 +307,7 @@ func TestConflictingSecrets(t *testing.T) {
 	} {
 		r := ringWith(t, active)
 		before := r.Description()
-		_, err := r.Replace(test.set, Update{Source: SourceAPI})
+		_, err := r.Replace(t.Context(), test.set, Update{Source: SourceAPI})
 		if got := issuesOf(t, err); !slices.Equal(got, test.want) {
 			t.Errorf("issues %q, want %q", got, test.want)
 		}
@@ -325,7 +325,7 @@ func TestConflictingSecrets(t *testing.T) {
 		for _, size := range []int{size128, size256} {
 			active := withNext(testSet(size, 1, 2), testKey(3, size))
 			r := ringWith(t, active)
-			d, err := r.Load(f, written(f, Set{Keys: []Key{active.Keys[1]}}), Update{Source: SourceAPI})
+			d, err := r.Load(t.Context(), f, written(f, Set{Keys: []Key{active.Keys[1]}}), Update{Source: SourceAPI})
 			if err != nil || d.Keys[0].Fingerprint != active.Keys[1].Fingerprint() {
 				t.Errorf("%s: an active key of %d bits, pushed as the format has it: %v, %v", f, 8*size, d.Keys, err)
 			}
@@ -337,7 +337,7 @@ func TestConflictingSecrets(t *testing.T) {
 		is, taken Format
 	}{{size128, NGINX, ATS}, {size128, ATS, NGINX}, {size256, DNSDist, Envoy}, {size256, OpenSSL, DNSDist}} {
 		r := ringWith(t, testSet(swap.size, 1))
-		_, err := r.Load(swap.taken, written(swap.is, testSet(swap.size, 1)), Update{Source: SourceAPI})
+		_, err := r.Load(t.Context(), swap.taken, written(swap.is, testSet(swap.size, 1)), Update{Source: SourceAPI})
 		if got := issuesOf(t, err); !slices.Equal(got, []string{"keys[0].name conflicting_secrets"}) {
 			t.Errorf("%s as %s: issues %q", swap.is, swap.taken, got)
 		}
@@ -350,18 +350,18 @@ func TestRefusedUpdates(t *testing.T) {
 	before := r.Description()
 	name := testKey(1, size128).Name()
 	replace := func(set Set) error {
-		_, err := r.Replace(set, Update{Source: SourceAPI})
+		_, err := r.Replace(t.Context(), set, Update{Source: SourceAPI})
 		return err
 	}
 	load := func(data []byte) error {
-		_, err := r.Load(ATS, data, Update{Source: SourceAPI})
+		_, err := r.Load(t.Context(), ATS, data, Update{Source: SourceAPI})
 		return err
 	}
-	_, replaceErr := r.Replace(testSet(size128, 4), Update{Source: SourceAPI, If: never})
-	_, loadErr := r.Load(ATS, written(ATS, testSet(size128, 4)), Update{Source: SourceAPI, If: never})
-	_, rotateErr := r.Rotate(Update{If: never})
-	_, revokeErr := r.Revoke(name, Update{If: never})
-	_, sameErr := r.Replace(set, Update{Source: SourceAPI, If: never})
+	_, replaceErr := r.Replace(t.Context(), testSet(size128, 4), Update{Source: SourceAPI, If: never})
+	_, loadErr := r.Load(t.Context(), ATS, written(ATS, testSet(size128, 4)), Update{Source: SourceAPI, If: never})
+	_, rotateErr := r.Rotate(t.Context(), Update{If: never})
+	_, revokeErr := r.Revoke(t.Context(), name, Update{If: never})
+	_, sameErr := r.Replace(t.Context(), set, Update{Source: SourceAPI, If: never})
 	for i, err := range []error{replaceErr, loadErr, rotateErr, revokeErr, sameErr} {
 		if !errors.Is(err, ErrPrecondition) {
 			t.Errorf("%d: %v, want ErrPrecondition", i, err)
@@ -396,10 +396,10 @@ func TestCondition(t *testing.T) {
 	before := r.Description()
 	generation := before.Generation
 	expect := func(g uint64) bool { return g == generation }
-	if d, err := r.Rotate(Update{If: expect}); err != nil || d.Generation != following(before, d) {
+	if d, err := r.Rotate(t.Context(), Update{If: expect}); err != nil || d.Generation != following(before, d) {
 		t.Errorf("%v, %v", d, err)
 	}
-	if _, err := r.Rotate(Update{If: expect}); !errors.Is(err, ErrPrecondition) {
+	if _, err := r.Rotate(t.Context(), Update{If: expect}); !errors.Is(err, ErrPrecondition) {
 		t.Errorf("stale: %v", err)
 	}
 }
@@ -412,10 +412,10 @@ func TestStats(t *testing.T) {
 	if want := (map[Kind]uint64{KindCount: 0, KindDuplicateName: 0, KindMixedSize: 0, KindLength: 0, KindEncoding: 0, KindWeak: 0, KindConflict: 0}); !maps.Equal(r.Stats().Rejected.Invalid, want) {
 		t.Errorf("rejected %v, want %v", r.Stats().Rejected.Invalid, want)
 	}
-	if _, err := r.Load(ATS, written(ATS, testSet(size128, 1, 2, 3)), Update{Source: SourceFile}); err != nil {
+	if _, err := r.Load(t.Context(), ATS, written(ATS, testSet(size128, 1, 2, 3)), Update{Source: SourceFile}); err != nil {
 		t.Fatal(err)
 	}
-	d, err := r.Rotate(Update{})
+	d, err := r.Rotate(t.Context(), Update{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -508,7 +508,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 				}
 				keys = keys[:len(keys)-1]
 			}
-			d, err = r.Rotate(Update{If: condition})
+			d, err = r.Rotate(t.Context(), Update{If: condition})
 		case 1:
 			operation, source = "revoke", SourceAPI
 			target := random.IntN(len(keys) + 2)
@@ -528,7 +528,7 @@ func testModel(t *testing.T, random *rand.Rand) {
 			default:
 				wantErr = ErrKeyNotFound
 			}
-			d, err = r.Revoke(name, Update{If: condition})
+			d, err = r.Revoke(t.Context(), name, Update{If: condition})
 		case 2:
 			operation, source = "replace", SourceAPI
 			set := randomSet(random, active)
@@ -541,14 +541,14 @@ func testModel(t *testing.T, random *rand.Rand) {
 					keys = append(keys, k.Fingerprint())
 				}
 			}
-			d, err = r.Replace(set, Update{Source: source, If: condition})
+			d, err = r.Replace(t.Context(), set, Update{Source: source, If: condition})
 		case 3:
 			operation, source = "same", SourceFile
-			d, err = r.Replace(active, Update{Source: source, If: condition})
+			d, err = r.Replace(t.Context(), active, Update{Source: source, If: condition})
 		case 4:
 			operation = "invalid"
 			invalid := &InvalidError{}
-			if d, err = r.Load(ATS, make([]byte, random.IntN(200)), Update{Source: SourceFile, If: condition}); errors.As(err, &invalid) {
+			if d, err = r.Load(t.Context(), ATS, make([]byte, random.IntN(200)), Update{Source: SourceFile, If: condition}); errors.As(err, &invalid) {
 				wantErr, holds = err, true
 			} else {
 				t.Fatalf("step %d: %v for zeros", step, err)
@@ -724,11 +724,11 @@ func TestConcurrentSnapshots(t *testing.T) {
 				var err error
 				switch n % 3 {
 				case 0:
-					d, err = r.Replace(testSet(size256, random.Perm(5)...), Update{Source: SourceAPI})
+					d, err = r.Replace(t.Context(), testSet(size256, random.Perm(5)...), Update{Source: SourceAPI})
 				case 1:
-					d, err = r.Rotate(Update{})
+					d, err = r.Rotate(t.Context(), Update{})
 				case 2:
-					d, err = r.Revoke(r.Description().Keys[0].Name, Update{})
+					d, err = r.Revoke(t.Context(), r.Description().Keys[0].Name, Update{})
 				}
 				if err != nil && !errors.Is(err, ErrKeyNotFound) {
 					t.Error(err)
@@ -775,7 +775,7 @@ func BenchmarkRotate(b *testing.B) {
 	r := NewRing(clock(), twiceADay)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := r.Rotate(Update{}); err != nil {
+		if _, err := r.Rotate(b.Context(), Update{}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -51,7 +51,7 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 	}
 	for {
 		changed := r.Changed()
-		d, left, err := r.rotateIfDue(record)
+		d, left, err := r.rotateIfDue(ctx, record)
 		switch {
 		case errors.Is(err, ErrUnsettled): // temporary; the store logs when it begins
 		case err != nil:
@@ -73,21 +73,21 @@ func (r *Ring) RotateWhenDue(ctx context.Context, log *slog.Logger, record Recor
 
 // rotateIfDue rotates a generated set whose interval is over. It returns the new active
 // set, or nil, and when to check again.
-func (r *Ring) rotateIfDue(record Record) (rotated *Description, left time.Duration, err error) {
+func (r *Ring) rotateIfDue(ctx context.Context, record Record) (rotated *Description, left time.Duration, err error) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	notDue := func() bool { return r.pushed || r.untilDue() > 0 }
-	err = r.afterOthers(func() error {
+	err = r.afterOthers(ctx, func(ctx context.Context) error {
 		if notDue() {
 			return nil
 		}
-		if err := r.current(); err != nil || notDue() {
+		if err := r.current(ctx); err != nil || notDue() {
 			return err
 		}
 		if err := r.held(); err != nil {
 			return err
 		}
-		if err := r.commit(r.prepare(r.rotation(), SourceRotation), r.taken, record); err != nil {
+		if err := r.commit(ctx, r.prepare(r.rotation(), SourceRotation), r.taken, record); err != nil {
 			return err
 		}
 		rotated = new(r.describe())

@@ -65,7 +65,7 @@ func TestWeeksOfRotation(t *testing.T) {
 					time.Sleep(time.Duration(random.ExpFloat64() * float64(10*time.Minute)))
 					synctest.Wait()
 					if random.IntN(300) == 0 {
-						if _, err := r.Rotate(Update{}); err != nil {
+						if _, err := r.Rotate(t.Context(), Update{}); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -172,7 +172,7 @@ func TestPushedSetsStay(t *testing.T) {
 		if d.Source != SourceRotation || d.NextRotationAt.IsZero() {
 			t.Fatalf("%+v", d)
 		}
-		if _, err := r.Replace(generated, Update{Source: SourceAPI}); err != nil {
+		if _, err := r.Replace(t.Context(), generated, Update{Source: SourceAPI}); err != nil {
 			t.Fatal(err)
 		}
 		if r.Description().NextRotationAt.IsZero() {
@@ -187,11 +187,11 @@ func TestPushedSetsStay(t *testing.T) {
 				t.Errorf("%s: rotated, or is going to be: %+v", what, d)
 			}
 		}
-		if _, err := r.Replace(testSet(size128, 1, 2), Update{Source: SourceAPI}); err != nil {
+		if _, err := r.Replace(t.Context(), testSet(size128, 1, 2), Update{Source: SourceAPI}); err != nil {
 			t.Fatal(err)
 		}
 		stays("pushed")
-		if _, err := r.Rotate(Update{}); err != nil {
+		if _, err := r.Rotate(t.Context(), Update{}); err != nil {
 			t.Fatal(err)
 		}
 		stays("rotated by hand")
@@ -202,7 +202,7 @@ func TestChanged(t *testing.T) {
 	r := NewRing(time.Now, Lifecycle{})
 	changed := r.Changed()
 	set, _ := r.Snapshot()
-	if _, err := r.Replace(set, Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(t.Context(), set, Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -210,7 +210,7 @@ func TestChanged(t *testing.T) {
 		t.Error("the same set is a change")
 	default:
 	}
-	if _, err := r.Rotate(Update{}); err != nil {
+	if _, err := r.Rotate(t.Context(), Update{}); err != nil {
 		t.Fatal(err)
 	}
 	<-changed

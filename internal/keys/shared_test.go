@@ -57,7 +57,7 @@ func (s *sharedStore) Settled() error {
 	return nil
 }
 
-func (s *sharedStore) Load() ([]byte, error) {
+func (s *sharedStore) Load(context.Context) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.away != nil {
@@ -67,14 +67,14 @@ func (s *sharedStore) Load() ([]byte, error) {
 	return bytes.Clone(s.state), nil
 }
 
-func (s *sharedStore) Save(state []byte) error {
+func (s *sharedStore) Save(_ context.Context, state []byte) error {
 	if err := s.Settled(); err != nil {
 		return err
 	}
 	return s.replace(state, false)
 }
 
-func (s *sharedStore) Restore(state []byte) error { return s.replace(state, true) }
+func (s *sharedStore) Restore(_ context.Context, state []byte) error { return s.replace(state, true) }
 
 func (s *sharedStore) replace(state []byte, restored bool) error {
 	s.mu.Lock()
@@ -138,7 +138,7 @@ func TestShared(t *testing.T) {
 				if err := rings[(step+i)%len(rings)].Refresh(); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := r.Rotate(u); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrUnsettled) {
+				if _, err := r.Rotate(t.Context(), u); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrUnsettled) {
 					t.Fatalf("step %d: an update while rings put back what they have: %v", step, err)
 				}
 			}
@@ -151,18 +151,18 @@ func TestShared(t *testing.T) {
 			backup = bytes.Clone(shared.state)
 			continue
 		case 2, 3:
-			d, err = r.Rotate(u)
+			d, err = r.Rotate(t.Context(), u)
 		case 4: // holds even if the ring does not know that set yet
 			u.If = func(g uint64) bool { return g == last.Generation }
-			d, err = r.Rotate(u)
+			d, err = r.Rotate(t.Context(), u)
 		case 5: // a ring that knows only an older set
 			u.If = func(g uint64) bool { return g == last.Generation-1 }
-			if _, err := r.Rotate(u); !errors.Is(err, ErrPrecondition) || r.Generation() != last.Generation {
+			if _, err := r.Rotate(t.Context(), u); !errors.Is(err, ErrPrecondition) || r.Generation() != last.Generation {
 				t.Fatalf("step %d: %v, generation %d, want %d", step, err, r.Generation(), last.Generation)
 			}
 			continue
 		default:
-			d, err = r.Replace(Generate(256, 1+random.IntN(4)), u)
+			d, err = r.Replace(t.Context(), Generate(256, 1+random.IntN(4)), u)
 		}
 		if err != nil || d.Generation <= last.Generation {
 			t.Fatalf("step %d: generation %d after %d, %v", step, d.Generation, last.Generation, err)
@@ -187,22 +187,22 @@ func TestSharedNoChange(t *testing.T) {
 	a, b := newShared(t, shared), newShared(t, shared)
 	old, d := b.Snapshot()
 	defer old.Wipe()
-	if again, err := b.Replace(old, Update{Source: SourceAPI}); err != nil || again.Generation != d.Generation {
+	if again, err := b.Replace(t.Context(), old, Update{Source: SourceAPI}); err != nil || again.Generation != d.Generation {
 		t.Errorf("the active set again: generation %d, want %d; %v", again.Generation, d.Generation, err)
 	}
 	pushed := Generate(256, 2)
 	name := pushed.Keys[0].Name()
-	between, err := a.Replace(pushed, Update{Source: SourceAPI})
+	between, err := a.Replace(t.Context(), pushed, Update{Source: SourceAPI})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d, err = b.Replace(old, Update{Source: SourceAPI}); err != nil || d.Generation <= between.Generation {
+	if d, err = b.Replace(t.Context(), old, Update{Source: SourceAPI}); err != nil || d.Generation <= between.Generation {
 		t.Errorf("the set before: generation %d after %d, %v", d.Generation, between.Generation, err)
 	}
-	if d, err = a.Replace(pushed, Update{Source: SourceAPI}); err != nil {
+	if d, err = a.Replace(t.Context(), pushed, Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
-	if revoked, err := b.Revoke(name, Update{}); err != nil || revoked.Generation <= d.Generation {
+	if revoked, err := b.Revoke(t.Context(), name, Update{}); err != nil || revoked.Generation <= d.Generation {
 		t.Errorf("revocation: generation %d after %d, %v", revoked.Generation, d.Generation, err)
 	}
 }
@@ -215,15 +215,15 @@ func TestSharedFile(t *testing.T) {
 	set := Generate(128, 2)
 	data := ATS.Append(nil, set)
 	file := [32]byte{1}
-	taken, err := a.Load(ATS, data, Update{Source: SourceFile, file: &file})
+	taken, err := a.Load(t.Context(), ATS, data, Update{Source: SourceFile, file: &file})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pushed, err := a.Replace(Generate(128, 2), Update{Source: SourceAPI})
+	pushed, err := a.Replace(t.Context(), Generate(128, 2), Update{Source: SourceAPI})
 	if err != nil || pushed.Generation <= taken.Generation {
 		t.Fatal(pushed, err)
 	}
-	if d, err := b.Load(ATS, data, Update{Source: SourceFile, file: &file}); err != nil || d.Generation != pushed.Generation {
+	if d, err := b.Load(t.Context(), ATS, data, Update{Source: SourceFile, file: &file}); err != nil || d.Generation != pushed.Generation {
 		t.Errorf("generation %d, want %d; %v", d.Generation, pushed.Generation, err)
 	}
 }
@@ -239,7 +239,7 @@ func TestSharedUnread(t *testing.T) {
 	if err := r.Refresh(); !errors.Is(err, ErrInvalidState) {
 		t.Error(err)
 	}
-	if _, err := r.Rotate(Update{}); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrInvalidState) {
+	if _, err := r.Rotate(t.Context(), Update{}); !errors.Is(err, ErrUnavailable) || !errors.Is(err, ErrInvalidState) {
 		t.Error(err)
 	}
 	if !bytes.Equal(shared.state, later) || r.Generation() != before.Generation {
@@ -249,7 +249,7 @@ func TestSharedUnread(t *testing.T) {
 	if err := r.Refresh(); err != nil {
 		t.Error(err)
 	}
-	if _, err := r.Rotate(Update{}); err != nil {
+	if _, err := r.Rotate(t.Context(), Update{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -270,7 +270,7 @@ func TestJoin(t *testing.T) {
 		shared := new(sharedState)
 		first = newShared(t, shared)
 		older = bytes.Clone(shared.state)
-		if _, err := first.Revoke(first.Description().Keys[0].Name, Update{}); err != nil {
+		if _, err := first.Revoke(t.Context(), first.Description().Keys[0].Name, Update{}); err != nil {
 			t.Fatal(err)
 		}
 		return older, bytes.Clone(shared.state), first
@@ -326,7 +326,7 @@ func TestJoin(t *testing.T) {
 	}
 	t.Run("was alone", func(t *testing.T) {
 		older, _, _ := states(t) // newer than the one from before
-		if _, err := before.Rotate(Update{}); err != nil {
+		if _, err := before.Rotate(t.Context(), Update{}); err != nil {
 			t.Fatal(err)
 		}
 		r, err := joined(t, &sharedState{state: older}, alone.state)
@@ -452,12 +452,12 @@ func TestJoinOtherFleet(t *testing.T) {
 	shared, others := new(sharedState), new(sharedState)
 	newShared(t, shared)
 	older := bytes.Clone(shared.state)
-	if _, err := newShared(t, shared).Rotate(Update{}); err != nil {
+	if _, err := newShared(t, shared).Rotate(t.Context(), Update{}); err != nil {
 		t.Fatal(err)
 	}
 	ring := newShared(t, others)
 	for ring.Generation() <= PeekState(shared.state).Generation {
-		if _, err := ring.Rotate(Update{}); err != nil {
+		if _, err := ring.Rotate(t.Context(), Update{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -492,7 +492,7 @@ func TestJoinOtherFleet(t *testing.T) {
 				t.Fatalf("the store has %+v, the ring %d, want %+v", PeekState(shared.state), r.Generation(), PeekState(want))
 			}
 			shared.settle()
-			d, err := r.Rotate(Update{})
+			d, err := r.Rotate(t.Context(), Update{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -511,7 +511,7 @@ func TestRunningRingAndOtherFleet(t *testing.T) {
 	newShared(t, older)
 	r := newShared(t, shared)
 	for r.Generation() <= PeekState(older.state).Generation {
-		if _, err := r.Rotate(Update{}); err != nil {
+		if _, err := r.Rotate(t.Context(), Update{}); err != nil {
 			t.Fatal(err)
 		}
 	}

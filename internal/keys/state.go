@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// Store keeps the state of a ring across restarts. The state is secret.
+// Store keeps the state of a ring across restarts. The state is secret. A context carries
+// the trace of an update; its end does not end the call.
 type Store interface {
 	// Load returns the state saved last, which the caller must wipe; nil if there is
 	// none.
-	Load() ([]byte, error)
+	Load(ctx context.Context) ([]byte, error)
 	// Save replaces the stored state. When it returns nil, the new state is durable. In
 	// a store that other rings save to, it fails with [ErrConflict] if one has done so
 	// since the last Load or Save. It must not keep the slice.
-	Save(state []byte) error
+	Save(ctx context.Context, state []byte) error
 }
 
 // SharedStore is a [Store] that other rings save to. It may lose its state. Then each
@@ -32,7 +33,7 @@ type SharedStore interface {
 	Settled() error
 	// Restore saves a set that was active before, even while the store is unsettled. It
 	// makes a settled store unsettled.
-	Restore(state []byte) error
+	Restore(ctx context.Context, state []byte) error
 	// Copy returns the ring's own copy of the state saved last, which the caller must
 	// wipe; nil for none.
 	Copy() ([]byte, error)
@@ -46,7 +47,7 @@ var ErrInvalidState = errors.New("keys: not a ticket key state that this version
 // a change is stored before it becomes active. The error is [ErrInvalidState] or one of
 // store.
 func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) {
-	data, err := store.Load()
+	data, err := store.Load(context.Background())
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func OpenRing(now func() time.Time, life Lifecycle, store Store) (*Ring, error) 
 	r := emptyRing(now, life)
 	r.store = store
 	if data == nil {
-		if err := r.commit(r.first(), r.taken, nil); err != nil {
+		if err := r.commit(context.Background(), r.first(), r.taken, nil); err != nil {
 			return nil, err
 		}
 		return r, nil
@@ -117,7 +118,7 @@ func JoinRing(ctx context.Context, now func() time.Time, life Lifecycle, store S
 		r.foreign = !c.shared
 	}
 	for waited := false; ; {
-		err := r.afterOthers(r.take)
+		err := r.afterOthers(ctx, r.take)
 		switch waits := errors.Is(err, ErrUnsettled); {
 		case err == nil, copied != nil && !waits:
 			return r, nil
@@ -162,16 +163,16 @@ func (r *Ring) parseState(data []byte) (c change, taken [sha256.Size]byte, err e
 func (r *Ring) Refresh() error {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	return unavailable(r.afterOthers(r.take))
+	return unavailable(r.afterOthers(context.Background(), r.take))
 }
 
 // current loads what others have saved, as the base of an update, and reports whether
 // the store accepts one. The ring is being updated.
-func (r *Ring) current() error {
+func (r *Ring) current(ctx context.Context) error {
 	if r.shared == nil {
 		return nil
 	}
-	err := r.take()
+	err := r.take(ctx)
 	if err == nil {
 		err = r.shared.Settled()
 	}
@@ -187,8 +188,8 @@ func unavailable(err error) error {
 }
 
 // take is a single try of Refresh. The ring is being updated.
-func (r *Ring) take() error {
-	data, err := r.store.Load()
+func (r *Ring) take(ctx context.Context) error {
+	data, err := r.store.Load(ctx)
 	if err != nil {
 		return err
 	}
@@ -196,9 +197,9 @@ func (r *Ring) take() error {
 	if data == nil {
 		r.unread = nil
 		if r.foreign {
-			return r.seed()
+			return r.seed(ctx)
 		}
-		return r.restore(Description{})
+		return r.restore(ctx, Description{})
 	}
 	c, taken, err := r.parseState(data)
 	if r.unread = err; err != nil {
@@ -208,7 +209,7 @@ func (r *Ring) take() error {
 	switch generation := c.description.Generation; {
 	case generation < r.description.Generation && !foreign:
 		c.set.Wipe()
-		return r.restore(c.description)
+		return r.restore(ctx, c.description)
 	case generation == r.description.Generation && c.set.equal(&r.set):
 		c.set.Wipe()
 	case r.description.Generation == 0:
@@ -224,14 +225,14 @@ func (r *Ring) take() error {
 }
 
 // seed saves the first set to an empty store. The ring is being updated.
-func (r *Ring) seed() error {
+func (r *Ring) seed(ctx context.Context) error {
 	err := r.shared.Settled()
 	switch {
 	case err != nil:
 	case r.description.Generation == 0:
-		err = r.commit(r.first(), r.taken, nil)
+		err = r.commit(ctx, r.first(), r.taken, nil)
 	default:
-		err = r.save(r.active(), r.taken)
+		err = r.save(ctx, r.active(), r.taken)
 	}
 	r.foreign = err != nil
 	return err
@@ -239,15 +240,15 @@ func (r *Ring) seed() error {
 
 // restore puts the active set back into a store that has the found set. The ring is
 // being updated.
-func (r *Ring) restore(found Description) error {
+func (r *Ring) restore(ctx context.Context, found Description) error {
 	return recorded(r.putBack, found, r.describe(), func() error {
-		return r.saveBy(r.shared.Restore, r.active(), r.taken)
+		return r.saveBy(ctx, r.shared.Restore, r.active(), r.taken)
 	})
 }
 
 // save stores a set and its properties. The first save to a shared store creates the
 // fleet's ID. The ring is being updated.
-func (r *Ring) save(c change, taken [sha256.Size]byte) error {
+func (r *Ring) save(ctx context.Context, c change, taken [sha256.Size]byte) error {
 	if r.store == nil {
 		return nil
 	}
@@ -256,11 +257,11 @@ func (r *Ring) save(c change, taken [sha256.Size]byte) error {
 		_, _ = rand.Read(id[:]) // never fails
 		r.setFleet(id)
 	}
-	return r.saveBy(r.store.Save, c, taken)
+	return r.saveBy(ctx, r.store.Save, c, taken)
 }
 
 // saveBy is save with a method of the store. The ring is being updated.
-func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.Size]byte) error {
+func (r *Ring) saveBy(ctx context.Context, method func(ctx context.Context, state []byte) error, c change, taken [sha256.Size]byte) error {
 	if r.unread != nil {
 		return unavailable(r.unread)
 	}
@@ -270,7 +271,7 @@ func (r *Ring) saveBy(method func(state []byte) error, c change, taken [sha256.S
 	}
 	state := appendState(make([]byte, 0, maxStateSize), c, taken)
 	defer clear(state)
-	if err := method(state); err != nil {
+	if err := method(ctx, state); err != nil {
 		return unavailable(err)
 	}
 	r.joined = r.shared != nil

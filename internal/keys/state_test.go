@@ -22,9 +22,9 @@ type memoryStore struct {
 	fail  error
 }
 
-func (s *memoryStore) Load() ([]byte, error) { return bytes.Clone(s.state), s.fail }
+func (s *memoryStore) Load(context.Context) ([]byte, error) { return bytes.Clone(s.state), s.fail }
 
-func (s *memoryStore) Save(state []byte) error {
+func (s *memoryStore) Save(_ context.Context, state []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.saves++
@@ -93,20 +93,20 @@ func TestOpenRing(t *testing.T) {
 		r = restored
 	}
 	again("generated", nil)
-	_, err := r.Rotate(Update{})
+	_, err := r.Rotate(t.Context(), Update{})
 	again("rotated", err)
 	generation := r.Generation()
-	_, err = r.Replace(withNext(testSet(size256, 1, 2), testKey(3, size256)), Update{Source: SourceAPI})
+	_, err = r.Replace(t.Context(), withNext(testSet(size256, 1, 2), testKey(3, size256)), Update{Source: SourceAPI})
 	again("pushed", err)
 	if r.Generation() <= generation {
 		t.Errorf("generation %d follows %d", r.Generation(), generation)
 	}
-	_, err = r.Revoke(testKey(2, size256).Name(), Update{})
+	_, err = r.Revoke(t.Context(), testKey(2, size256).Name(), Update{})
 	again("revoked", err)
-	_, err = r.Replace(testSet(size128, 5), Update{Source: SourceAPI})
+	_, err = r.Replace(t.Context(), testSet(size128, 5), Update{Source: SourceAPI})
 	again("one key", err)
 	saves := store.saves
-	_, err = r.Replace(testSet(size128, 5), Update{Source: SourceAPI})
+	_, err = r.Replace(t.Context(), testSet(size128, 5), Update{Source: SourceAPI})
 	again("the same", err)
 	if store.saves != saves {
 		t.Error("the same set is stored again")
@@ -130,7 +130,7 @@ func TestOlderState(t *testing.T) {
 	backup := bytes.Clone(store.state)
 	rotate := func() {
 		t.Helper()
-		d, err := r.Rotate(Update{})
+		d, err := r.Rotate(t.Context(), Update{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -159,14 +159,14 @@ func TestStoreFails(t *testing.T) {
 	}
 	store.failWith(nil)
 	r := openRing(t, store)
-	if _, err := r.Replace(testSet(size128, 1, 2, 3), Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(t.Context(), testSet(size128, 1, 2, 3), Update{Source: SourceAPI}); err != nil {
 		t.Fatal(err)
 	}
 	saved, before, changed := store.state, r.Description(), r.Changed()
 	store.failWith(errDisk)
-	_, replaceErr := r.Replace(testSet(size128, 4), Update{Source: SourceAPI})
-	_, rotateErr := r.Rotate(Update{})
-	_, revokeErr := r.Revoke(testKey(1, size128).Name(), Update{})
+	_, replaceErr := r.Replace(t.Context(), testSet(size128, 4), Update{Source: SourceAPI})
+	_, rotateErr := r.Rotate(t.Context(), Update{})
+	_, revokeErr := r.Revoke(t.Context(), testKey(1, size128).Name(), Update{})
 	for _, err := range []error{replaceErr, rotateErr, revokeErr} {
 		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, errDisk) {
 			t.Error(err)
@@ -187,7 +187,7 @@ func TestStoreFails(t *testing.T) {
 		}
 	}
 	store.failWith(nil)
-	d, err := r.Rotate(Update{})
+	d, err := r.Rotate(t.Context(), Update{})
 	if err != nil || d.Generation <= before.Generation+1 {
 		t.Errorf("generation %d after %d and failures, which may have been stored: %v", d.Generation, before.Generation, err)
 	}
@@ -202,7 +202,7 @@ func TestFailedSetIsWiped(t *testing.T) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
 	c := r.prepare(r.rotation(), SourceRotation)
-	if err := r.commit(c, r.taken, nil); !errors.Is(err, ErrUnavailable) {
+	if err := r.commit(t.Context(), c, r.taken, nil); !errors.Is(err, ErrUnavailable) {
 		t.Fatal(err)
 	}
 	if !wiped(*c.set.Next) || wiped(c.set.Keys[0]) || wiped(c.set.Keys[1]) {
@@ -215,7 +215,7 @@ func TestRecord(t *testing.T) {
 	r := openRing(t, store)
 	for _, refusal := range []error{errDisk, nil} {
 		active, saves, calls := r.Description(), store.saves, 0
-		d, err := r.Rotate(Update{Record: func(before, after Description, _ error) error {
+		d, err := r.Rotate(t.Context(), Update{Record: func(before, after Description, _ error) error {
 			calls++
 			if !same(before, active) || after.Generation <= before.Generation || after.Keys[0].Name != before.Keys[1].Name {
 				t.Errorf("from %+v to %+v", before, after)
@@ -233,7 +233,7 @@ func TestRecord(t *testing.T) {
 		}
 	}
 	set, _ := r.Snapshot()
-	if _, err := r.Replace(set, Update{Record: func(_, _ Description, _ error) error { t.Error("the same set is recorded"); return nil }}); err != nil {
+	if _, err := r.Replace(t.Context(), set, Update{Record: func(_, _ Description, _ error) error { t.Error("the same set is recorded"); return nil }}); err != nil {
 		t.Error(err)
 	}
 }
@@ -244,7 +244,7 @@ func TestRecordOfFailure(t *testing.T) {
 	r := openRing(t, store)
 	store.failWith(errDisk)
 	var failures []error
-	_, err := r.Rotate(Update{Record: func(before, after Description, failure error) error {
+	_, err := r.Rotate(t.Context(), Update{Record: func(before, after Description, failure error) error {
 		if before.Generation != r.Generation() || after.Generation != following(before, after) {
 			t.Errorf("from %d to %d", before.Generation, after.Generation)
 		}
@@ -262,10 +262,10 @@ type slowStore struct {
 	saving, done chan struct{}
 }
 
-func (s *slowStore) Save(state []byte) error {
+func (s *slowStore) Save(ctx context.Context, state []byte) error {
 	s.saving <- struct{}{}
 	<-s.done
-	return s.memoryStore.Save(state)
+	return s.memoryStore.Save(ctx, state)
 }
 
 // No reader waits for the store.
@@ -275,7 +275,7 @@ func TestReadersDoNotWait(t *testing.T) {
 		store := &slowStore{saving: make(chan struct{}), done: make(chan struct{})}
 		r.store = store
 		updated := make(chan error)
-		go func() { _, err := r.Rotate(Update{}); updated <- err }()
+		go func() { _, err := r.Rotate(t.Context(), Update{}); updated <- err }()
 		<-store.saving
 		before := r.Generation()
 		changed := r.Changed()
@@ -377,7 +377,7 @@ func FuzzState(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(store.state)
-	if _, err := r.Replace(testSet(size128, 1, 2), Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(f.Context(), testSet(size128, 1, 2), Update{Source: SourceAPI}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(store.state)
@@ -386,7 +386,7 @@ func FuzzState(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(shared.state)
-	if _, err := r.Replace(Set{Keys: []Key{testKey(1, size128), testKey(3, size256)}}, Update{Source: SourceAPI}); err != nil {
+	if _, err := r.Replace(f.Context(), Set{Keys: []Key{testKey(1, size128), testKey(3, size256)}}, Update{Source: SourceAPI}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(store.state)
@@ -406,7 +406,7 @@ func FuzzState(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.Rotate(Update{}); err != nil {
+		if _, err := r.Rotate(t.Context(), Update{}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -429,7 +429,7 @@ func TestStateOfSizes(t *testing.T) {
 	if err != nil || !bytes.Equal(appendState(nil, c, taken), stored) {
 		t.Errorf("it is written in another way (%v)", err)
 	}
-	d, err := r.Rotate(Update{})
+	d, err := r.Rotate(t.Context(), Update{})
 	if err != nil || d.Keys[1].Bits != 256 || d.Keys[2].Bits != 128 {
 		t.Fatalf("%v, %v", d.Keys, err)
 	}

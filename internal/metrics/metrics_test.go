@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"context"
 	"crypto/rand"
 	"io"
 	"log/slog"
@@ -36,11 +37,14 @@ const sessionID = "5e551d5e551d5e551d5e551d5e551d01"
 // sharedStore has no other ring.
 type sharedStore struct{ state []byte }
 
-func (s *sharedStore) Load() ([]byte, error)      { return slices.Clone(s.state), nil }
-func (s *sharedStore) Save(state []byte) error    { s.state = slices.Clone(state); return nil }
-func (s *sharedStore) Restore(state []byte) error { return s.Save(state) }
-func (s *sharedStore) Settled() error             { return nil }
-func (s *sharedStore) Copy() ([]byte, error)      { return nil, nil }
+func (s *sharedStore) Load(context.Context) ([]byte, error) { return slices.Clone(s.state), nil }
+func (s *sharedStore) Save(_ context.Context, state []byte) error {
+	s.state = slices.Clone(state)
+	return nil
+}
+func (s *sharedStore) Restore(ctx context.Context, state []byte) error { return s.Save(ctx, state) }
+func (s *sharedStore) Settled() error                                  { return nil }
+func (s *sharedStore) Copy() ([]byte, error)                           { return nil, nil }
 
 // everything is a registry with all there is, after some use.
 func everything(t *testing.T) *Metrics {
@@ -74,10 +78,10 @@ func everything(t *testing.T) *Metrics {
 		t.Fatal(err)
 	}
 	m.AddTicketKeys(ring)
-	if _, err := ring.Load(keys.ATS, make([]byte, 47), keys.Update{Source: keys.SourceAPI}); err == nil {
+	if _, err := ring.Load(t.Context(), keys.ATS, make([]byte, 47), keys.Update{Source: keys.SourceAPI}); err == nil {
 		t.Fatal("47 bytes were taken for keys")
 	}
-	if _, err := ring.Rotate(keys.Update{}); err != nil {
+	if _, err := ring.Rotate(t.Context(), keys.Update{}); err != nil {
 		t.Fatal(err)
 	}
 	table := consumers.New(time.Now, nil)
@@ -87,7 +91,7 @@ func everything(t *testing.T) *Metrics {
 	bus.Publish(events.FleetChanged, events.Fleet{})
 	ring.ActivateAfter(table.Behind, time.Hour, slog.New(slog.DiscardHandler))
 	for name, state := range map[string]consumers.State{"edge-7/web": consumers.Current, "edge-7/api": consumers.Failed} {
-		if err := table.Put(name, "edge", consumers.Report{Kind: "nginx", Generation: 7, State: state, ExpiresIn: time.Hour}); err != nil {
+		if err := table.Put(t.Context(), name, "edge", consumers.Report{Kind: "nginx", Generation: 7, State: state, ExpiresIn: time.Hour}); err != nil {
 			t.Fatal(err)
 		}
 	}

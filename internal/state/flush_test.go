@@ -1,6 +1,7 @@
 package state
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net/http"
@@ -101,7 +102,7 @@ func TestFlushDuringSave(t *testing.T) {
 		go func() { saved <- f.SaveSessions(t.Context(), c) }()
 		<-d.reached
 		go func() {
-			n, err := f.FlushSessions(handlers.Local(c).Flush)
+			n, err := f.FlushSessions(func() (int, error) { return c.Flush(), nil })
 			if n != sessions {
 				t.Errorf("%s: %d flushed", test.step, n)
 			}
@@ -142,7 +143,9 @@ type flushing struct {
 	file *File
 }
 
-func (s flushing) Flush() (int, error) { return s.file.FlushSessions(s.Sessions.Flush) }
+func (s flushing) Flush(ctx context.Context) (int, error) {
+	return s.file.FlushSessions(func() (int, error) { return s.Sessions.Flush(ctx) })
+}
 
 // A flush that is not on the disk is answered 503 and recorded as failed, and the
 // sessions stay. It works once the disk does.

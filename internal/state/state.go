@@ -41,6 +41,7 @@ import (
 	"github.com/sessapi/sessapi/internal/cache"
 	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/seal"
+	"github.com/sessapi/sessapi/internal/tracing"
 )
 
 // SaveSessionsEvery is how often [File.KeepSessions] writes the sessions.
@@ -145,7 +146,7 @@ func open(path string, keys *seal.Keys, log *slog.Logger, d files.Disk) (*File, 
 // path. It changes and locks nothing.
 func Check(path string, keys *seal.Keys) error {
 	f := File{path: path, keys: keys}
-	state, err := f.Load()
+	state, err := f.Load(context.Background())
 	clear(state)
 	return err
 }
@@ -225,7 +226,7 @@ func unreadable(path string, err error) error {
 
 // Load returns the state of the ticket keys, or nil if there is no file. The caller
 // must wipe it. It implements keys.Store.
-func (f *File) Load() ([]byte, error) {
+func (f *File) Load(context.Context) ([]byte, error) {
 	sealed, state, err := f.load(f.path, maxKeysFile, keysBinding)
 	if err == nil {
 		f.savedKeys = sealed
@@ -271,7 +272,9 @@ func (f *File) SaveConsumers(state []byte) error {
 // Save replaces the state of the ticket keys. It implements keys.Store, whose methods
 // are not called concurrently. If the failed save could not be undone, the error says
 // so: a crash may then leave the refused state.
-func (f *File) Save(state []byte) error {
+func (f *File) Save(ctx context.Context, state []byte) (err error) {
+	_, span := tracing.Start(ctx, "save ticket keys")
+	defer func() { span.End(err) }()
 	sealed := f.keys.Seal(nil, state, keysBinding)
 	renamed, err := f.replace(f.path, sealed)
 	if err == nil {

@@ -136,7 +136,7 @@ func TestUnreadable(t *testing.T) {
 	if _, err := c.Put(sessionID(1), []byte("session"), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Save([]byte("state")), f.SaveSessions(t.Context(), c), f.SaveConsumers([]byte("consumers")), f.Close()); err != nil {
+	if err := errors.Join(f.Save(t.Context(), []byte("state")), f.SaveSessions(t.Context(), c), f.SaveConsumers([]byte("consumers")), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	read := func(name string) []byte {
@@ -369,24 +369,24 @@ func TestNotUndone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	d := &faultyDisk{err: syscall.EIO}
 	f := openState(t, path, newKeys(t), d)
-	if err := f.Save([]byte("acknowledged")); err != nil {
+	if err := f.Save(t.Context(), []byte("acknowledged")); err != nil {
 		t.Fatal(err)
 	}
 	for _, undone := range []bool{true, false} {
 		d.step, d.once = "sync directory", undone
-		err := f.Save([]byte("refused"))
+		err := f.Save(t.Context(), []byte("refused"))
 		if !errors.Is(err, syscall.EIO) || strings.Contains(err.Error(), "after a crash") == undone {
 			t.Errorf("undone: %t: %v", undone, err)
 		}
 		if s := f.Status().Keys; !s.Failing || !f.Failing() || (s.NotUndone == 0) != undone {
 			t.Errorf("undone: %t: %+v", undone, s)
 		}
-		if state, err := f.Load(); err != nil || string(state) != "acknowledged" {
+		if state, err := f.Load(t.Context()); err != nil || string(state) != "acknowledged" {
 			t.Errorf("%q is in the file: %v", state, err)
 		}
 	}
 	d.step = ""
-	if err := f.Save([]byte("next")); err != nil || f.Failing() {
+	if err := f.Save(t.Context(), []byte("next")); err != nil || f.Failing() {
 		t.Errorf("failing after a save: %v", err)
 	}
 }

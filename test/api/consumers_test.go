@@ -167,7 +167,7 @@ func TestConsumerOwner(t *testing.T) {
 func TestConsumerLimit(t *testing.T) {
 	s := startService(t)
 	for i := range consumers.Max {
-		if err := s.consumers.Put(fmt.Sprintf("edge/%d", i), "", consumers.Report{Kind: "file", State: consumers.Current, ExpiresIn: time.Minute}); err != nil {
+		if err := s.consumers.Put(t.Context(), fmt.Sprintf("edge/%d", i), "", consumers.Report{Kind: "file", State: consumers.Current, ExpiresIn: time.Minute}); err != nil {
 			t.Fatal(err)
 		}
 	}

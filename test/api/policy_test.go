@@ -139,7 +139,7 @@ func TestPolicyMatrix(t *testing.T) {
 			consumer++ // each of its own, for names have owners
 			host := strconv.Itoa(consumer)
 			if test.method == "DELETE" {
-				if err := s.consumers.Put(host+"/web", "", consumers.Report{Kind: "nginx", State: consumers.Current, ExpiresIn: time.Minute}); err != nil {
+				if err := s.consumers.Put(t.Context(), host+"/web", "", consumers.Report{Kind: "nginx", State: consumers.Current, ExpiresIn: time.Minute}); err != nil {
 					t.Fatal(err)
 				}
 			}

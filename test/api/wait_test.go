@@ -157,7 +157,7 @@ func TestWaitersLeaveRoom(t *testing.T) {
 	s.awaitWaiters(t, 4)
 	s.get("/ticket-keys", typeJSON).wantProblem(t, 503, api.ProblemCodeOverloaded)
 	s.get("/livez", typeJSON).want(t, 200)
-	if _, err := s.ring.Rotate(keys.Update{}); err != nil {
+	if _, err := s.ring.Rotate(t.Context(), keys.Update{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, a := range held {
@@ -207,7 +207,7 @@ func TestManyRounds(t *testing.T) {
 		})
 	}
 	rotate := func() {
-		if _, err := s.ring.Rotate(keys.Update{}); err != nil {
+		if _, err := s.ring.Rotate(t.Context(), keys.Update{}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -291,8 +291,8 @@ func (h *history) updateOnce(n *node, random *rand.Rand) {
 	var err error
 	if revoke := before.Keys[random.IntN(len(before.Keys))]; len(before.Keys) > 40 || random.IntN(3) == 0 {
 		u.Revoked = revoke.Fingerprint
-		d, err = n.ring.Revoke(revoke.Name, keys.Update{})
-	} else if d, err = n.ring.Rotate(keys.Update{}); err == nil {
+		d, err = n.ring.Revoke(h.t.Context(), revoke.Name, keys.Update{})
+	} else if d, err = n.ring.Rotate(h.t.Context(), keys.Update{}); err == nil {
 		u.Made = d.Keys[1].Fingerprint
 	}
 	h.mu.Lock()
@@ -332,12 +332,12 @@ func (h *history) use(ctx context.Context, n *node, random *rand.Rand) {
 			h.value++
 			o.Kind, o.Value = Put, h.value
 			h.mu.Unlock()
-			_, err = n.sessions.Put(id, []byte(strconv.Itoa(o.Value)), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)})
+			_, err = n.sessions.Put(ctx, id, []byte(strconv.Itoa(o.Value)), cache.PutOptions{ExpiresAt: time.Now().Add(time.Hour)})
 		case 1:
 			o.Kind = Delete
-			err = n.sessions.Delete(id, nil)
+			err = n.sessions.Delete(ctx, id, nil)
 		default:
-			data, _, ok := n.sessions.Get(nil, id)
+			data, _, ok := n.sessions.Get(ctx, nil, id)
 			if !ok {
 				o.Outcome = None
 			} else if o.Value, err = strconv.Atoi(string(data)); err != nil {
