@@ -46,9 +46,10 @@ const (
 	MaxSubscribers = 64
 
 	// The number of events in a ring. There is a ring of a session type only while it
-	// has a subscriber: 3 MB for all five.
-	sessionRing = 4096
-	otherRing   = 1024
+	// has a subscriber: 3 MB for all five. A rotation changes all consumers at once, up to
+	// 4,096. Events of ticket keys are large, and rare.
+	largeRing = 4096 // of sessions and consumers
+	smallRing = 256
 
 	runSize       = 8  // bytes of a run's name
 	pseudonymSize = 16 // bytes
@@ -213,9 +214,10 @@ func New(now func() time.Time) *Bus {
 	_, _ = rand.Read(b.key[:])
 	for t := range All.each() {
 		if !t.ofSession() {
-			b.rings[t].events = make([]Event, otherRing)
+			b.rings[t].events = make([]Event, smallRing)
 		}
 	}
+	b.rings[ConsumerChanged].events = make([]Event, largeRing)
 	return b
 }
 
@@ -345,7 +347,7 @@ func (b *Bus) join(t Type) {
 		return
 	}
 	b.last++ // so that no earlier position is the ring's
-	r.events, r.from, r.complete = make([]Event, sessionRing), r.published, b.last
+	r.events, r.from, r.complete = make([]Event, largeRing), r.published, b.last
 	b.set.Store(b.set.Load() | 1<<t)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/cache"
+	"github.com/sessapi/sessapi/internal/consumers"
 )
 
 // id returns the n-th session ID.
@@ -86,21 +87,33 @@ func TestSlowReader(t *testing.T) {
 	b := New(time.Now)
 	s := subscribe(t, b, All, "")
 	b.Publish(FleetChanged, "first")
-	for n := range uint64(sessionRing + 10) {
+	for n := range uint64(largeRing + 10) {
 		b.Observe(stored(n))
 	}
-	for n := range otherRing + 3 {
-		b.Publish(ConsumerChanged, n)
+	for n := range smallRing + 3 {
+		b.Publish(TicketKeysUpdated, n)
 	}
 	got := readAll(s)
 	if got[0].Type != Dropped || got[0].Missed != 13 || s.PositionOf(&got[0]) != "" {
 		t.Errorf("first %+v", got[0])
 	}
-	if got[1].Data != "first" || got[2].Session.ID != id(10) || len(got) != 2+sessionRing+otherRing || got[len(got)-1].Data != otherRing+2 {
+	if got[1].Data != "first" || got[2].Session.ID != id(10) || len(got) != 2+largeRing+smallRing || got[len(got)-1].Data != smallRing+2 {
 		t.Errorf("%d events, beginning with %q", len(got), texts(got[:3]))
 	}
-	if stats := b.Stats(); stats.Dropped != 13 || stats.Published[SessionStored] != sessionRing+10 || stats.Subscribers != 1 {
+	if stats := b.Stats(); stats.Dropped != 13 || stats.Published[SessionStored] != largeRing+10 || stats.Subscribers != 1 {
 		t.Errorf("%+v", stats)
+	}
+}
+
+// A rotation changes all consumers at once. A reader that is idle until then misses none.
+func TestAllConsumersChange(t *testing.T) {
+	b := New(time.Now)
+	s := subscribe(t, b, All, "")
+	for n := range consumers.Max {
+		b.Publish(ConsumerChanged, n)
+	}
+	if got := readAll(s); len(got) != consumers.Max || got[0].Type != ConsumerChanged {
+		t.Errorf("%d events, beginning with %v", len(got), got[0].Type)
 	}
 }
 
@@ -119,21 +132,21 @@ func TestResume(t *testing.T) {
 		wantEvents(t, subscribe(t, b, All, s.PositionOf(&all[i])), texts(all[i+1:])...)
 	}
 	// Only the types of the subscription count.
-	for n := range otherRing - 1 {
+	for n := range smallRing - 1 {
 		b.Publish(FleetChanged, n)
 	}
 	wantEvents(t, subscribe(t, b, 1<<ConsumerChanged, s.PositionOf(&all[8])))
-	if got := texts(readAll(subscribe(t, b, 1<<FleetChanged, s.PositionOf(&all[8])))); got[0] != "fleet.changed 4" || len(got) != otherRing {
+	if got := texts(readAll(subscribe(t, b, 1<<FleetChanged, s.PositionOf(&all[8])))); got[0] != "fleet.changed 4" || len(got) != smallRing {
 		t.Errorf("%d events, beginning with %q", len(got), got[0])
 	}
 	b.Publish(FleetChanged, "one too many")
 	gap := subscribe(t, b, 1<<FleetChanged, s.PositionOf(&all[8]))
-	if got := texts(readAll(gap)); got[0] != "dropped 0" || len(got) != otherRing+1 {
+	if got := texts(readAll(gap)); got[0] != "dropped 0" || len(got) != smallRing+1 {
 		t.Errorf("%d events, beginning with %q", len(got), got[0])
 	}
 	// It is told once.
 	wantEvents(t, subscribe(t, b, 1<<FleetChanged, gap.Position()))
-	// The other process has other numbers.
+	// Another process has other positions.
 	wantEvents(t, subscribe(t, New(time.Now), All, s.Position()), "dropped 0")
 	for _, position := range []string{"x", "-1", begin + "x", begin[:17], "0123456789abcde-1", begin[:17] + "+1", begin[:17] + "18446744073709551616"} {
 		if _, err := b.Subscribe(All, position); !errors.Is(err, ErrPosition) {
@@ -144,7 +157,7 @@ func TestResume(t *testing.T) {
 
 // Session events are kept only while somebody subscribes to their type, and a subscriber
 // that comes back is told so.
-func TestNobodyThere(t *testing.T) {
+func TestNoSubscriber(t *testing.T) {
 	b := New(time.Now)
 	s := subscribe(t, b, 1<<SessionStored, "")
 	b.Observe(stored(1))
@@ -250,7 +263,7 @@ func TestConcurrent(t *testing.T) {
 			}
 		})
 	}
-	reading.Go(func() { // who comes and goes
+	reading.Go(func() { // a subscriber that comes and goes
 		for {
 			select {
 			case <-done:
@@ -281,7 +294,7 @@ func TestConcurrent(t *testing.T) {
 	reading.Wait()
 }
 
-// FuzzPosition has positions of strangers.
+// FuzzPosition reads positions from outside.
 func FuzzPosition(f *testing.F) {
 	f.Add("0123456789abcdef-1")
 	f.Add("-")
