@@ -104,12 +104,7 @@ func (a *API) streamEvents(w http.ResponseWriter, r *http.Request, s *events.Sub
 	var text []byte
 	for {
 		text = text[:0]
-		select {
-		case <-beat.C:
-			text = append(text, ":\n\n"...)
-		default:
-		}
-		if batch = s.Read(batch[:0]); len(batch) == 0 && len(text) == 0 {
+		if batch = s.Read(batch[:0]); len(batch) == 0 {
 			select {
 			case <-s.Wake():
 				pause(r, eventGather)
