@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/auth"
 	"github.com/sessapi/sessapi/internal/consumers"
 )
 
@@ -27,12 +28,12 @@ func (a *API) GetStatus(w http.ResponseWriter, r *http.Request) {
 	for _, add := range a.cfg.Status {
 		add(&status)
 	}
-	if a.cfg.Auth != nil {
-		identity, err := a.cfg.Auth.Identify(r)
-		if err != nil { // the policy may have changed since the request was authorized
-			a.fail(w, r, err)
-			return
-		}
+	identity, err := a.permitAgain(r, auth.Observe) // the policy may have changed meanwhile
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if identity != nil {
 		status.Identity = &api.Identity{Name: identity.Name}
 		for _, name := range identity.Roles.Names() {
 			status.Identity.Roles = append(status.Identity.Roles, api.IdentityRoles(name))
