@@ -51,7 +51,7 @@ export class Parser {
   }
 }
 
-/** Silence, in milliseconds, after which a stream is dead: the service sends something every 15 s. */
+/** How long a stream may be silent, in milliseconds: the service sends something every 15 s. */
 const silence = 40_000;
 
 export type StreamState = "connecting" | "open" | "lost" | "unavailable";
@@ -107,6 +107,7 @@ export async function follow(
     } finally {
       clearTimeout(timer);
       signal.removeEventListener("abort", stop);
+      stop(); // else a stream that failed here stays open at the service
     }
     if (signal.aborted) {
       return;

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import type { Consumer, Status, TicketKey } from "../src/api.ts";
+import type { Client, Consumer, Status, TicketKey } from "../src/api.ts";
 import { bytes, duration, names, percent, rate, short } from "../src/format.ts";
 import { add, latest, rates, type Sample, sample, total } from "../src/history.ts";
 import { lives, ordered } from "../src/keyring.tsx";
-import { describe, Parser } from "../src/stream.ts";
+import { describe, follow, Parser } from "../src/stream.ts";
 import { type Facts, findings } from "../src/verdict.ts";
 
 const now = Date.parse("2026-11-30T12:00:00Z");
@@ -188,6 +188,30 @@ test("a stream of events in pieces of any size", () => {
     assert.deepEqual(got, want, `pieces of ${size}`);
     assert.equal(parser.lastID, "r-3");
   }
+});
+
+test("a stream that the page cannot read is closed", async () => {
+  const end = new AbortController();
+  let request: AbortSignal | undefined;
+  const send = async (_method: string, _path: string, _headers: object, signal: AbortSignal) => {
+    request = signal;
+    return new Response(new ReadableStream({ start: (body) => body.enqueue(new TextEncoder().encode("event: fleet.changed\ndata: {\n\n")) }));
+  };
+  const states: string[] = [];
+  await follow(
+    { send } as unknown as Client,
+    [],
+    end.signal,
+    (messages) => messages.forEach(describe),
+    (state) => {
+      states.push(state);
+      if (state === "lost") {
+        assert(request?.aborted);
+        end.abort();
+      }
+    },
+  );
+  assert.deepEqual(states, ["open", "lost"]);
 });
 
 test("events in words", () => {
