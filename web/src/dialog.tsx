@@ -97,9 +97,9 @@ export function Confirm({
 /** What an error means to the reader. */
 export function explain(error: unknown): string {
   if (!(error instanceof Problem)) {
-    return "The service did not answer. It is not known whether it made the change: look before you try again.";
+    return "The service did not answer. Check whether it made the change before you try again.";
   }
   return error.code === "precondition_failed"
-    ? "The ticket keys have changed since you opened this. Nothing was done. Cancel, and look at them again."
+    ? "The ticket keys have changed since you opened this. Nothing was done. Cancel, check the keys, and try again."
     : error.message;
 }

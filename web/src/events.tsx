@@ -88,7 +88,7 @@ export function Events({ client, refresh }: { client: Client; refresh: () => voi
               <tr>
                 <th scope="col">Time</th>
                 <th scope="col">Event</th>
-                <th scope="col">What</th>
+                <th scope="col">Details</th>
               </tr>
             </thead>
             <tbody>

@@ -10,7 +10,7 @@ export function Nodes({ status: { fleet, ticket_keys }, now }: { status: Status;
         {fleet && (
           <p class="facts">
             <span>
-              Redis {fleet.connected ? "answers" : "does not answer"} for {duration(now - Date.parse(fleet.since))}
+              Redis {fleet.connected ? "has answered" : "has not answered"} for {duration(now - Date.parse(fleet.since))}
             </span>
             <span>namespace {fleet.namespace}</span>
           </p>

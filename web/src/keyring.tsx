@@ -214,8 +214,8 @@ function Rotation({ set, status }: { set: TicketKeys; status: Status }) {
   if (!next) {
     return (
       <p>
-        The set has no next key. It gets one, which every server receives and none encrypts with yet. The current key stays. Rotate again
-        when all servers have the next key.
+        The set has no next key. This adds one, which servers receive but do not encrypt with yet. The current key stays. Rotate again when
+        all servers have the next key.
       </p>
     );
   }
@@ -228,11 +228,11 @@ function Rotation({ set, status }: { set: TicketKeys; status: Status }) {
         <li>A new key becomes the next key.</li>
         <li>The oldest key is dropped if the set has more than the ticket lifetime needs.</li>
       </ul>
-      <p>Connections go on. Clients with a ticket still resume, except under a key that is dropped.</p>
+      <p>Open connections continue. Tickets still resume, unless their key is dropped.</p>
       {status.consumers.activation && (
         <p>
-          The service refuses while a consumer lacks the next key
-          {behind.length > 0 && `; now ${plural(behind.length, "consumer does", "consumers do")}: ${names(behind)}`}.
+          The service refuses to rotate while a consumer lacks the next key
+          {behind.length > 0 && `. ${plural(behind.length, "consumer lacks", "consumers lack")} it now: ${names(behind)}`}.
         </p>
       )}
     </>
@@ -243,10 +243,10 @@ function Revocation({ set, revoked }: { set: TicketKeys; revoked: TicketKey }) {
   const next = byRole(set, "next");
   return (
     <>
-      <p>This cannot be undone. Revoke a key only if somebody else has it.</p>
+      <p>This cannot be undone. Revoke a key only if it may have leaked.</p>
       <ul>
         <li>The key leaves the set at once. Servers drop it when they load the new set.</li>
-        <li>Clients with a ticket under it make a full handshake.</li>
+        <li>Clients whose tickets it encrypted make a full handshake.</li>
         {revoked.role === "current" &&
           (next ? (
             <li>{brief(next)}, the next key, becomes the current key.</li>

@@ -11,7 +11,7 @@ export function Login({ reason, start }: { reason: string; start: (client: Clien
     const form = event.currentTarget as HTMLFormElement;
     const token = String(new FormData(form).get("token")).trim();
     if (!/^[!-~]+$/.test(token)) {
-      setError("A token is sessapi_ and 52 letters or digits.");
+      setError("A token is sessapi_ followed by 52 letters or digits.");
       return;
     }
     setBusy(true);

@@ -67,7 +67,7 @@ function reasons(status: Status, consumers: Consumer[] | undefined, history: Sam
     parts.push(`${plural(nodes, "node")} of the fleet ${nodes === 1 ? "reports" : "report"}`);
   }
   const next = status.ticket_keys.next_rotation_at;
-  parts.push(next === undefined ? "nothing rotates the keys" : `the next rotation is in ${duration(Date.parse(next) - now)}`);
+  parts.push(next === undefined ? "the keys do not rotate automatically" : `the next rotation is in ${duration(Date.parse(next) - now)}`);
   const text = parts.join("; ");
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }

@@ -29,7 +29,7 @@ export interface Facts {
 const second = 1000;
 const day = 86_400 * second;
 
-/** How long consumers may take to load new keys before it is worth a word. */
+/** How long consumers may take to load new keys before it is a finding. */
 const applyGrace = 60 * second;
 /** How late a rotation may be. */
 const rotationGrace = 60 * second;
@@ -64,8 +64,8 @@ function* connection({ lost }: Facts): Iterable<Finding> {
     yield {
       severity: "critical",
       code: "no_status",
-      title: lost.problem === undefined ? "The service does not answer" : "The service does not tell its status",
-      detail: `${lost.problem === undefined ? "" : `${lost.problem} `}The last status came at ${clock(lost.since)}. Everything below is from then.`,
+      title: lost.problem === undefined ? "The service does not answer" : "The service answers with an error",
+      detail: `${lost.problem === undefined ? "" : `${lost.problem} `}The last status came at ${clock(lost.since)}. Everything below dates from then.`,
     };
   }
 }
@@ -95,8 +95,8 @@ function* fleet({ status, now }: Facts): Iterable<Finding> {
     yield {
       severity: "critical",
       code: "nodes_differ",
-      title: `${plural(differ.length, "node")} of the fleet ${differ.length === 1 ? "has" : "have"} other ticket keys`,
-      detail: `${names(differ.map(label))}. Tickets from one do not resume at the other.`,
+      title: `${plural(differ.length, "node")} of the fleet ${differ.length === 1 ? "has" : "have"} different ticket keys`,
+      detail: `${names(differ.map(label))}. Tickets may not resume between them and this node.`,
     };
   }
   const missing = status.fleet.nodes.filter((n) => n.missing);
@@ -181,7 +181,7 @@ function* rotation({ status, now }: Facts): Iterable<Finding> {
       severity: "warning",
       code: "key_old",
       title: "The current ticket key is old",
-      detail: `It has encrypted tickets for ${duration(now - Date.parse(current.activated_at))}. Whoever gets it can decrypt all of them.`,
+      detail: `It has encrypted tickets for ${duration(now - Date.parse(current.activated_at))}. Anyone who gets the key can decrypt all of them.`,
     };
   }
 }

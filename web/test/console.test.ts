@@ -103,7 +103,7 @@ test("every action of an administrator", async (t) => {
   await login(page, newToken());
   await shows(page, "[role=alert]", "The service does not accept this token.");
   await login(page, "not a token");
-  await shows(page, "[role=alert]", "A token is sessapi_ and 52 letters or digits.");
+  await shows(page, "[role=alert]", "A token is sessapi_ followed by 52 letters or digits.");
   await login(page, token);
   await shows(page, "header", "alice: admin");
   assert(!(await page.content()).includes(token), "the token is on the page");
@@ -245,7 +245,7 @@ test("a lost connection, and its return", async (t) => {
   await shows(page, ".stream", "live");
   await service.process.stop("SIGKILL");
   await shows(page, verdict, "The service does not answer");
-  await shows(page, ".verdict p", "Everything below is from then.");
+  await shows(page, ".verdict p", "Everything below dates from then.");
   await shows(page, ".stream", "not connected; trying again");
   await accessible(page);
   const again = await serve(t, [], service.port);
