@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// stored is the stream's text of a session event.
+// storedEvent is the n-th session event as it is streamed.
 func storedEvent(n int) string {
 	return fmt.Sprintf("id: run-%d\nevent: session.stored\ndata: {\"time\":\"2026-11-24T12:00:00Z\",\"id_hash\":\"%032d\"}\n\n", n, n)
 }
@@ -160,7 +160,7 @@ func TestEventsTypes(t *testing.T) {
 	})
 }
 
-// What is no event of the contract breaks the stream, and is passed over.
+// A malformed event ends the stream. The next stream continues after it.
 func TestEventsHostile(t *testing.T) {
 	for _, text := range []string{
 		"id: \n\n", "id: a\x00b\n\n", "id: " + strings.Repeat("x", 65) + "\n\n",

@@ -39,9 +39,10 @@ type Sessions struct {
 }
 
 // Sessions returns the fleet's sessions with local as the cache in front of them.
-// Nobody else may write to local; its limits on a session apply. observer is told what
-// requests to this node do to sessions; local should tell [OfCopies] of it. nil is nobody. read is called
-// with the duration of each read from Redis. Call Sessions once, before Connect.
+// Nobody else may write to local; its limits on a session apply. observer, which may be nil,
+// is told what requests to this node do to sessions; the observer of local should be
+// [OfCopies] of it. read is called with the duration of each read from Redis. Call Sessions
+// once, before Connect.
 func (n *Node) Sessions(local *cache.Cache, observer cache.Observer, read func(took time.Duration)) *Sessions {
 	s := &Sessions{node: n, local: local, observer: observer, read: read}
 	s.table.init(local)

@@ -26,13 +26,13 @@ type route struct {
 	// not only for their description. asksSecret is nil where there is no such choice.
 	secret     auth.Roles
 	asksSecret func(*http.Request) bool
-	// on are the listeners that have the route if there is an operations listener.
+	// on says where the route is if there is an operations listener.
 	on listeners
 	// admission says when a request takes a slot on the main listener.
 	admission admission
 }
 
-// listeners is a set of listeners.
+// listeners says which listeners have a route.
 type listeners uint8
 
 const (

@@ -21,7 +21,7 @@ func (m *Metrics) AddEvents(b *events.Bus) {
 	m.registry.MustRegister(&eventsCollector{
 		bus:         b,
 		subscribers: d("subscribers", "Open streams of events."),
-		published:   d("published_total", "Events published, by type. Those of sessions count only while a stream has their type.", "type"),
+		published:   d("published_total", "Events published, by type. Session events count only while a stream has their type.", "type"),
 		dropped:     d("dropped_total", "Events that streams missed because they were too slow."),
 	})
 }
