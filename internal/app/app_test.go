@@ -153,7 +153,8 @@ func TestOpsListener(t *testing.T) {
 		{"/console/index.html", 404, 404},
 		{"/sessions", 404, 200},
 		{"/ticket-keys", 404, 200},
-		{"/docs", 404, 200},
+		{"/docs", 200, 200},
+		{"/", 200, 200}, // redirects to /docs
 	} {
 		if status, _ := do(t, client, "GET", s.url(ops)+test.path, nil); status != test.ops {
 			t.Errorf("%s on the operations listener: %d, want %d", test.path, status, test.ops)

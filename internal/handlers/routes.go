@@ -38,7 +38,7 @@ type listeners uint8
 const (
 	onMain listeners = iota
 	onOps            // health and metrics
-	onBoth           // the console and what it reads
+	onBoth           // the console, what it reads, and the documentation
 )
 
 // The permissions for ticket keys. They are checked again when a request that waited is
@@ -70,13 +70,13 @@ func (a *API) routes() []route {
 		{method: http.MethodDelete, pattern: "/consumers/{host}/{target}", handler: op.ForgetConsumer, permit: auth.Admin},
 		{method: http.MethodGet, pattern: "/events", handler: op.GetEvents, query: queryOf[api.GetEventsParams](), permit: auth.Observe, on: onBoth},
 		{method: http.MethodGet, pattern: "/status", handler: op.GetStatus, permit: auth.Observe, on: onBoth},
-		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML, permit: auth.Anyone},
-		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/openapi.yaml", handler: op.GetOpenAPIYAML, permit: auth.Anyone, on: onBoth},
+		{method: http.MethodGet, pattern: "/openapi.json", handler: op.GetOpenAPIJSON, permit: auth.Anyone, on: onBoth},
 		{method: http.MethodGet, pattern: "/", handler: op.GetRoot, permit: auth.Anyone, on: onBoth},
 		{method: http.MethodGet, pattern: "/console", handler: op.GetConsole, permit: auth.Anyone, on: onBoth},
 		{method: http.MethodGet, pattern: "/console/{file}", handler: op.GetConsoleFile, permit: auth.Anyone, on: onBoth},
-		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs, permit: auth.Anyone},
-		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile, permit: auth.Anyone},
+		{method: http.MethodGet, pattern: "/docs", handler: op.GetDocs, permit: auth.Anyone, on: onBoth},
+		{method: http.MethodGet, pattern: "/docs/{file}", handler: op.GetDocsFile, permit: auth.Anyone, on: onBoth},
 		{method: http.MethodGet, pattern: "/livez", handler: op.GetLivez, permit: auth.Anyone, on: onOps, admission: admitAlways},
 		{method: http.MethodGet, pattern: "/readyz", handler: op.GetReadyz, permit: auth.Anyone, on: onOps, admission: admitAlways},
 		{method: http.MethodGet, pattern: "/metrics", handler: op.GetMetrics, permit: auth.Observe, on: onOps},
@@ -110,8 +110,8 @@ func (a *API) MainHandler() http.Handler {
 	return a.router(func(rt *route) bool { return rt.on != onOps }, a.boundOpen(nil))
 }
 
-// OpsHandler serves health, metrics, the console with what it reads and, under
-// /debug/pprof, profiles.
+// OpsHandler serves health, metrics, the console with what it reads, the documentation and,
+// under /debug/pprof, profiles.
 func (a *API) OpsHandler() http.Handler {
 	r := a.router(func(rt *route) bool {
 		rt.admission = admitAlways // the limits of its listener are enough
