@@ -3,11 +3,11 @@
 # compiler for the race detector, the peers that sessions come from and that take
 # ticket keys (OpenSSL, Node.js, nginx, HAProxy, Apache httpd, H2O, Traffic
 # Server, lighttpd, nghttpx, dnsdist), socat for HAProxy's socket, Redis for the fleet,
-# Prometheus for the alerts and the dashboard, curl as a client, gdb to dump the memory,
-# the Python client of Prometheus for its strict parser, Chromium for the console and the
-# reference page, groff for the man pages, and zsh and fish for their completions. As root
-# on Debian it installs what is missing, and starts no service; elsewhere it says what that
-# is, and fails in CI (CI=true).
+# Prometheus for the alerts and the dashboard, buildah and runc for the image, curl as a
+# client, gdb to dump the memory, the Python client of Prometheus for its strict parser,
+# Chromium for the console and the reference page, groff for the man pages, and zsh and fish
+# for their completions. As root on Debian it installs what is missing, and starts no
+# service; elsewhere it says what that is, and fails in CI (CI=true).
 # Arguments are programs that are needed besides, PROGRAM=PACKAGE where the package
 # has another name.
 set -eu

@@ -62,6 +62,9 @@ func build(path string, args ...string) (output []byte, err error) {
 	return build.CombinedOutput()
 }
 
+// patience is how long a test waits for what takes a moment on an idle machine.
+const patience = time.Minute
+
 // need is the path of a program that the test runs beside the service. Without
 // it the test fails where everything has to be there, and is skipped elsewhere.
 func need(tb testing.TB, program string) string {
@@ -100,7 +103,7 @@ func (o *output) String() string {
 func (o *output) await(tb testing.TB, pattern string) []string {
 	tb.Helper()
 	re := regexp.MustCompile(pattern)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if match := re.FindStringSubmatch(o.String()); match != nil {
 			return match
 		}
@@ -153,7 +156,7 @@ func (p *process) stop(tb testing.TB, signal syscall.Signal) {
 	_ = p.Process.Signal(signal) // it may be gone
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		tb.Errorf("%s does not stop:\n%s", p.Path, redact(p.out.String()))
 		_ = p.Process.Kill()
 		<-p.done
@@ -163,7 +166,7 @@ func (p *process) stop(tb testing.TB, signal syscall.Signal) {
 // run runs a program to its end and returns its standard output.
 func run(tb testing.TB, name string, args ...string) string {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	var stderr bytes.Buffer
@@ -232,7 +235,7 @@ func (s *service) do(tb testing.TB, method, path string, body []byte, headers ..
 // awaitListening waits until something accepts connections at addr.
 func awaitListening(tb testing.TB, addr string) {
 	tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			_ = conn.Close()

@@ -26,7 +26,7 @@ import (
 )
 
 // patience is how long servers may take to do what they are told.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // Server is a running redis-server, or a Sentinel.
 type Server struct {
