@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes what the demonstration needs in a folder, unless it is there: a certificate for
-# nginx, and a seal key, which a user with sessapi alone makes with `sessapi seal-key new`.
+# nginx, and a seal key as `sessapi seal-key new` makes it.
 set -eu
 cd "$1"
 umask 077

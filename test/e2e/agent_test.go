@@ -103,13 +103,7 @@ type edge struct {
 // placeEdge makes the folder of a server, with its configuration and certificate.
 func placeEdge(t *testing.T, d *delivered, pem []byte) *edge {
 	t.Helper()
-	// The folder of the test is one that nobody else may enter, with a name too long for
-	// a socket's path.
-	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // for the reason above
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t)
 	give(t, dir)
 	e := &edge{delivered: d, dir: dir, port: freePort(t), control: freePort(t)}
 	e.write(t, "cert.pem", pem)

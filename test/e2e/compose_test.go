@@ -1,10 +1,6 @@
 package e2e_test
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -14,8 +10,6 @@ import (
 	"testing"
 
 	"github.com/goccy/go-yaml"
-
-	"github.com/sessapi/sessapi/internal/fleet/redistest"
 )
 
 // composed is what the test reads of a service in deploy/compose.yaml.
@@ -130,42 +124,19 @@ func TestDemonstration(t *testing.T) {
 		startCommand(t, d.command(t, "agent-"+i, sessapiPath))
 	}
 	for _, i := range []string{"1", "2"} {
-		redistest.Await(t, "the agent of nginx-"+i, func() error {
-			response, err := http.Get("http://127.0.0.1:" + d.ports["nginx-"+i+":8441"] + "/readyz")
-			if err != nil {
-				return err
-			}
-			defer response.Body.Close()
-			if response.StatusCode != http.StatusOK {
-				body, _ := io.ReadAll(response.Body)
-				return fmt.Errorf("%d %s", response.StatusCode, body)
-			}
-			return nil
-		})
+		awaitOK(t, http.DefaultClient, "http://127.0.0.1:"+d.ports["nginx-"+i+":8441"]+"/readyz")
 	}
 	out, err := d.command(t, "doctor", sessapiPath).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "Every node resumes the sessions of every node.") {
 		t.Errorf("doctor: %v\n%s", err, out)
 	}
 
-	prometheus := d.command(t, "prometheus", "prometheus", "--config.file=/etc/prometheus/prometheus.yml",
-		"--web.listen-address=prometheus:9090", "--storage.tsdb.path="+t.TempDir())
-	startCommand(t, prometheus)
-	redistest.Await(t, "Prometheus", func() error {
-		response, err := http.Get("http://127.0.0.1:" + d.ports["prometheus:9090"] + "/api/v1/query?query=sum(up)")
-		if err != nil {
-			return err
-		}
-		defer response.Body.Close()
-		var answer struct {
-			Data struct{ Result []struct{ Value []any } }
-		}
-		if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
-			return err
-		}
-		if len(answer.Data.Result) != 1 || answer.Data.Result[0].Value[1] != "3" {
-			return errors.New(fmt.Sprint(answer))
-		}
-		return nil
+	address := "http://127.0.0.1:" + d.ports["prometheus:9090"]
+	prometheus := &prometheusServer{startCommand(t, d.command(t, "prometheus", "prometheus", "--config.file=/etc/prometheus/prometheus.yml",
+		"--web.listen-address=prometheus:9090", "--storage.tsdb.path="+t.TempDir())), address}
+	prometheus.out.await(t, "Server is ready to receive web requests")
+	prometheus.await(t, "the demonstration", map[string]string{
+		"all targets": "sum(up) == 3",
+		"the rules":   `ALERTS{alertname="SessapiInsecureListen"}`,
 	})
 }

@@ -38,12 +38,7 @@ func TestHAProxySocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The folder of the test has a name too long for a socket's path.
-	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // for the reason above
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t)
 	s := serve(t)
 	i := &instance{server: &server{name: "HAProxy"}, service: s, port: freePort(t)}
 	cert, key := certificate(t, "/CN=localhost")
@@ -156,12 +151,7 @@ func decodeTicketKeys(t *testing.T, s *service) (set api.TicketKeys) {
 func TestAgentTellsHandshakesOfHAProxy(t *testing.T) {
 	t.Parallel()
 	need(t, "openssl")
-	// The folder of the test has a name too long for a socket's path.
-	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // for the reason above
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t)
 	s := serve(t)
 	i := &instance{server: &server{name: "HAProxy"}, service: s, port: freePort(t)}
 	cert, key := certificate(t, "/CN=localhost")

@@ -2,9 +2,7 @@ package e2e_test
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -96,33 +94,17 @@ func TestKustomize(t *testing.T) {
 	}
 	service := start(t, sessapiPath, args("sessapi/statefulset.yaml", "sessapi")...)
 	service.out.await(t, `"msg":"serving"`)
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
-	ready := func(url string) (body []byte) {
-		t.Helper()
-		redistest.Await(t, url, func() error {
-			response, err := client.Get(url)
-			if err != nil {
-				return err
-			}
-			defer response.Body.Close()
-			if response.StatusCode != http.StatusOK {
-				return errors.New(response.Status)
-			}
-			body, err = io.ReadAll(response.Body)
-			return err
-		})
-		return body
-	}
-	ready("https://127.0.0.1:" + servicePort + "/readyz")
+	awaitOK(t, client, "https://127.0.0.1:"+servicePort+"/readyz")
 	run(t, sessapiPath, args("nginx/patch-agent.yaml", "ticket-keys")...)
 	nginx := args("nginx/nginx.yaml", "nginx")
 	start(t, nginx[0], nginx[1:]...)
 	awaitListening(t, "127.0.0.1:"+nginxPort)
 	start(t, sessapiPath, args("nginx/patch-agent.yaml", "agent")...)
-	ready("http://127.0.0.1:" + agentPort + "/readyz")
+	awaitOK(t, client, "http://127.0.0.1:"+agentPort+"/readyz")
 	const unchanged = `sessapi_agent_target_changes_total{kind="nginx",target="nginx"} 0`
-	if metrics := ready("http://127.0.0.1:" + agentPort + "/metrics"); !strings.Contains(string(metrics), unchanged) {
+	if metrics := awaitOK(t, client, "http://127.0.0.1:"+agentPort+"/metrics"); !strings.Contains(string(metrics), unchanged) {
 		t.Errorf("the agent changes keys that nginx has:\n%s", metrics)
 	}
 }

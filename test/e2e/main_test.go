@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sessapi/sessapi/internal/fleet/redistest"
 	"github.com/sessapi/sessapi/test/contract"
 )
 
@@ -247,6 +248,23 @@ func awaitListening(tb testing.TB, addr string) {
 	}
 }
 
+// awaitOK waits until a GET is answered 200, and returns the body.
+func awaitOK(tb testing.TB, client *http.Client, url string) (body []byte) {
+	tb.Helper()
+	redistest.Await(tb, url, func() error {
+		response, err := client.Get(url)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if body, err = io.ReadAll(response.Body); err == nil && response.StatusCode != http.StatusOK {
+			return fmt.Errorf("%d %s", response.StatusCode, body)
+		}
+		return err
+	})
+	return body
+}
+
 // freePort is a TCP port of the loopback that was free a moment ago, for
 // programs that cannot say which one they took.
 func freePort(tb testing.TB) string {
@@ -261,6 +279,18 @@ func freePort(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	return port
+}
+
+// shortDir is a folder for sockets and for servers with a user of their own: the path of
+// TempDir is too long for a socket, and closed to other users.
+func shortDir(tb testing.TB) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // for the reason above
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // certificate makes a self-signed certificate for localhost and more names, and

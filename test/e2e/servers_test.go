@@ -312,13 +312,7 @@ type instance struct {
 
 func newInstance(tb testing.TB, server *server, s *service, p page) *instance {
 	tb.Helper()
-	// The folder of the test is one that nobody else may enter, with a name too
-	// long for a socket's path.
-	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // for the reason above
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(tb)
 	give(tb, dir)
 	i := &instance{server: server, service: s, page: p, dir: dir, port: freePort(tb)}
 	i.env = append(os.Environ(),
