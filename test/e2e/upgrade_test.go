@@ -208,7 +208,7 @@ func (l *traffic) client(ctx context.Context, t *testing.T, b *balancer, number 
 		case ctx.Err() != nil:
 		case err != nil:
 			t.Errorf("%s %s: %v", method, id, err)
-		case status/100 == 5:
+		case status/100 == 5, method == http.MethodPut && status/100 != 2:
 			t.Errorf("%s %s: %d %s", method, id, status, answer)
 		}
 		return status, answer
