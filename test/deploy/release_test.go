@@ -1,16 +1,17 @@
 package deploy_test
 
 import (
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 )
 
-// The changelog has the form of Keep a Changelog, and its newest version is that of the
-// contract and of the images.
+// The changelog has the form of Keep a Changelog. Its newest version is that of the
+// contract and of the images, and has release notes.
 func TestRelease(t *testing.T) {
-	var versions []string
+	var versions, texts []string
 	title := regexp.MustCompile(`^\[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$`)
 	changelog := string(read(t, "../../CHANGELOG.md"))
 	for i, section := range strings.Split(changelog, "\n## ")[1:] {
@@ -25,7 +26,7 @@ func TestRelease(t *testing.T) {
 		case version == nil:
 			t.Fatalf("the title %q is no version with its date", heading)
 		default:
-			versions = append(versions, version[1])
+			versions, texts = append(versions, version[1]), append(texts, text)
 		}
 		if !strings.Contains(changelog, "\n["+version[1]+"]: https://") {
 			t.Errorf("%s has no link", version[1])
@@ -39,6 +40,13 @@ func TestRelease(t *testing.T) {
 	}
 	if len(versions) == 0 {
 		t.Fatal("the changelog has no version")
+	}
+	notes, err := exec.Command("../../tools/release-notes.sh", versions[0]).Output()
+	if want, _, _ := strings.Cut(texts[0], "\n["); err != nil || strings.TrimSpace(string(notes)) != strings.TrimSpace(want) {
+		t.Errorf("release-notes.sh %s: %v\n%s", versions[0], err, notes)
+	}
+	if exec.Command("../../tools/release-notes.sh", versions[0]+"0").Run() == nil {
+		t.Errorf("release-notes.sh has notes of %s0", versions[0])
 	}
 	if got := at(decode(t, read(t, "../../openapi.yaml"))[0], "info", "version"); got != versions[0] {
 		t.Errorf("openapi.yaml has version %v, the changelog %s", got, versions[0])
