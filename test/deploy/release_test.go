@@ -58,4 +58,7 @@ func TestRelease(t *testing.T) {
 			}
 		}
 	}
+	if image := "image: ghcr.io/sessapi/sessapi:" + versions[0] + "\n"; !strings.Contains(string(read(t, deploy+"kubernetes/agent.yaml")), image) {
+		t.Errorf("kubernetes/agent.yaml has no %s", image)
+	}
 }
