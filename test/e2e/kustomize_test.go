@@ -63,7 +63,7 @@ func TestKustomize(t *testing.T) {
 	// args are the arguments, or the command, of a container.
 	args := func(file, container string) []string {
 		t.Helper()
-		type pod struct {
+		type containers []struct {
 			Name          string
 			Command, Args []string
 		}
@@ -71,8 +71,8 @@ func TestKustomize(t *testing.T) {
 			Spec struct {
 				Template struct {
 					Spec struct {
-						InitContainers []pod `yaml:"initContainers"`
-						Containers     []pod
+						InitContainers containers `yaml:"initContainers"`
+						Containers     containers
 					}
 				}
 			}
