@@ -127,11 +127,7 @@ func (s *sdsSite) awaitApplying(reason string) {
 // An agent serves the keys to Envoys over gRPC, and the service sees what they say.
 func TestAgentServesEnvoy(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "sessapi-e2e-") //nolint:usetesting // its name is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t)
 	s := &sdsSite{
 		t: t, edgeSite: openSite(t, nil), command: filepath.Join(dir, "sessapi"),
 		config: filepath.Join(dir, "agent.yaml"), socket: filepath.Join(dir, "sds.sock"),
