@@ -18,12 +18,12 @@ import (
 )
 
 // kubernetesObject is a Secret or a ConfigMap of Kubernetes, from which the servers of a
-// cluster take their keys. It is written by server-side apply. All agents have the same
+// cluster read their keys. It is written by server-side apply. All agents have the same
 // field manager, so that two with the same target write the same.
 var kubernetesObject = kind{
 	check: (*Target).checkObject,
 	holder: func(t *Target, _ *fileHolder, _ asker, _ func()) holder {
-		return &objectHolder{client: kubernetes.New(t.cluster), object: t.object(), layout: t.layout, timeout: time.Duration(t.Timeout)}
+		return &objectHolder{client: kubernetes.New(t.cluster, time.Duration(t.Timeout)), object: t.object(), layout: t.layout}
 	},
 }
 
@@ -118,6 +118,7 @@ func (t *Target) checkObject(fail failure) error {
 	if err := t.only(fail, "configmap", "context", "entries", "kubeconfig", "layout", "namespace", "secret"); err != nil {
 		return err
 	}
+	names := slices.Sorted(maps.Keys(layouts))
 	switch {
 	case (t.Secret == "") == (t.ConfigMap == ""):
 		return fail("secret", "give the name of a secret or, for ingress-nginx, of a configmap")
@@ -126,11 +127,9 @@ func (t *Target) checkObject(fail failure) error {
 	case t.Context != "" && t.Kubeconfig == "":
 		return fail("context", "goes with kubeconfig")
 	case (t.Layout == "") == (len(t.Entries) == 0):
-		names := slices.Sorted(maps.Keys(layouts))
 		return fail("layout", "give one of %s, or entries", strings.Join(names, ", "))
 	}
 	if t.Layout != "" {
-		names := slices.Sorted(maps.Keys(layouts))
 		if t.layout = layouts[t.Layout]; t.layout == nil {
 			return fail("layout", "%q must be one of %s%s", t.Layout, strings.Join(names, ", "), yamlfile.Suggest(t.Layout, names))
 		}
@@ -204,10 +203,9 @@ func (t *Target) object() kubernetes.Reference {
 
 // objectHolder is an object. It is current once the API server has it.
 type objectHolder struct {
-	client  *kubernetes.Client
-	object  kubernetes.Reference
-	layout  *layout
-	timeout time.Duration // of a request
+	client *kubernetes.Client
+	object kubernetes.Reference
+	layout *layout
 
 	// What the last Holds found, on which Apply depends.
 	version string
@@ -216,8 +214,6 @@ type objectHolder struct {
 
 // Holds is part of [holder].
 func (h *objectHolder) Holds(ctx context.Context, w *wanted) (holds bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, h.timeout)
-	defer cancel()
 	o, err := h.client.Get(ctx, h.object)
 	defer o.Wipe()
 	if err == nil {
@@ -245,8 +241,6 @@ func (h *objectHolder) Apply(ctx context.Context, w *wanted) error {
 }
 
 func (h *objectHolder) apply(ctx context.Context, w *wanted) error {
-	ctx, cancel := context.WithTimeout(ctx, h.timeout)
-	defer cancel()
 	annotations := map[string]string{generationAnnotation: strconv.FormatUint(w.generation, 10)}
 	maps.Copy(annotations, h.layout.annotations)
 	return h.client.Apply(ctx, h.object, fieldManager, h.version, annotations, w.entries)

@@ -149,16 +149,19 @@ type Client struct {
 	http   *http.Client
 }
 
-// New returns a client. It makes no request.
-func New(c *Config) *Client {
+// New returns a client whose requests, and the connections for them, have this time limit.
+// It makes no request.
+func New(c *Config, timeout time.Duration) *Client {
 	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
 		config, err := c.tls()
 		if err != nil {
 			return nil, err
 		}
-		return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
+		// net/http does not cancel dialing with the request.
+		return (&tls.Dialer{NetDialer: &net.Dialer{Timeout: timeout}, Config: config}).DialContext(ctx, network, address)
 	}
 	return &Client{c, &http.Client{
+		Timeout: timeout,
 		// Keys go to the server that was named, and to no other.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport:     &http.Transport{DialTLSContext: dial, IdleConnTimeout: 90 * time.Second, MaxIdleConnsPerHost: 1, MaxResponseHeaderBytes: 16 << 10},
@@ -197,7 +200,7 @@ func parseObject(answer []byte) (*Object, error) {
 // managers own, or creates the object with them. With a version, the error is a conflict
 // if the object has another one.
 func (c *Client) Apply(ctx context.Context, r Reference, fieldManager, version string, annotations map[string]string, entries []Entry) error {
-	body := appendObject(nil, r, version, annotations, entries)
+	body := marshal(r, version, annotations, entries)
 	defer clear(body)
 	query := url.Values{"fieldManager": {fieldManager}, "force": {"true"}, "fieldValidation": {"Strict"}}
 	// The answer is to have no entries.
@@ -206,9 +209,9 @@ func (c *Client) Apply(ctx context.Context, r Reference, fieldManager, version s
 	return err
 }
 
-// appendObject appends an object as JSON. encoding/json would leave copies of the secrets
-// in its buffers.
-func appendObject(dst []byte, r Reference, version string, annotations map[string]string, entries []Entry) []byte {
+// marshal returns an object as JSON. encoding/json would leave copies of the secrets in its
+// buffers.
+func marshal(r Reference, version string, annotations map[string]string, entries []Entry) []byte {
 	quote := func(text string) string {
 		quoted, _ := json.Marshal(text) // never fails for a string
 		return string(quoted)
@@ -226,15 +229,15 @@ func appendObject(dst []byte, r Reference, version string, annotations map[strin
 	for _, e := range entries {
 		size += len(quote(e.Name)) + base64.StdEncoding.EncodedLen(len(e.Content)) + len(`:"",`)
 	}
-	dst = append(slices.Grow(dst, size), head...)
+	body := append(make([]byte, 0, size), head...)
 	for i, e := range entries {
 		if i > 0 {
-			dst = append(dst, ',')
+			body = append(body, ',')
 		}
-		dst = append(append(dst, quote(e.Name)...), `:"`...)
-		dst = append(base64.StdEncoding.AppendEncode(dst, e.Content), '"')
+		body = append(append(body, quote(e.Name)...), `:"`...)
+		body = append(base64.StdEncoding.AppendEncode(body, e.Content), '"')
 	}
-	return append(dst, "}}"...)
+	return append(body, "}}"...)
 }
 
 // do makes a request and returns the answer, which the caller wipes.
@@ -269,6 +272,8 @@ func (c *Client) do(ctx context.Context, method, path, accept string, body []byt
 		return nil, fmt.Errorf("API server %s: %w", c.config.Server, err)
 	case response.StatusCode == http.StatusOK, response.StatusCode == http.StatusCreated:
 		return answer, nil
+	case response.StatusCode == http.StatusUnauthorized:
+		c.http.CloseIdleConnections() // the next has the client certificate as it is then
 	}
 	defer clear(answer)
 	return nil, parseError(response, answer)

@@ -5,12 +5,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -64,7 +66,7 @@ var secret = Reference{Secret, "edge", "keys"}
 
 func TestGet(t *testing.T) {
 	f, config := newFakeServer(t)
-	c := New(config)
+	c := New(config, time.Minute)
 	f.answer = `{"kind": "Secret", "metadata": {"resourceVersion": "7", "annotations": {"a/b": "c"}, "managedFields": [
 		{"manager": "me", "operation": "Apply", "fieldsV1": {"f:data": {".": {}, "f:two": {}, "f:one": {}}, "f:metadata": {}}},
 		{"manager": "me", "operation": "Update", "fieldsV1": {"f:data": {"f:three": {}}}},
@@ -123,7 +125,7 @@ func TestGet(t *testing.T) {
 func TestApply(t *testing.T) {
 	f, config := newFakeServer(t)
 	entries := []Entry{{"one", []byte("a")}, {"two", bytes.Repeat([]byte{0xff}, 80)}}
-	if err := New(config).Apply(t.Context(), Reference{ConfigMap, "edge", "keys"}, "me", "7", map[string]string{"a/b": `"c"`, "d": "e"}, entries); err != nil {
+	if err := New(config, time.Minute).Apply(t.Context(), Reference{ConfigMap, "edge", "keys"}, "me", "7", map[string]string{"a/b": `"c"`, "d": "e"}, entries); err != nil {
 		t.Fatal(err)
 	}
 	if f.request.Method != http.MethodPatch || f.request.URL.String() != "/api/v1/namespaces/edge/configmaps/keys?fieldManager=me&fieldValidation=Strict&force=true" ||
@@ -135,7 +137,7 @@ func TestApply(t *testing.T) {
 	if f.body != want || !json.Valid([]byte(f.body)) {
 		t.Errorf("got  %s\nwant %s", f.body, want)
 	}
-	body := appendObject(nil, secret, "7", nil, entries)
+	body := marshal(secret, "7", nil, entries)
 	if cap(body) > len(body)+len(body)/4+64 {
 		t.Errorf("%d bytes in %d", len(body), cap(body))
 	}
@@ -143,7 +145,7 @@ func TestApply(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	f, config := newFakeServer(t)
-	c := New(config)
+	c := New(config, time.Minute)
 	for _, test := range []struct {
 		status     int
 		retryAfter string
@@ -176,7 +178,7 @@ func TestErrors(t *testing.T) {
 // Credentials and certificates are those that the files have now.
 func TestFilesAreReadAgain(t *testing.T) {
 	f, config := newFakeServer(t)
-	c := New(config)
+	c := New(config, time.Minute)
 	write := func(path string, data []byte) {
 		t.Helper()
 		if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -194,7 +196,8 @@ func TestFilesAreReadAgain(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
-	write(config.ca.path, selfSigned(t))
+	stranger, _ := selfSigned(t)
+	write(config.ca.path, stranger)
 	f.CloseClientConnections()
 	_, err = c.Get(t.Context(), secret)
 	if err == nil || !strings.Contains(err.Error(), "unknown authority; the certificates to trust are those of "+config.ca.path) {
@@ -217,8 +220,74 @@ func TestFilesAreReadAgain(t *testing.T) {
 	}
 }
 
-// selfSigned returns a certificate that has signed no other.
-func selfSigned(t *testing.T) []byte {
+// A client certificate that has been renewed replaces the one of a connection that is open.
+func TestRenewedClientCertificate(t *testing.T) {
+	var accepted []byte
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !bytes.Equal(r.TLS.PeerCertificates[0].Raw, accepted) {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		_, _ = io.WriteString(w, "{}")
+	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	dir := t.TempDir()
+	config := &Config{
+		Server: server.URL, ca: source{data: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})},
+		cert: source{path: filepath.Join(dir, "cert.pem")}, key: source{path: filepath.Join(dir, "key.pem")},
+	}
+	renew := func() {
+		t.Helper()
+		cert, key := selfSigned(t)
+		for path, data := range map[string][]byte{config.cert.path: cert, config.key.path: key} {
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		block, _ := pem.Decode(cert)
+		accepted = block.Bytes
+	}
+	renew()
+	c := New(config, time.Minute)
+	if _, err := c.Get(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	renew()
+	if _, err := c.Get(t.Context(), secret); err == nil || !strings.Contains(err.Error(), "(401)") {
+		t.Errorf("with the certificate of before: %v", err)
+	}
+	if _, err := c.Get(t.Context(), secret); err != nil {
+		t.Error(err)
+	}
+}
+
+// Requests and connections to a server that accepts connections and never answers end.
+func TestSilentServer(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	c := New(&Config{Server: "https://" + listener.Addr().String()}, 100*time.Millisecond)
+	if _, err := c.Get(t.Context(), secret); err == nil || !strings.Contains(err.Error(), "exceeded") {
+		t.Errorf("%v", err)
+	}
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection stays open")
+	}
+}
+
+// selfSigned returns a certificate that has signed no other, and its key.
+func selfSigned(t *testing.T) (certPEM, keyPEM []byte) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -229,7 +298,11 @@ func selfSigned(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 func FuzzParseObject(f *testing.F) {

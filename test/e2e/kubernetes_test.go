@@ -453,7 +453,7 @@ func TestKubernetes(t *testing.T) {
 			t.Fatal(err)
 		}
 		object := kubernetes.Reference{Kind: kubernetes.Secret, Namespace: n.namespace, Name: "keys"}
-		err = kubernetes.New(config).Apply(t.Context(), object, "sessapi-agent", versions[0], nil, nil)
+		err = kubernetes.New(config, time.Minute).Apply(t.Context(), object, "sessapi-agent", versions[0], nil, nil)
 		if e, ok := errors.AsType[*kubernetes.Error](err); !ok || !e.Conflict() {
 			t.Errorf("applied to an earlier version: %v", err)
 		}
