@@ -29,9 +29,9 @@ func roff(text string) string {
 
 func page(node *kong.Node) string {
 	var b strings.Builder
-	name, summary := pageName(node), strings.TrimSuffix(node.Help, ".")
+	name := pageName(node)
 	fmt.Fprintf(&b, ".TH %s 1 \"\" %s \"User Commands\"\n", roff(strings.ToUpper(name)), root(node).Name)
-	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(summary))
+	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(summary(node.Help)))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n%s\n", roff(node.FullPath()), roff(strings.TrimSpace(strings.TrimPrefix(node.Summary(), node.Path()))))
 	fmt.Fprintf(&b, ".SH DESCRIPTION\n%s\n", roff(node.Help))
 	if len(node.Positional) > 0 {
