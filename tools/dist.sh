@@ -21,7 +21,7 @@ trap 'exit 1' HUP INT TERM
 nfpm=$(go tool -modfile="$PWD/tools/nfpm/go.mod" -n nfpm)
 cyclonedx=$(go tool -modfile="$PWD/tools/cyclonedx-gomod/go.mod" -n cyclonedx-gomod)
 
-go test -count=1 -run '^TestManPages$' ./cmd/sessapi -manual "$work" >/dev/null
+go test -count=1 -run '^TestManPages$' ./cmd/sessapi -manual "$work"
 gzip -9n "$work"/man/*
 
 for platform; do
@@ -59,7 +59,7 @@ for platform; do
 	tar --create --directory "$work" --sort=name --format=ustar --owner=0 --group=0 --numeric-owner \
 		--mtime="@$SOURCE_DATE_EPOCH" "$name" | gzip -9n >"$dist/$name.tar.gz"
 	"$cyclonedx" bin -json -noserial -notimestamp -std -version "v$VERSION" \
-		-output "$dist/$name.cdx.json" "$tree/$binary" 2>/dev/null
+		-output "$dist/$name.cdx.json" "$tree/$binary"
 done
 
 cd "$dist"
