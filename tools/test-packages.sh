@@ -22,7 +22,7 @@ work=$(mktemp -d)
 root=$work/root
 service=
 cleanup() {
-	[ -z "$service" ] || kill "$service" 2>/dev/null || true
+	[ -z "$service" ] || { kill "$service" && wait "$service"; } 2>/dev/null || true # else it writes while rm removes
 	umount "$root/proc" 2>/dev/null || true
 	rm -rf --one-file-system "$work"
 }
