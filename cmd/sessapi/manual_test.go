@@ -87,6 +87,9 @@ func TestManPages(t *testing.T) {
 		if err != nil || warnings.Len() > 0 {
 			t.Errorf("%s: %v %s", path, err, warnings.String())
 		}
+		if strings.Contains(string(page), ".BR") {
+			t.Errorf("%s shows a request of troff:\n%s", path, page)
+		}
 		for _, group := range node.AllFlags(true) {
 			for _, flag := range group {
 				if !strings.Contains(string(page), flag.String()) {

@@ -30,7 +30,7 @@ func roff(text string) string {
 func page(node *kong.Node) string {
 	var b strings.Builder
 	name := pageName(node)
-	fmt.Fprintf(&b, ".TH %s 1 \"\" %s \"User Commands\"\n", roff(strings.ToUpper(name)), root(node).Name)
+	fmt.Fprintf(&b, ".TH %s 1 \"\" %s \"User Commands\"\n.nh\n.ad l\n", roff(strings.ToUpper(name)), root(node).Name)
 	fmt.Fprintf(&b, ".SH NAME\n%s \\- %s\n", roff(name), roff(summary(node.Help)))
 	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n%s\n", roff(node.FullPath()), roff(strings.TrimSpace(strings.TrimPrefix(node.Summary(), node.Path()))))
 	fmt.Fprintf(&b, ".SH DESCRIPTION\n%s\n", roff(node.Help))
@@ -57,7 +57,10 @@ func page(node *kong.Node) string {
 		}
 	}
 	b.WriteString(".SH EXIT STATUS\n.TP\n.B 0\nSuccess.\n.TP\n.B 1\nFailure.\n.TP\n.B 2\nWrong usage: flags, arguments or settings.\n")
-	fmt.Fprintf(&b, ".SH SEE ALSO\n.nh\n.BR %s (1)\n", roff(strings.Join(others, " (1),\n.BR ")))
+	for i, other := range others {
+		others[i] = ".BR " + roff(other) + " (1)"
+	}
+	fmt.Fprintf(&b, ".SH SEE ALSO\n%s\n", strings.Join(others, ",\n"))
 	return b.String()
 }
 
