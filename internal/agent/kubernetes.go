@@ -171,8 +171,10 @@ func (t *Target) checkEntries(fail failure) error {
 			return fail("entries", "%q must be 1 to 253 letters, digits, dots, underscores and dashes", name)
 		case err != nil:
 			return fail("entries", "%s: format: %q is none; see sessapi keys convert --help", name, e.Format)
-		case f.OneKey() != (e.Key != nil):
-			return fail("entries", "%s: key: goes with the formats of one key, and only with them; 0 encrypts", name)
+		case f.OneKey() && e.Key == nil:
+			return fail("entries", "%s: key: give the number of the key: %s holds one; 0 encrypts", name, f)
+		case !f.OneKey() && e.Key != nil:
+			return fail("entries", "%s: key: does not go with %s, which holds all keys", name, f)
 		case e.Key != nil && (*e.Key < 0 || *e.Key >= keys.MaxKeys):
 			return fail("entries", "%s: key: must be 0 to %d", name, keys.MaxKeys-1)
 		}
