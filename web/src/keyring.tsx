@@ -106,7 +106,7 @@ export function Keyring({
               <th scope="col">Encrypts since</th>
               <th scope="col" class="life">
                 <div class="axis" aria-hidden="true">
-                  <span class="from">{duration(now - from)} ago</span>
+                  {now - from > (to - from) / 4 && <span class="from">{duration(now - from)} ago</span>}
                   <span class="now" style={{ left: place(now) }}>
                     now
                   </span>

@@ -121,11 +121,15 @@ function Plot({ title, lines, history }: { title: string; lines: Line[]; history
         ...size(),
         legend: { show: false },
         cursor: { show: false },
-        padding: [8, 8, 0, 0],
-        scales: { y: { range: (_u, _min, max) => [0, Math.max(1, (max ?? 0) * 1.1)] } },
+        padding: [8, 28, 0, 0], // half of the last time
+        scales: {
+          // At least a minute, or times repeat on the axis.
+          x: { range: (_u, min, max) => [max === null ? null : Math.min(min, max - 60), max] },
+          y: { range: (_u, _min, max) => [0, Math.max(1, (max ?? 0) * 1.1)] },
+        },
         axes: [
           { ...axis, size: 28, space: 90, values: (_u, ticks) => ticks.map((t) => clock(1000 * t)) },
-          { ...axis, size: 56, space: 28, values: (_u, ticks) => ticks.map((t) => (t >= 10 || t % 1 === 0 ? short(t) : t.toFixed(1))) },
+          { ...axis, size: 56, space: 28, values: (_u, ticks) => ticks.map((t) => (t >= 10 || t % 1 === 0 ? short(t) : String(Number(t.toFixed(2))))) },
         ],
         series: [
           {},
