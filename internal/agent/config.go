@@ -420,7 +420,7 @@ func (t *Target) checkFiles(fail failure) error {
 	if t.kind.anyFormat {
 		var err error
 		if t.format, err = keys.ParseFormat(t.Format); err != nil {
-			return fail("format", "%q is none; see sessapi keys convert --help", t.Format)
+			return fail("format", "unknown format %q; see sessapi keys convert --help", t.Format)
 		}
 	}
 	if t.kind.keys > 0 {

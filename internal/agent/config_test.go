@@ -104,7 +104,7 @@ func TestParseConfigErrors(t *testing.T) {
 		{target("{kind: h2o, file: /f, timeout: [1s]}"), "line 4: timeout: must be a number with a unit"},
 		{target("{kind: h2o, file: /f, timeout: 1h}"), "timeout: must be from 1s"},
 		{target("{kind: h2o, file: /f, format: ats}"), "format: does not go with kind h2o"},
-		{target("{kind: file, file: /f, format: atz}"), `format: "atz" is none`},
+		{target("{kind: file, file: /f, format: atz}"), `format: unknown format "atz"`},
 		{target("{kind: file, file: /f, format: go, probe: \"a:1\"}"), "tickets of Go servers"},
 		{target("{kind: h2o, file: /f}\n  - {kind: h2o, file: /g}"), `two are called "h2o"`},
 		{target("{kind: h2o, file: /f}\n  - {kind: ats, file: /f, reload: [a]}"), "h2o and ats write the same file /f"},

@@ -121,9 +121,9 @@ func (t *Target) checkObject(fail failure) error {
 	names := slices.Sorted(maps.Keys(layouts))
 	switch {
 	case (t.Secret == "") == (t.ConfigMap == ""):
-		return fail("secret", "give the name of a secret or, for ingress-nginx, of a configmap")
+		return fail("secret", "give either secret or, for ingress-nginx, configmap")
 	case !dnsName.MatchString(t.Secret + t.ConfigMap):
-		return fail("secret", "%q is no name of an object of Kubernetes", t.Secret+t.ConfigMap)
+		return fail("secret", "%q is not a valid name in Kubernetes: want lower-case letters, digits, dashes and dots", t.Secret+t.ConfigMap)
 	case t.Context != "" && t.Kubeconfig == "":
 		return fail("context", "goes with kubeconfig")
 	case (t.Layout == "") == (len(t.Entries) == 0):
@@ -170,7 +170,7 @@ func (t *Target) checkEntries(fail failure) error {
 		case !entryName.MatchString(name) || name == "." || name == "..":
 			return fail("entries", "%q must be 1 to 253 letters, digits, dots, underscores and dashes", name)
 		case err != nil:
-			return fail("entries", "%s: format: %q is none; see sessapi keys convert --help", name, e.Format)
+			return fail("entries", "%s: unknown format %q; see sessapi keys convert --help", name, e.Format)
 		case f.OneKey() && e.Key == nil:
 			return fail("entries", "%s: key: give the number of the key: %s holds one; 0 encrypts", name, f)
 		case !f.OneKey() && e.Key != nil:

@@ -28,10 +28,10 @@ func TestObjectConfigErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct{ target, want string }{
-		{"namespace: edge, layout: cilium", "secret: give the name of a secret or, for ingress-nginx, of a configmap"},
-		{"namespace: edge, secret: keys, configmap: keys, layout: cilium", "secret: give the name of a secret or"},
-		{"namespace: edge, secret: Keys, layout: cilium", `secret: "Keys" is no name of an object`},
-		{"namespace: edge, secret: a/b, layout: cilium", `secret: "a/b" is no name of an object`},
+		{"namespace: edge, layout: cilium", "secret: give either secret or, for ingress-nginx, configmap"},
+		{"namespace: edge, secret: keys, configmap: keys, layout: cilium", "secret: give either secret or"},
+		{"namespace: edge, secret: Keys, layout: cilium", `secret: "Keys" is not a valid name in Kubernetes`},
+		{"namespace: edge, secret: a/b, layout: cilium", `secret: "a/b" is not a valid name in Kubernetes`},
 		{"namespace: a.b, secret: keys, layout: cilium", `namespace: "a.b" is no name of a namespace`},
 		{"secret: keys, layout: cilium", `namespace: "" is no name of a namespace`},
 		{"namespace: edge, secret: keys", "layout: give one of cilium, envoy, ingress-nginx, nghttpx-ingress, or entries"},
@@ -41,7 +41,7 @@ func TestObjectConfigErrors(t *testing.T) {
 		{"namespace: edge, configmap: keys, layout: cilium", "configmap: goes with layout ingress-nginx only"},
 		{"namespace: edge, configmap: keys, entries: {a: {format: ats}}", "configmap: goes with layout ingress-nginx only"},
 		{"namespace: edge, secret: keys, entries: {a/b: {format: ats}}", `entries: "a/b" must be 1 to 253 letters`},
-		{"namespace: edge, secret: keys, entries: {a: {format: atz}}", `entries: a: format: "atz" is none`},
+		{"namespace: edge, secret: keys, entries: {a: {format: atz}}", `entries: a: unknown format "atz"`},
 		{"namespace: edge, secret: keys, entries: {a: {format: ats, key: 0}}", "entries: a: key: does not go with ats"},
 		{"namespace: edge, secret: keys, entries: {a: {format: nginx}}", "entries: a: key: give the number of the key: nginx holds one"},
 		{"namespace: edge, secret: keys, entries: {a: {format: nginx, key: 64}}", "entries: a: key: must be 0 to 63"},

@@ -23,7 +23,7 @@ func CheckAgent(path string) error {
 }
 
 // loadAgent reads the configuration of an agent, and its listen address if it has
-// one.
+// one. The error is [config.Problems].
 func loadAgent(path string) (*agent.Config, config.Address, error) {
 	var address config.Address
 	c, err := agent.LoadConfig(path)
@@ -32,7 +32,10 @@ func loadAgent(path string) (*agent.Config, config.Address, error) {
 			err = fmt.Errorf("%s: listen: %q %w", path, c.Listen, err)
 		}
 	}
-	return c, address, err
+	if err != nil {
+		return nil, address, config.Problems{{Text: err.Error()}}
+	}
+	return c, address, nil
 }
 
 // RunAgentOnce makes each target hold the current keys of the service, and returns.
