@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"path/filepath"
 	"regexp"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/keys"
 	"github.com/sessapi/sessapi/internal/printable"
 )
@@ -231,27 +231,7 @@ func askSocket(ctx context.Context, path string, line []byte) ([]byte, error) {
 	if _, err := conn.Write(line); err != nil {
 		return nil, err
 	}
-	answer := make([]byte, 0, 4<<10) // enough for a ring: growing it would leave copies of secrets behind
-	for {
-		if len(answer) == cap(answer) {
-			if len(answer) >= maxAnswer {
-				clear(answer)
-				return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
-			}
-			larger := append(make([]byte, 0, 2*cap(answer)), answer...)
-			clear(answer)
-			answer = larger
-		}
-		n, err := conn.Read(answer[len(answer):cap(answer)])
-		answer = answer[:len(answer)+n]
-		if errors.Is(err, io.EOF) {
-			return answer, nil
-		}
-		if err != nil {
-			clear(answer)
-			return nil, err
-		}
-	}
+	return files.ReadAll(conn, 4<<10, maxAnswer) // the first is enough for a ring
 }
 
 // parseReferences reads the answer to "show tls-keys", lines of NUMBER (FILE), and

@@ -51,6 +51,31 @@ func Read(path string, limit int) ([]byte, fs.FileMode, error) {
 	return nil, 0, withoutPath(err)
 }
 
+// ReadAll reads secrets up to the end of r, at most limit bytes. The caller wipes them.
+// Up to size bytes, nothing is copied. After an error, nothing is left in memory.
+func ReadAll(r io.Reader, size, limit int) ([]byte, error) {
+	data := make([]byte, 0, size)
+	for {
+		if len(data) == cap(data) {
+			larger := append(make([]byte, 0, 2*cap(data)), data...)
+			clear(data)
+			data = larger
+		}
+		n, err := r.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		switch {
+		case len(data) > limit:
+			err = fmt.Errorf("sent more than %d bytes", limit)
+		case errors.Is(err, io.EOF):
+			return data, nil
+		}
+		if err != nil {
+			clear(data)
+			return nil, err
+		}
+	}
+}
+
 func withoutPath(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err

@@ -3,6 +3,7 @@ package files
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 )
 
 func TestRead(t *testing.T) {
@@ -31,6 +33,48 @@ func TestRead(t *testing.T) {
 	for _, path := range []string{pipe, dir, filepath.Join(dir, "missing")} {
 		if _, _, err := Read(path, 5); err == nil || strings.Contains(err.Error(), dir) {
 			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+func TestReadAll(t *testing.T) {
+	for _, size := range []int{1, 4, 8, 9} {
+		r := &remembering{r: iotest.OneByteReader(strings.NewReader("12345678"))}
+		data, err := ReadAll(r, size, 8)
+		if string(data) != "12345678" || err != nil {
+			t.Errorf("%d: %q %v", size, data, err)
+		}
+		clear(data)
+		r.wantWiped(t)
+	}
+	for _, r := range []io.Reader{
+		strings.NewReader("123456789"),
+		io.MultiReader(strings.NewReader("1234"), iotest.ErrReader(errors.New("reset"))),
+	} {
+		r := &remembering{r: r}
+		if data, err := ReadAll(r, 2, 8); data != nil || err == nil {
+			t.Errorf("%q %v", data, err)
+		}
+		r.wantWiped(t)
+	}
+}
+
+// remembering remembers the memory that is read into.
+type remembering struct {
+	r      io.Reader
+	memory [][]byte
+}
+
+func (m *remembering) Read(p []byte) (int, error) {
+	m.memory = append(m.memory, p)
+	return m.r.Read(p)
+}
+
+func (m *remembering) wantWiped(t *testing.T) {
+	t.Helper()
+	for _, p := range m.memory {
+		if !bytes.Equal(p, make([]byte, len(p))) {
+			t.Errorf("left in memory: %q", p)
 		}
 	}
 }

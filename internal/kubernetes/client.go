@@ -17,7 +17,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -27,6 +26,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sessapi/sessapi/internal/files"
 	"github.com/sessapi/sessapi/internal/printable"
 )
 
@@ -266,7 +266,7 @@ func (c *Client) do(ctx context.Context, method, path, accept string, body []byt
 		return nil, fmt.Errorf("API server %s: %w", c.config.Server, c.config.explainTLS(err))
 	}
 	defer response.Body.Close()
-	answer, err := readAll(response.Body)
+	answer, err := files.ReadAll(response.Body, 64<<10, maxAnswer)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("API server %s: %w", c.config.Server, err)
@@ -277,31 +277,6 @@ func (c *Client) do(ctx context.Context, method, path, accept string, body []byt
 	}
 	defer clear(answer)
 	return nil, parseError(response, answer)
-}
-
-// readAll reads an answer, which the caller wipes.
-func readAll(body io.Reader) ([]byte, error) {
-	answer := make([]byte, 0, 64<<10) // mostly enough: growing it copies secrets
-	for {
-		if len(answer) == cap(answer) {
-			if len(answer) >= maxAnswer {
-				clear(answer)
-				return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
-			}
-			larger := append(make([]byte, 0, 2*cap(answer)), answer...)
-			clear(answer)
-			answer = larger
-		}
-		n, err := body.Read(answer[len(answer):cap(answer)])
-		answer = answer[:len(answer)+n]
-		if errors.Is(err, io.EOF) {
-			return answer, nil
-		}
-		if err != nil {
-			clear(answer)
-			return nil, err
-		}
-	}
 }
 
 // Error is an answer of the API server other than success.
