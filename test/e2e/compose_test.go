@@ -89,9 +89,7 @@ func (d *demonstration) command(t *testing.T, name string, image ...string) *exe
 // The demonstration of deploy/compose.yaml shows what it is for: two nginx with keys of
 // the service resume each other's sessions, and Prometheus sees everything.
 func TestDemonstration(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("it gives files to users of containers, as root")
-	}
+	needRoot(t, "it gives files to the users of containers")
 	for _, program := range []string{"nginx", "openssl", "prometheus", "redis-server"} {
 		need(t, program)
 	}

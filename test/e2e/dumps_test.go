@@ -4,7 +4,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,12 +14,7 @@ import (
 // Processes of the same user neither read the memory of the service nor make a
 // core of it, unless the operator lets them.
 func TestNotDumpable(t *testing.T) {
-	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("needs Linux, and root to become another user")
-		}
-		t.Skip("needs Linux, and root to become another user")
-	}
+	needRoot(t, "it becomes another user")
 	asNobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	dir := t.TempDir()
 	binary, err := os.ReadFile(sessapiPath)

@@ -23,9 +23,7 @@ const maxImage = 30e6
 // The image serves as it is: as a user of its own, on a root that is read only, without
 // any capability and in a network of its own. SIGTERM ends it well.
 func TestImage(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("a container needs root")
-	}
+	needRoot(t, "it runs a container")
 	runc, buildah := need(t, "runc"), need(t, "buildah")
 	dir := t.TempDir()
 	storage := filepath.Join(dir, "storage.conf")

@@ -510,9 +510,7 @@ func TestKubernetes(t *testing.T) {
 	})
 
 	t.Run("in a pod", func(t *testing.T) {
-		if os.Getuid() != 0 {
-			t.Skip("a mount of its own needs root")
-		}
+		needRoot(t, "it mounts")
 		n := place(t, rights...)
 		pod := filepath.Join(t.TempDir(), "run")
 		account := filepath.Join(pod, "secrets/kubernetes.io/serviceaccount")

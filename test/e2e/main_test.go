@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -79,6 +80,18 @@ func need(tb testing.TB, program string) string {
 	}
 	tb.Skipf("%s is not installed; make test installs it on Debian as root", program)
 	return ""
+}
+
+// needRoot skips a test that needs root on Linux, as [need] does.
+func needRoot(tb testing.TB, why string) {
+	tb.Helper()
+	if runtime.GOOS == "linux" && os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		tb.Fatalf("needs root on Linux: %s", why)
+	}
+	tb.Skipf("needs root on Linux: %s", why)
 }
 
 // output is what a process prints, read while it runs.
