@@ -20,7 +20,7 @@ func storedEvent(n int) string {
 // followed is what happened while events were followed.
 type followed struct {
 	began     []time.Duration // when the requests were made
-	positions []string        // what they sent as Last-Event-ID
+	positions []string        // the Last-Event-ID of each request
 	events    []string
 }
 

@@ -13,7 +13,8 @@ func (versionCommand) Run(env environment) error {
 	return err
 }
 
-// versionLine is the version with what it was built from, if that was a repository.
+// versionLine returns the version, with the commit and its date if the binary was built in
+// a repository.
 func versionLine() string {
 	commit := ""
 	if info, ok := debug.ReadBuildInfo(); ok {
