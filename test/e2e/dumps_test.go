@@ -14,6 +14,7 @@ import (
 // Processes of the same user neither read the memory of the service nor make a
 // core of it, unless the operator lets them.
 func TestNotDumpable(t *testing.T) {
+	t.Parallel()
 	needRoot(t, "it becomes another user")
 	asNobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	dir := t.TempDir()

@@ -129,11 +129,8 @@ func TestAgentServesEnvoy(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	s := &sdsSite{
-		t: t, edgeSite: openSite(t, nil), command: filepath.Join(dir, "sessapi"),
+		t: t, edgeSite: openSite(t, nil), command: built(t, "-race", "-tags=envoysds"),
 		config: filepath.Join(dir, "agent.yaml"), socket: filepath.Join(dir, "sds.sock"),
-	}
-	if output, err := build(s.command, "-tags=envoysds"); err != nil {
-		t.Fatalf("%v\n%s", err, output)
 	}
 	config := "service: {addresses: [\"http://127.0.0.1:" + s.port + "\"]}\nname: host\ntargets:\n  - {name: edge, kind: envoy-sds, socket: sds.sock}\n"
 	if err := os.WriteFile(s.config, []byte(config), 0o600); err != nil {

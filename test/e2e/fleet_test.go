@@ -106,15 +106,15 @@ func expect(tb testing.TB, s *service, id string, status int) (session []byte) {
 	return a.body
 }
 
-// awaitGone waits until a session is gone, and returns how long that took.
-func awaitGone(tb testing.TB, s *service, id string, since time.Time) time.Duration {
+// awaitGone waits until a session is gone.
+func awaitGone(tb testing.TB, s *service, id string) {
 	tb.Helper()
-	for s.ask(tb, http.MethodGet, "/sessions/"+id, nil).status != http.StatusNotFound {
-		if time.Since(since) > 10*time.Second {
-			tb.Fatalf("%s is not gone", id)
+	redistest.Await(tb, "the session to go", func() error {
+		if a := s.ask(tb, http.MethodGet, "/sessions/"+id, nil); a.status != http.StatusNotFound {
+			return fmt.Errorf("GET %s: %d", id, a.status)
 		}
-	}
-	return time.Since(since)
+		return nil
+	})
 }
 
 // awaitSame waits until all nodes have a set of the generation or a later one, and
@@ -165,12 +165,6 @@ func pushSettled(tb testing.TB, s *service, set []byte) {
 	})
 }
 
-// percentile99 sorts.
-func percentile99(durations []time.Duration) time.Duration {
-	slices.Sort(durations)
-	return durations[len(durations)*99/100]
-}
-
 // A session that one node stored resumes through each other one, and one that was
 // deleted at a node resumes through none.
 func TestFleetResumes(t *testing.T) {
@@ -199,11 +193,8 @@ func TestFleetResumes(t *testing.T) {
 	if status, _ := nodes[2].do(t, http.MethodDelete, "/sessions/"+id, nil); status != http.StatusNoContent {
 		t.Fatalf("DELETE: %d", status)
 	}
-	deleted := time.Now()
-	for i, s := range nodes {
-		if took := awaitGone(t, s, id, deleted); took > time.Second {
-			t.Errorf("node %d had a deleted session for %v", i, took)
-		}
+	for _, s := range nodes {
+		awaitGone(t, s, id)
 	}
 	for i, port := range ports {
 		if v := nodeClient(t, port, session, ""); v.Reused {
@@ -212,33 +203,14 @@ func TestFleetResumes(t *testing.T) {
 	}
 }
 
-// What one node has changed all nodes know soon: a session that was deleted while
-// all of them have it, and a new set of ticket keys.
-func TestFleetIsInTime(t *testing.T) {
-	const (
-		deletes = 300
-		pushes  = 100
-		// On a quiet machine either is a matter of a few milliseconds, and the
-		// promise is 0.1 s; others run here, too.
-		bound = time.Second
-	)
+// What one node has changed all nodes know: a session that was deleted while all of them
+// have it, and a new set of ticket keys. Run alone with -v it tells how soon.
+func TestFleetIsInStep(t *testing.T) {
+	t.Parallel()
+	const rounds = 50
 	nodes := fleetOf(t, 3, redistest.Start(t).URL())
-	var took []time.Duration
-	var mu sync.Mutex // guards took
-	everywhere := func(await func(s *service) time.Duration) {
-		t.Helper()
-		var all sync.WaitGroup
-		for _, s := range nodes {
-			all.Go(func() {
-				d := await(s)
-				mu.Lock()
-				defer mu.Unlock()
-				took = append(took, d)
-			})
-		}
-		all.Wait()
-	}
-	for i := range deletes {
+	var deletes, pushes []time.Duration
+	for i := range rounds {
 		id := fmt.Sprintf("%08x", i)
 		put(t, nodes[i%3], id, record())
 		for _, s := range nodes {
@@ -247,34 +219,20 @@ func TestFleetIsInTime(t *testing.T) {
 		if a := nodes[(i+1)%3].ask(t, http.MethodDelete, "/sessions/"+id, nil); a.status != http.StatusNoContent {
 			t.Fatalf("DELETE: %d %s", a.status, a.body)
 		}
-		deleted := time.Now()
-		everywhere(func(s *service) time.Duration { return awaitGone(t, s, id, deleted) })
-	}
-	p99 := percentile99(took)
-	t.Logf("a deleted session was gone everywhere within %v (p99), %v (median)", p99, took[len(took)/2])
-	if p99 > bound {
-		t.Errorf("a deleted session is gone everywhere within %v (p99)", p99)
-	}
+		began := time.Now()
+		for _, s := range nodes {
+			awaitGone(t, s, id)
+		}
+		deletes = append(deletes, time.Since(began))
 
-	took = nil
-	for i := range pushes {
-		a := nodes[i%3].ask(t, http.MethodPost, "/ticket-keys", record())
-		pushed := time.Now()
-		generation := a.ticketKeys(t).Generation
-		everywhere(func(s *service) time.Duration {
-			for s.ask(t, http.MethodGet, "/ticket-keys", nil, "Accept", "application/json").ticketKeys(t).Generation < generation {
-				if time.Since(pushed) > 10*time.Second {
-					t.Errorf("generation %d does not come", generation)
-					break
-				}
-			}
-			return time.Since(pushed)
-		})
+		generation := nodes[i%3].ask(t, http.MethodPost, "/ticket-keys", record()).ticketKeys(t).Generation
+		began = time.Now()
+		awaitSame(t, nodes, generation)
+		pushes = append(pushes, time.Since(began))
 	}
-	p99 = percentile99(took)
-	t.Logf("new ticket keys were active everywhere within %v (p99), %v (median)", p99, took[len(took)/2])
-	if p99 > bound {
-		t.Errorf("new ticket keys are active everywhere within %v (p99)", p99)
+	for what, took := range map[string][]time.Duration{"a deleted session was gone": deletes, "new ticket keys were active": pushes} {
+		slices.Sort(took)
+		t.Logf("%s everywhere within %v (median), %v (most)", what, took[rounds/2], took[rounds-1])
 	}
 }
 
@@ -482,8 +440,8 @@ func TestFleetRefusesForeignRecords(t *testing.T) {
 			}
 			refused := figure(t, nodes[1], `sessapi_fleet_refused_records_total{kind="session"}`)
 			tamper(id)
-			awaitGone(t, nodes[0], id, time.Now())
-			awaitGone(t, nodes[1], id, time.Now())
+			awaitGone(t, nodes[0], id)
+			awaitGone(t, nodes[1], id)
 			if figure(t, nodes[1], `sessapi_fleet_refused_records_total{kind="session"}`) == refused && name != "empty" {
 				t.Error("the record is not counted")
 			}
@@ -706,7 +664,7 @@ func useFleet(t *testing.T, nodes []*service) {
 			t.Errorf("DELETE: %d %s", a.status, a.body)
 		}
 		for _, s := range nodes {
-			awaitGone(t, s, id, time.Now())
+			awaitGone(t, s, id)
 		}
 		if a := deleter.ask(t, http.MethodDelete, "/sessions/"+id, nil); a.status != http.StatusNotFound {
 			t.Errorf("DELETE of what is gone: %d %s", a.status, a.body)
@@ -718,7 +676,7 @@ func useFleet(t *testing.T, nodes []*service) {
 	}
 	for _, id := range kept {
 		for _, s := range nodes {
-			awaitGone(t, s, id, time.Now())
+			awaitGone(t, s, id)
 		}
 	}
 

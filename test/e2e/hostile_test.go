@@ -8,9 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -100,12 +98,7 @@ func TestHostileClients(t *testing.T) {
 		t.Skip("a minute of load")
 	}
 	// The race detector takes no 10,000 connections: it ends at 8,128 goroutines.
-	plain := filepath.Join(t.TempDir(), "sessapi")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", plain, "./cmd/sessapi")
-	build.Dir = "../.."
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, output)
-	}
+	plain := built(t)
 	for name := range attacks {
 		t.Run(name, func(t *testing.T) {
 			v := startVictim(t, plain)

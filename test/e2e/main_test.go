@@ -49,7 +49,7 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	sessapiPath = filepath.Join(dir, "sessapi")
-	if output, err := build(sessapiPath); err != nil {
+	if output, err := build(sessapiPath, "-race"); err != nil {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
 		return 1
 	}
@@ -57,11 +57,21 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds the command, with more arguments of go build.
-func build(path string, args ...string) (output []byte, err error) {
-	build := exec.Command("go", append([]string{"build", "-race", "-buildvcs=false", "-o", path}, append(args, "./cmd/sessapi")...)...)
+// build builds the command, with flags of go build.
+func build(path string, flags ...string) (output []byte, err error) {
+	build := exec.Command("go", append(append([]string{"build", "-buildvcs=false", "-o", path}, flags...), "./cmd/sessapi")...)
 	build.Dir = "../.."
 	return build.CombinedOutput()
+}
+
+// built is the path of the command, built for one test with flags of go build.
+func built(tb testing.TB, flags ...string) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "sessapi")
+	if output, err := build(path, flags...); err != nil {
+		tb.Fatalf("%v\n%s", err, output)
+	}
+	return path
 }
 
 // patience is how long a test waits for what takes a moment on an idle machine.

@@ -22,12 +22,8 @@ import (
 // net/http has used the buffers of its connections again. Those that live are in
 // the one place that keeps them. Logs and metrics never have them.
 func TestSecretsInMemory(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "sessapi")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./cmd/sessapi") // the race detector keeps copies
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	t.Parallel()
+	program := built(t) // the race detector keeps copies
 	p := start(t, program, "serve", "--listen=127.0.0.1:0", "--dumpable", "--log-level=debug", "--access-log=on", "--cache-memory=16MiB")
 	addr := p.out.await(t, `"name":"main","address":"([^"]+)"`)[1]
 	p.out.await(t, `"msg":"serving"`)

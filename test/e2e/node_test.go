@@ -49,6 +49,7 @@ func nodeClient(tb testing.TB, port, sessionIn, sessionOut string, args ...strin
 // Two servers that know each other only through sessapi resume each other's
 // sessions by ID.
 func TestNodeSharesSessions(t *testing.T) {
+	t.Parallel()
 	s := serve(t)
 	cert, key := certificate(t, "/CN=localhost")
 	a, b := nodeServer(t, s, cert, key, "sessions"), nodeServer(t, s, cert, key, "sessions")
@@ -86,6 +87,7 @@ func TestNodeSharesSessions(t *testing.T) {
 // Two servers with the ticket keys of sessapi resume each other's tickets, as
 // long as the key of the ticket is in the set.
 func TestNodeSharesTicketKeys(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.2", "1.3"} {
 		t.Run("TLS "+version, func(t *testing.T) {
 			s := serve(t)

@@ -17,6 +17,7 @@ import (
 // A session that `openssl s_client` wrote goes in with curl, comes out as PEM
 // and as DER, and resumes.
 func TestOpenSSLSessionResumes(t *testing.T) {
+	t.Parallel()
 	openssl, curl := need(t, "openssl"), need(t, "curl")
 	s := serve(t)
 	cert, key := certificate(t, "/CN=localhost")

@@ -32,10 +32,8 @@ func names(d api.TicketKeys) string {
 // acknowledged, or a later one that was under way. Now and then it is stopped in
 // good order: the sessions of then come back as they were, after a crash, too.
 func TestKilled(t *testing.T) {
-	rounds := 100
-	if testing.Short() {
-		rounds = 30
-	}
+	t.Parallel()
+	const rounds = 30
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -157,6 +155,7 @@ func TestKilled(t *testing.T) {
 
 // Sessions that were flushed stay away, whatever comes behind it.
 func TestFlushIsDurable(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	stateFile, sealKey := filepath.Join(dir, "state"), filepath.Join(dir, "seal.key")
 	run(t, sessapiPath, "seal-key", "new", "--out", sealKey)

@@ -27,18 +27,6 @@ import (
 	"github.com/sessapi/sessapi/internal/fleet/redistest"
 )
 
-// tracingPath builds the command with the tag otlp.
-func tracingPath(tb testing.TB) string {
-	tb.Helper()
-	path := filepath.Join(tb.TempDir(), "sessapi")
-	build := exec.CommandContext(tb.Context(), "go", "build", "-tags", "otlp", "-buildvcs=false", "-o", path, "./cmd/sessapi")
-	build.Dir = "../.."
-	if output, err := build.CombinedOutput(); err != nil {
-		tb.Fatalf("%v\n%s", err, output)
-	}
-	return path
-}
-
 // collector receives spans over OTLP.
 type collector struct {
 	url string
@@ -111,7 +99,7 @@ func (c *collector) chain(s *tracev1.Span) string {
 // under its parent; and nothing in them tells of a session, a key or a token.
 func TestTraces(t *testing.T) {
 	t.Parallel()
-	path, redis, c, dir := tracingPath(t), redistest.Start(t), newCollector(t), t.TempDir()
+	path, redis, c, dir := built(t, "-tags=otlp"), redistest.Start(t), newCollector(t), t.TempDir()
 	sealKey := newSealKey(t)
 	token, hash := auth.NewToken()
 	policy := filepath.Join(dir, "policy.yaml")
@@ -230,7 +218,7 @@ func TestTraces(t *testing.T) {
 // answered, there is one line in the log, and the service stops in time.
 func TestTracesLost(t *testing.T) {
 	t.Parallel()
-	path := tracingPath(t)
+	path := built(t, "-tags=otlp")
 	release := make(chan struct{})
 	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer hangs.Close()
