@@ -67,7 +67,7 @@ test: web/node_modules ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
 	go vet -tags envoysds ./internal/agent/... ./cmd/...
-	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 6 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
+	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 8 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
 	go test -race -count=1 -tags envoysds ./internal/agent
 	go test -run Allocations ./internal/handlers ./internal/seal ./internal/tracing # which the race detector changes
 	go test -tags otlp -run Allocations ./internal/handlers ./internal/tracing

@@ -66,7 +66,7 @@ func TestEventExamples(t *testing.T) {
 	// A stop ends the streams.
 	s.stop(t, syscall.SIGTERM)
 	for _, p := range followers[1:] {
-		<-p.done
+		p.end(t)
 	}
 }
 

@@ -166,6 +166,7 @@ func startCommand(tb testing.TB, cmd *exec.Cmd) *process {
 	tb.Helper()
 	p := &process{Cmd: cmd, out: &output{}, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.out, p.out
+	cmd.WaitDelay = 10 * time.Second // a child that outlives it may hold the output open
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
@@ -178,10 +179,16 @@ func startCommand(tb testing.TB, cmd *exec.Cmd) *process {
 func (p *process) stop(tb testing.TB, signal syscall.Signal) {
 	tb.Helper()
 	_ = p.Process.Signal(signal) // it may be gone
+	p.end(tb)
+}
+
+// end waits until the process is gone.
+func (p *process) end(tb testing.TB) {
+	tb.Helper()
 	select {
 	case <-p.done:
 	case <-time.After(patience):
-		tb.Errorf("%s does not stop:\n%s", p.Path, redact(p.out.String()))
+		tb.Errorf("%s does not end:\n%s", p.Path, redact(p.out.String()))
 		_ = p.Process.Kill()
 		<-p.done
 	}
@@ -193,6 +200,7 @@ func run(tb testing.TB, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = 10 * time.Second // as in startCommand
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.Output()

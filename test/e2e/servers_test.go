@@ -420,11 +420,7 @@ func (i *instance) follow(tb testing.TB) {
 func (i *instance) run(tb testing.TB, command string) {
 	tb.Helper()
 	p := i.begin(tb, i.shell(i.adapt(command)))
-	select {
-	case <-p.done:
-	case <-time.After(30 * time.Second):
-		tb.Fatalf("%s goes on and on:\n%s", command, p.out)
-	}
+	p.end(tb)
 	if p.err != nil {
 		tb.Fatalf("%s: %v\n%s", command, p.err, p.out)
 	}
