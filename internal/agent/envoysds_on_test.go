@@ -65,14 +65,13 @@ type sdsTest struct {
 	stop    func()
 }
 
-func startSDS(t *testing.T) *sdsTest {
+func newSDS(t *testing.T) *sdsTest {
 	t.Helper()
 	s := &sdsTest{
 		T: t, socket: filepath.Join(t.TempDir(), "sds.sock"),
 		service: &modelService{changed: make(chan struct{}), reports: map[string]Report{}},
 	}
 	s.rotate()
-	s.start()
 	return s
 }
 
@@ -81,14 +80,19 @@ func (s *sdsTest) rotate() {
 	s.service.update(func() { s.service.ring = []modelKey{newModelKey(r), newModelKey(r), newModelKey(r)} })
 }
 
-// start starts the agent, until stop is called or the test ends.
-func (s *sdsTest) start() {
+func (s *sdsTest) newAgent() {
 	s.Helper()
 	config := &Config{Name: "host", Targets: []Target{{Name: "edge", Kind: "envoy-sds", Socket: s.socket}}}
 	if err := config.Targets[0].check(); err != nil {
 		s.Fatal(err)
 	}
 	s.agent = newAgent(config, s.service, reach{run: runFor, ask: askSocket, probe: ticketKeyName}, 0, slog.New(slog.NewTextHandler(&s.log, nil)))
+}
+
+// start starts an agent, until stop is called or the test ends.
+func (s *sdsTest) start() {
+	s.Helper()
+	s.newAgent()
 	ctx, cancel := context.WithCancel(s.Context())
 	var running sync.WaitGroup
 	running.Go(func() { s.agent.Run(ctx) })
@@ -159,7 +163,8 @@ const (
 
 // The state of the target is what Envoy says.
 func TestEnvoySDS(t *testing.T) {
-	s := startSDS(t)
+	s := newSDS(t)
+	s.start()
 	s.await(Applying, 0, noEnvoy)
 	stream, leave := s.connect()
 	s.await(Applying, 0, notAccepted)
@@ -215,8 +220,8 @@ func TestEnvoySDS(t *testing.T) {
 
 // There is nothing to do once.
 func TestEnvoySDSOnce(t *testing.T) {
-	s := startSDS(t)
-	s.stop()
+	s := newSDS(t)
+	s.newAgent()
 	if err := s.agent.Once(t.Context()); err != nil {
 		t.Error(err)
 	}
