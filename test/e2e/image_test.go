@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/sessapi/sessapi/internal/fleet/redistest"
@@ -151,7 +150,7 @@ func TestImage(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	p.out.await(t, `"msg":"stopped"`)
-	p.stop(t, syscall.SIGTERM)
+	p.wait(t)
 	if p.err != nil {
 		t.Errorf("%v:\n%s", p.err, p.out)
 	}
