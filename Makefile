@@ -13,6 +13,9 @@ KUBE_APISERVER := go tool -modfile=$(CURDIR)/tools/kube-apiserver/go.mod -n kube
 # Parts of a build that are not in each: envoysds is kind envoy-sds of the agent.
 TAGS ?=
 
+# The cache of go test does not see the programs that tests build. Most tests wait for servers.
+GO_TEST := go test -race -count=1 -timeout 30m -parallel 8
+
 FUZZTIME ?= 30s
 HISTORIES ?= 200
 ROTATIONS ?= 20
@@ -67,8 +70,8 @@ test: web/node_modules ## Vet and test all modules under the race detector.
 	tools/test-deps.sh
 	set -e; for module in $(MODULES); do (cd $$module && go vet ./...); done
 	go vet -tags envoysds ./internal/agent/... ./cmd/...
-	set -e; for module in $(MODULES); do (cd $$module && go test -race -count=1 -timeout 30m -parallel 8 ./...); done # most tests wait for servers; the cache knows not of programs that tests build
-	go test -race -count=1 -tags envoysds ./internal/agent
+	set -e; for module in $(MODULES); do (cd $$module && $(GO_TEST) ./...); done
+	$(GO_TEST) -tags envoysds ./internal/agent
 	go test -run Allocations ./internal/handlers ./internal/seal ./internal/tracing # which the race detector changes
 	go test -tags otlp -run Allocations ./internal/handlers ./internal/tracing
 

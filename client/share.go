@@ -42,7 +42,21 @@ const (
 // the handshake is a full one; it never fails for that. A service that failed is not asked
 // again for a second. The log says when it fails and when it answers again.
 func (c *Client) ShareSessions(ctx context.Context, config *tls.Config) {
-	s := &shared{client: c}
+	(&shared{client: c, timeout: shareTimeout}).serve(ctx, config)
+}
+
+// shared is the sessions in the service.
+type shared struct {
+	client  *Client
+	timeout time.Duration // of a request
+
+	mu       sync.Mutex // guards what follows
+	failures int        // in a row
+	retryAt  time.Time  // when a handshake may ask again, after failures
+}
+
+// serve has the servers of config keep their sessions here.
+func (s *shared) serve(ctx context.Context, config *tls.Config) {
 	config.WrapSession = func(_ tls.ConnectionState, state *tls.SessionState) ([]byte, error) {
 		ticket := make([]byte, ticketSize)
 		_, _ = rand.Read(ticket) // never fails
@@ -61,22 +75,13 @@ func (c *Client) ShareSessions(ctx context.Context, config *tls.Config) {
 	}
 }
 
-// shared is the sessions in the service.
-type shared struct {
-	client *Client
-
-	mu       sync.Mutex // guards what follows
-	failures int        // in a row
-	retryAt  time.Time  // when a handshake may ask again, after failures
-}
-
 // ask makes a request within the time that a handshake has for it. While the service
 // fails, one handshake in a pause asks it, and the others go on without.
 func (s *shared) ask(ctx context.Context, request func(context.Context) error) {
 	if ctx.Err() != nil || s.pauses() {
 		return
 	}
-	limited, cancel := context.WithTimeout(ctx, shareTimeout)
+	limited, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	err := request(limited)
 	if ctx.Err() != nil { // which is no failure of the service

@@ -14,16 +14,15 @@ import (
 // At its deadline a command ends, together with all processes that it started.
 func TestCommandIsKilled(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	began := time.Now()
 	err := runFor(3*time.Second)(t.Context(), []string{"sh", "-c", "echo begun; sleep 1000 & echo $! >" + file + "; wait"})
-	if err == nil || !strings.Contains(err.Error(), "killed after 3s: begun") || time.Since(began) > time.Minute {
-		t.Errorf("%v after %v", err, time.Since(began))
+	if err == nil || !strings.Contains(err.Error(), "killed after 3s: begun") {
+		t.Error(err)
 	}
 	pid, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); exec.Command("kill", "-0", strings.TrimSpace(string(pid))).Run() == nil; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); exec.Command("kill", "-0", strings.TrimSpace(string(pid))).Run() == nil; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("what the command started goes on")
 		}

@@ -67,7 +67,7 @@ func TestAskSocket(t *testing.T) {
 	}()
 	const line = "set ssl tls-key #0 a;set ssl tls-key #0 b\n"
 	for range 500 {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		answer, err := askSocket(ctx, path, []byte(line))
 		cancel()
 		if err != nil || string(answer) != line {

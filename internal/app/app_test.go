@@ -281,7 +281,7 @@ func TestDrain(t *testing.T) {
 	stopped := make(chan error)
 	go func() { stopped <- s.Stop() }()
 	client := &http.Client{}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		status, body := do(t, client, "GET", ops+"/readyz", nil)
 		if status == 503 && strings.Contains(body, "draining") {
 			break

@@ -300,7 +300,7 @@ func TestCutOff(t *testing.T) {
 	proxy := redistest.NewProxy(t, server.Addr())
 	sealKeys := newSeal(t)
 	c := settings("redis://"+proxy.Addr(), sealKeys)
-	c.MaxStale, c.ReadTimeout = 2*time.Second, 50*time.Millisecond
+	c.MaxStale, c.ReadTimeout = 5*time.Second, 50*time.Millisecond
 	a, b := newNode(t, settings(server.URL(), sealKeys)), newNode(t, c)
 	put(t, a, 1, "one")
 	put(t, a, 2, "two")
@@ -310,16 +310,24 @@ func TestCutOff(t *testing.T) {
 	if err := a.sessions.Delete(t.Context(), id(1), nil); err != nil {
 		t.Fatal(err)
 	}
+	deleted := time.Now()
 	if got := get(b, 1); got != "one" {
 		t.Errorf("right after the cut: %q", got)
 	}
 	if got := get(b, 2); got != "" {
 		t.Errorf("what only Redis has: %q", got)
 	}
+	if s := b.Stats(); s.Failures > 0 { // of connections that were given up
+		t.Errorf("a read waited for longer than ReadTimeout: %+v", s)
+	}
 	if _, err := b.sessions.Put(t.Context(), id(3), []byte("x"), lasting(time.Hour)); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("a write: %v", err)
 	}
-	await(t, b, 1, "")
+	for asked := time.Now(); get(b, 1) != ""; asked = time.Now() {
+		if asked.Sub(deleted) > c.MaxStale {
+			t.Fatalf("it was served %v after it was deleted", asked.Sub(deleted))
+		}
+	}
 	redistest.Await(t, "the node to notice", func() error {
 		if s := b.Stats(); s.Connected {
 			return errors.New("connected")

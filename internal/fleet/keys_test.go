@@ -33,7 +33,9 @@ type member struct {
 func startMember(t *testing.T, server *redistest.Server, k *seal.Keys, local *memoryStore) *member {
 	t.Helper()
 	m := &member{proxy: redistest.NewProxy(t, server.Addr()), local: local}
-	m.node = join(t, settings("redis://"+m.proxy.Addr(), k), nil)
+	c := settings("redis://"+m.proxy.Addr(), k)
+	c.PollEvery = 2 * time.Second // the others have twice as long to restore what Redis has lost
+	m.node = join(t, c, nil)
 	var own keys.Store
 	if local != nil {
 		own = local
@@ -378,12 +380,16 @@ func TestEndIsAbsolute(t *testing.T) {
 	put(t, n, 2, "others")
 	always := func(cache.Tag, bool) bool { return true }
 	for _, cond := range []cache.Condition{nil, always} {
-		server.Do("CLIENT", "PAUSE", "600", "WRITE")
-		o := lasting(300 * time.Millisecond)
-		o.If = cond
-		if _, err := n.sessions.Put(t.Context(), id(1), []byte("short"), o); err != nil {
-			t.Fatal(err)
-		}
+		redistest.Await(t, "a session that is stored after its end", func() error {
+			server.Do("CLIENT", "PAUSE", "600", "WRITE")
+			o := lasting(300 * time.Millisecond)
+			o.If = cond
+			_, err := n.sessions.Put(t.Context(), id(1), []byte("short"), o)
+			if err == nil && time.Now().Before(o.ExpiresAt) {
+				err = errors.New("the pause ended before the session")
+			}
+			return err
+		})
 		if got := get(n, 1); got != "" {
 			t.Fatalf("it is there after its end: %q", got)
 		}

@@ -145,7 +145,10 @@ func TestKilledWhileSaving(t *testing.T) {
 	}
 	var last map[cache.ID]uint64
 	newer := 0
-	for round := range rounds {
+	for round := 0; round < rounds || newer == 0 || newer == round; round++ {
+		if round == 100*rounds {
+			t.Fatal("the kills do not fall where they should")
+		}
 		process := exec.CommandContext(t.Context(), program)
 		process.Dir, process.Env = dir, append(os.Environ(), asSaver+"=1")
 		output, err := process.StdoutPipe()
@@ -183,10 +186,7 @@ func TestKilledWhileSaving(t *testing.T) {
 		last = numbers
 		_ = f.Close()
 	}
-	t.Logf("%d of %d kills behind a save", newer, rounds) // the others in the middle of one: it does nothing else
-	if newer == 0 || newer == rounds {
-		t.Error("the kills do not fall where they should")
-	}
+	t.Logf("%d kills behind a save", newer) // the others in the middle of one: it does nothing else
 }
 
 // FuzzReadSessions reads what was in a stream that opened. It is refused, or it is

@@ -336,11 +336,15 @@ type epochs struct {
 	since map[string]int
 }
 
-func (e *epochs) add(name string) {
+// rotate rotates the keys of the site. Meanwhile no client asks what lasts.
+func (e *epochs) rotate(tb testing.TB, s *edgeSite) *client.TicketKeys {
+	tb.Helper()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	d := s.rotate(tb)
 	e.now++
-	e.since[name] = e.now
+	e.since[current(d)] = e.now
+	return d
 }
 
 // lasts reports whether every server has the key now: HAProxy keeps one previous key.
@@ -417,8 +421,7 @@ func TestAgentLighttpd(t *testing.T) {
 }
 
 func (s *edgeSite) rotateUnderLoad(t *testing.T, d *client.TicketKeys, rotations int) {
-	e := &epochs{since: map[string]int{}}
-	e.add(current(d))
+	e := &epochs{since: map[string]int{current(d): 0}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var clients sync.WaitGroup
@@ -430,8 +433,7 @@ func (s *edgeSite) rotateUnderLoad(t *testing.T, d *client.TicketKeys, rotations
 	}
 	took := map[string][]time.Duration{}
 	for range rotations {
-		d := s.rotate(t)
-		e.add(current(d))
+		d := e.rotate(t, s)
 		s.awaitAll(t, d, took)
 	}
 	cancel()
@@ -769,7 +771,7 @@ func TestAgentCommand(t *testing.T) {
 	await := func(path, want string, status int) {
 		t.Helper()
 		var got string
-		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			response, err := http.Get(url + path)
 			if err != nil {
 				t.Fatal(err)

@@ -74,7 +74,7 @@ func TestMakeRun(t *testing.T) {
 	if _, err := io.WriteString(keyboard, "\x03"); err != nil {
 		t.Fatal(err)
 	}
-	p.end(t)
+	p.wait(t)
 	if out := p.out.String(); p.err != nil || !strings.Contains(out, "msg=stopped") || strings.Contains(out, "make:") {
 		t.Errorf("%v:\n%s", p.err, out)
 	}

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -21,6 +22,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sessapi/sessapi/internal/fleet/redistest"
 )
 
 // report is what `sessapi doctor --json` writes.
@@ -341,12 +344,12 @@ func TestDoctorStaleKey(t *testing.T) {
 func (i *instance) awaitCurrent(tb testing.TB) {
 	tb.Helper()
 	want := i.currentName(tb)
-	for range 200 {
-		if i.visit(tb, "-tls1_3", "", "").TicketName == want {
-			return
+	redistest.Await(tb, "the current key", func() error {
+		if got := i.visit(tb, "-tls1_3", "", "").TicketName; got != want {
+			return fmt.Errorf("it encrypts with %s, not %s", got, want)
 		}
-	}
-	tb.Fatalf("it does not take the key %s", want)
+		return nil
+	})
 }
 
 // Session IDs count where there are no tickets.

@@ -17,22 +17,8 @@ func TestNotDumpable(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "it becomes another user")
 	asNobody := &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	dir := t.TempDir()
-	binary, err := os.ReadFile(sessapiPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "sessapi") // where nobody may run it
-	if err := os.WriteFile(program, binary, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, parent := range []string{dir, filepath.Dir(dir)} {
-		if err := os.Chmod(parent, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	for _, dumpable := range []bool{false, true} {
-		cmd := exec.Command(program, "serve", "--listen=127.0.0.1:0", "--dumpable="+strconv.FormatBool(dumpable))
+		cmd := exec.Command(sessapiPath, "serve", "--listen=127.0.0.1:0", "--dumpable="+strconv.FormatBool(dumpable))
 		cmd.SysProcAttr = asNobody
 		p := startCommand(t, cmd)
 		p.out.await(t, `"msg":"serving"`)
@@ -58,7 +44,7 @@ func TestNotDumpable(t *testing.T) {
 				}
 			}
 			if gcore, err := exec.LookPath("gcore"); err == nil {
-				dump := exec.CommandContext(t.Context(), gcore, "-o", filepath.Join("/tmp", filepath.Base(dir)), strconv.Itoa(p.Process.Pid))
+				dump := exec.CommandContext(t.Context(), gcore, "-o", filepath.Join("/tmp", filepath.Base(filepath.Dir(sessapiPath))), strconv.Itoa(p.Process.Pid))
 				dump.SysProcAttr = asNobody
 				if out, err := dump.CombinedOutput(); err == nil {
 					t.Errorf("gcore made a core: %s", out)
@@ -68,7 +54,7 @@ func TestNotDumpable(t *testing.T) {
 		p.stop(t, syscall.SIGTERM)
 	}
 	// The other commands see secrets too.
-	cmd := exec.CommandContext(t.Context(), program, "keys", "inspect", "--format=ats", "-")
+	cmd := exec.CommandContext(t.Context(), sessapiPath, "keys", "inspect", "--format=ats", "-")
 	cmd.SysProcAttr = asNobody
 	cmd.Env = append(os.Environ(), "SESSAPI_DUMPABLE=true") // which is for the service
 	stdin, err := cmd.StdinPipe()                           // that it waits for

@@ -129,7 +129,7 @@ func TestAgentServesEnvoy(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)
 	s := &sdsSite{
-		t: t, edgeSite: openSite(t, nil), command: built(t, "-race", "-tags=envoysds"),
+		t: t, edgeSite: openSite(t, nil), command: buildCommand(t, "-race", "-tags=envoysds"),
 		config: filepath.Join(dir, "agent.yaml"), socket: filepath.Join(dir, "sds.sock"),
 	}
 	config := "service: {addresses: [\"http://127.0.0.1:" + s.port + "\"]}\nname: host\ntargets:\n  - {name: edge, kind: envoy-sds, socket: sds.sock}\n"

@@ -47,12 +47,12 @@ func TestEventExamples(t *testing.T) {
 	need(t, "curl")
 	shell := exec.Command("bash", write("curl.sh", "sh"))
 	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	t.Cleanup(func() { _ = syscall.Kill(-shell.Process.Pid, syscall.SIGTERM) })
 	followers := []*process{
 		start(t, binary),
 		start(t, need(t, "node"), write("events.mjs", "js")),
 		startCommand(t, shell),
 	}
+	t.Cleanup(func() { _ = syscall.Kill(-shell.Process.Pid, syscall.SIGTERM) })
 	redistest.Await(t, "the streams", func() error { return metricIs(t, s, "sessapi_events_subscribers 3") })
 	if status, body := s.do(t, http.MethodPut, "/sessions/0102", []byte("opaque"), "Content-Type", "application/octet-stream"); status != http.StatusCreated {
 		t.Fatalf("%d %s", status, body)
@@ -66,7 +66,7 @@ func TestEventExamples(t *testing.T) {
 	// A stop ends the streams.
 	s.stop(t, syscall.SIGTERM)
 	for _, p := range followers[1:] {
-		p.end(t)
+		p.wait(t)
 	}
 }
 

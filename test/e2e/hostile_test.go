@@ -98,7 +98,7 @@ func TestHostileClients(t *testing.T) {
 		t.Skip("a minute of load")
 	}
 	// The race detector takes no 10,000 connections: it ends at 8,128 goroutines.
-	plain := built(t)
+	plain := buildCommand(t)
 	for name := range attacks {
 		t.Run(name, func(t *testing.T) {
 			v := startVictim(t, plain)

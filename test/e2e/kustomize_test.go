@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -94,7 +93,7 @@ func TestKustomize(t *testing.T) {
 	}
 	service := start(t, sessapiPath, args("sessapi/statefulset.yaml", "sessapi")...)
 	service.out.await(t, `"msg":"serving"`)
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: patience}
 	defer client.CloseIdleConnections()
 	awaitOK(t, client, "https://127.0.0.1:"+servicePort+"/readyz")
 	run(t, sessapiPath, args("nginx/patch-agent.yaml", "ticket-keys")...)

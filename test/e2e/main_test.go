@@ -53,6 +53,7 @@ func runTests(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "%v\n%s", err, output)
 		return 1
 	}
+	http.DefaultClient.Timeout = patience
 	_ = os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin") // where Debian has servers
 	return m.Run()
 }
@@ -64,8 +65,8 @@ func build(path string, flags ...string) (output []byte, err error) {
 	return build.CombinedOutput()
 }
 
-// built is the path of the command, built for one test with flags of go build.
-func built(tb testing.TB, flags ...string) string {
+// buildCommand builds the command with flags of go build and returns its path.
+func buildCommand(tb testing.TB, flags ...string) string {
 	tb.Helper()
 	path := filepath.Join(tb.TempDir(), "sessapi")
 	if output, err := build(path, flags...); err != nil {
@@ -76,6 +77,9 @@ func built(tb testing.TB, flags ...string) string {
 
 // patience is how long a test waits for what takes a moment on an idle machine.
 const patience = time.Minute
+
+// waitDelay lets Wait return although a child still holds the output open.
+const waitDelay = 10 * time.Second
 
 // need is the path of a program that the test runs beside the service. Without
 // it the test fails where everything has to be there, and is skipped elsewhere.
@@ -166,7 +170,7 @@ func startCommand(tb testing.TB, cmd *exec.Cmd) *process {
 	tb.Helper()
 	p := &process{Cmd: cmd, out: &output{}, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.out, p.out
-	cmd.WaitDelay = 10 * time.Second // a child that outlives it may hold the output open
+	cmd.WaitDelay = waitDelay
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
@@ -179,11 +183,11 @@ func startCommand(tb testing.TB, cmd *exec.Cmd) *process {
 func (p *process) stop(tb testing.TB, signal syscall.Signal) {
 	tb.Helper()
 	_ = p.Process.Signal(signal) // it may be gone
-	p.end(tb)
+	p.wait(tb)
 }
 
-// end waits until the process is gone.
-func (p *process) end(tb testing.TB) {
+// wait waits for the process to exit. After patience it kills it and fails the test.
+func (p *process) wait(tb testing.TB) {
 	tb.Helper()
 	select {
 	case <-p.done:
@@ -200,7 +204,7 @@ func run(tb testing.TB, name string, args ...string) string {
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = 10 * time.Second // as in startCommand
+	cmd.WaitDelay = waitDelay
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.Output()

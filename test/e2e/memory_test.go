@@ -23,7 +23,7 @@ import (
 // the one place that keeps them. Logs and metrics never have them.
 func TestSecretsInMemory(t *testing.T) {
 	t.Parallel()
-	program := built(t) // the race detector keeps copies
+	program := buildCommand(t) // the race detector keeps copies
 	p := start(t, program, "serve", "--listen=127.0.0.1:0", "--dumpable", "--log-level=debug", "--access-log=on", "--cache-memory=16MiB")
 	addr := p.out.await(t, `"name":"main","address":"([^"]+)"`)[1]
 	p.out.await(t, `"msg":"serving"`)

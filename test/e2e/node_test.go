@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"path/filepath"
 	"testing"
 
 	"github.com/sessapi/sessapi/internal/api"
+	"github.com/sessapi/sessapi/internal/fleet/redistest"
 )
 
 const nodeExample = "../../examples/node/"
@@ -143,10 +145,10 @@ func push(tb testing.TB, s *service, set []byte) {
 // key of the name: it polls.
 func awaitTicketName(tb testing.TB, visit func(port, in, out string) visit, port string, name []byte) {
 	tb.Helper()
-	for range 50 {
-		if visit(port, "", "").TicketName == hex.EncodeToString(name) {
-			return
+	redistest.Await(tb, "the new key", func() error {
+		if got := visit(port, "", "").TicketName; got != hex.EncodeToString(name) {
+			return fmt.Errorf("the server at port %s encrypts with %s, not %x", port, got, name)
 		}
-	}
-	tb.Fatalf("the server at port %s does not take the key %x", port, name)
+		return nil
+	})
 }

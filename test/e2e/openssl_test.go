@@ -111,7 +111,7 @@ func connect(tb testing.TB, openssl string, args ...string) string {
 	}
 	p.out.await(tb, "this-is-the-word") // the server's -rev sends the line back reversed
 	_ = stdin.Close()
-	p.end(tb)
+	p.wait(tb)
 	return p.out.String()
 }
 

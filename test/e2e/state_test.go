@@ -40,7 +40,7 @@ func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	stateFile, sealKey := filepath.Join(dir, "state"), filepath.Join(dir, "seal.key")
 	run(t, sessapiPath, "seal-key", "new", "--out", sealKey)
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}, Timeout: 10 * time.Second}
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}, Timeout: patience}
 	defer client.CloseIdleConnections()
 
 	var acknowledged api.TicketKeys     // the latest
@@ -140,7 +140,7 @@ func TestKilled(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Duration(5+random.IntN(60)) * time.Millisecond) // a crash comes at any time
-		if round%10 == 9 {
+		if round%10 == 4 {
 			close(stop)
 			clients.Wait()
 			p.stop(t, syscall.SIGTERM)
@@ -150,6 +150,9 @@ func TestKilled(t *testing.T) {
 			close(stop)
 			clients.Wait()
 		}
+	}
+	if len(sessions) == 0 || acknowledged.Source == api.Generated {
+		t.Errorf("%d sessions were kept, generation %d is from %s", len(sessions), acknowledged.Generation, acknowledged.Source)
 	}
 }
 

