@@ -107,11 +107,13 @@ func WithHTTPClient(c *http.Client) Option { return func(s *settings) { s.http =
 func WithTLSConfig(c *tls.Config) Option { return func(s *settings) { s.tls = c } }
 
 // WithTokenFile sends the bearer token in the file (RFC 6750, section 2.1). [New]
-// fails if the file has no token. The file is read for each request, so that the token can be replaced. With http:// to another
-// machine, which would send the token in the clear, [New] returns an error.
+// fails if the file has no token. The file is read for each request, so that the token can
+// be replaced. With http:// to another machine, which would send the token in the clear,
+// [New] returns an error.
 func WithTokenFile(path string) Option { return func(s *settings) { s.tokenFile = path } }
 
-// WithLogger logs the failures that [Client.Watch] retries. Without it they are not
+// WithLogger logs the failures from which the client recovers by itself: those of
+// [Client.Watch], [Client.Events] and [Client.ShareSessions]. Without it they are not
 // reported.
 func WithLogger(log *slog.Logger) Option { return func(s *settings) { s.log = log } }
 
