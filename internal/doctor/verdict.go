@@ -87,24 +87,28 @@ func advice(err error) string {
 func (v *verdict) certificates() {
 	for i, n := range v.nodes {
 		if n.invalid != nil {
-			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. %s", printable.Short(n.invalid.Error()), certificateAdvice(n.invalid))
+			problem, advice := certificateProblem(n.invalid)
+			v.add(CodeCertificate, SeverityError, []int{i}, "The certificate is not valid: %s. %s", printable.Short(problem), advice)
 		}
 	}
 }
 
-// certificateAdvice is what to do about an invalid certificate.
-func certificateAdvice(err error) string {
+// certificateProblem is why a certificate is invalid, and what to do about it. The same
+// certificate gets the same text whenever it was checked, so that nodes share a finding.
+func certificateProblem(err error) (problem, advice string) {
 	var invalid x509.CertificateInvalidError
 	switch {
 	case errors.As(err, new(x509.HostnameError)):
-		return "Ask for the name that clients ask for (--servername), or give the server a certificate of this name."
+		advice = "Ask for the name that clients ask for (--servername), or give the server a certificate of this name."
 	case errors.As(err, new(x509.UnknownAuthorityError)):
-		return "Name its CA with --ca, or send the intermediate certificates with it; --insecure checks none."
+		advice = "Name its CA with --ca, or send the intermediate certificates with it; --insecure checks none."
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "Renew it, or set the clock of this machine."
+		invalid.Detail = fmt.Sprintf("it lasts from %s to %s", invalid.Cert.NotBefore.UTC().Format(time.RFC3339), invalid.Cert.NotAfter.UTC().Format(time.RFC3339))
+		return invalid.Error(), "Renew it, or set the clock of this machine."
 	default:
-		return "Replace it; --insecure checks none."
+		advice = "Replace it; --insecure checks none."
 	}
+	return err.Error(), advice
 }
 
 func (v *verdict) missingProtocols() {

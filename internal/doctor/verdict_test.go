@@ -65,6 +65,11 @@ func invalid(err error) *node {
 	return n
 }
 
+// expired is a node with an expired certificate, and what x509 says of it.
+func expired(detail string) *node {
+	return invalid(x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired, Detail: detail})
+}
+
 const both = "1.2 1.3"
 
 var byBoth = []Mechanism{ByTicket, ByID}
@@ -101,7 +106,7 @@ func TestVerdict(t *testing.T) {
 		{name: "wants a certificate", nodes: []*node{failed(Refused)}, want: "error unreachable 0", text: "--cert"},
 		{name: "flaky", nodes: []*node{seen(both, "a"), flaky()}, tickets: "yy yy", want: "error unreachable 1", text: "1 of 8"},
 		{name: "no good certificate", nodes: []*node{seen(both, "a"), invalid(errors.New("bad\x1b[31m"))}, tickets: "yy yy", want: "error certificate 1", text: "bad\uFFFD[31m"},
-		{name: "expired", nodes: []*node{invalid(x509.CertificateInvalidError{Reason: x509.Expired})}, tickets: "y", want: "error certificate 0", text: "Renew"},
+		{name: "expired, checked at two times", nodes: []*node{expired("now is 11:59:59"), expired("now is 12:00:00")}, tickets: "yy yy", want: "error certificate 0 1", text: "Renew"},
 		{name: "another name", nodes: []*node{invalid(x509.HostnameError{Certificate: &x509.Certificate{}, Host: "x"})}, tickets: "y", want: "error certificate 0", text: "--servername"},
 		{name: "unknown CA", nodes: []*node{invalid(x509.UnknownAuthorityError{})}, tickets: "y", want: "error certificate 0", text: "--ca"},
 		{name: "TLS 1.3 off", nodes: []*node{seen(both, "a"), seen("1.2", "a")}, tickets: "yy yy", want: "error protocol_missing 1", text: "TLS 1.3 is missing, but enabled on 1 other node:"},
